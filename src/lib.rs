@@ -1,0 +1,9 @@
+//! Ringraft: a batched multi-Raft replication engine for Linux.
+
+pub mod block;
+pub mod ids;
+pub mod machine;
+pub mod raft;
+pub mod shard;
+pub mod wal;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! The `ringraft` command.
+
+fn main() {}

@@ -1,0 +1,37 @@
+//! What the members of a group say to each other. Small and `Copy`; blocks travel beside it.
+
+use crate::ids::{Incarnation, Index, Term};
+
+/// One message of one group. Sender, receiver and group are known from where it is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The sender's current term (for a pre-vote: the term it would campaign in).
+    pub term: Term,
+    /// The sender's incarnation.
+    pub incarnation: Incarnation,
+    /// The receiver's incarnation as the sender knows it; `ZERO` = not known yet. A leader drops
+    /// replies whose echo is not its own incarnation (durability.md R5).
+    pub echo: Incarnation,
+    pub body: Body,
+}
+
+/// The kinds of message. §-numbers are those of the Raft paper (extended version).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// RequestVote (§5.2, §5.4.1). `pre` asks without changing anything (dissertation §9.6).
+    VoteRequest { pre: bool, last_index: Index, last_term: Term },
+    /// Answer to a `VoteRequest`; `term` is the voter's, also when it refuses.
+    VoteReply { pre: bool, granted: bool },
+    /// AppendEntries (§5.3); the blocks after `prev_index` travel beside it and may be none.
+    Append { prev_index: Index, prev_term: Term, commit: Index },
+    /// The log agrees with the leader's through `matched`, durable (or written, `wal_sync = false`).
+    AppendReply { matched: Index },
+    /// The log does not hold `prev_index` with the leader's term. `hint_index`/`hint_term`: the
+    /// highest position not above `prev_index` that could agree (end of §5.3, by term).
+    AppendReject { prev_index: Index, hint_index: Index, hint_term: Term },
+    /// Keeps followers quiet and tells them what is committed (at most what they hold).
+    /// `context` is given back in the reply: rounds of ReadIndex (dissertation §6.4).
+    Heartbeat { commit: Index, context: u64 },
+    /// Answer to a `Heartbeat`.
+    HeartbeatReply { context: u64 },
+}

@@ -1,0 +1,126 @@
+//! What a group wants done. One `Ready` is shared by all groups of a turn: filled by
+//! [`Raft::handle`](super::Raft::handle), carried out by the shard, cleared and used again.
+//!
+//! Blocks lie once in an arena ([`Ready::blocks`]); what must be logged and what must be sent name
+//! ranges of it, so that two followers and the log share one copy.
+
+use std::ops::Range;
+
+use super::message::Message;
+use crate::block::Block;
+use crate::ids::{GroupId, HardState, Index, NodeId, Seq, Term};
+
+/// Indices into [`Ready::blocks`].
+pub type BlockRange = Range<u32>;
+
+/// Everything the groups of a turn asked for, in the order in which they asked.
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// Arena of this turn's blocks.
+    pub blocks: Vec<Block>,
+    /// To be logged, in this order within a group.
+    pub persists: Vec<Persist>,
+    /// To be sent, each not before `after` is persisted.
+    pub messages: Vec<Outbound>,
+    /// Blocks needed that are no longer in memory; answered by `Event::Fetched`.
+    pub fetches: Vec<Fetch>,
+    /// Commit indices that moved.
+    pub committed: Vec<Committed>,
+    /// Changes of role, term or leader, with the reason.
+    pub transitions: Vec<Transition>,
+}
+
+impl Ready {
+    /// Empties it and keeps the memory.
+    pub fn clear(&mut self) {
+        self.blocks.clear();
+        self.persists.clear();
+        self.messages.clear();
+        self.fetches.clear();
+        self.committed.clear();
+        self.transitions.clear();
+    }
+
+    /// True when nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.persists.is_empty()
+            && self.messages.is_empty()
+            && self.fetches.is_empty()
+            && self.committed.is_empty()
+            && self.transitions.is_empty()
+    }
+
+    /// The blocks that a persist or a message names.
+    pub fn slice(&self, range: &BlockRange) -> &[Block] {
+        &self.blocks[range.start as usize..range.end as usize]
+    }
+}
+
+/// One thing to log. `seq` counts a group's persists from 1 without gaps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persist {
+    pub group: GroupId,
+    pub seq: Seq,
+    pub op: PersistOp,
+}
+
+/// What to log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PersistOp {
+    /// Always synced (durability.md R1).
+    HardState(HardState),
+    /// Contiguous blocks. `truncates`: the first one replaces entries logged before, from its index
+    /// on; such a record is always synced (R1).
+    Append { blocks: BlockRange, truncates: bool },
+}
+
+/// One message to one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    pub group: GroupId,
+    pub to: NodeId,
+    /// Must not leave before this persist of the group is durable (or written). `Seq::ZERO`: at once.
+    pub after: Seq,
+    pub message: Message,
+    /// The blocks of an `Append`; empty otherwise.
+    pub blocks: BlockRange,
+}
+
+/// A request to read logged blocks from `from` on, at least one, at most about `bytes_max` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    pub group: GroupId,
+    /// The follower that needs them.
+    pub to: NodeId,
+    pub from: Index,
+    pub through: Index,
+    pub bytes_max: u32,
+}
+
+/// A commit index moved to `index`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    pub group: GroupId,
+    pub index: Index,
+}
+
+/// What a node is in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Follower,
+    /// Asks whether it could win, without raising its term (dissertation §9.6).
+    PreCandidate,
+    Candidate,
+    Leader,
+}
+
+/// A change worth a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    pub group: GroupId,
+    pub term: Term,
+    pub role: Role,
+    pub leader: Option<NodeId>,
+    /// For people: "election timeout", "higher term", "no quorum for an election timeout" …
+    pub reason: &'static str,
+}
