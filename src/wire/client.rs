@@ -1,0 +1,312 @@
+//! What a client and a shard say to each other after the handshake.
+//!
+//! - [`FrameKind::Submit`]: `count` blocks, nothing in the control section. Each block names its
+//!   group, session and sequence number.
+//! - [`FrameKind::Answers`]: `count` entries of 48 bytes, one for each block, in any order.
+//! - [`FrameKind::Query`] / [`FrameKind::QueryReply`]: a 16-byte head, then the state machine's own
+//!   bytes; the token ties them together.
+//! - [`FrameKind::Status`] / [`FrameKind::StatusReply`]: empty / JSON.
+//!
+//! ```text
+//! answer, 48 bytes
+//!    0 u64 seq       of the block
+//!    8 u64 first     log index of its first command; 0 unless status is Ok
+//!   16 u64 term      in which it was committed; 0 unless Ok
+//!   24 u32 group
+//!   28 u8  status
+//!   29 u8  durability  1 written by a majority, 2 synced by a majority
+//!   30 u16 flags     1 = this was a retry, answered from the session's table
+//!   32 u32 duplicates  commands acknowledged as duplicates (SET_EVENT with a known event id)
+//!   36 u32 rejected    commands that the state machine refused
+//!   40 u32 hint      NotLeader: the leader's node id, 0 = unknown
+//!   44 u32 zero
+//! ```
+//!
+//! [`FrameKind::Submit`]: super::frame::FrameKind::Submit
+//! [`FrameKind::Answers`]: super::frame::FrameKind::Answers
+//! [`FrameKind::Query`]: super::frame::FrameKind::Query
+//! [`FrameKind::QueryReply`]: super::frame::FrameKind::QueryReply
+//! [`FrameKind::Status`]: super::frame::FrameKind::Status
+//! [`FrameKind::StatusReply`]: super::frame::FrameKind::StatusReply
+
+use bytes::Bytes;
+use thiserror::Error;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::frame::{Frame, FrameError, FrameKind, FrameWriter};
+use crate::ids::{GroupId, Index, NodeId, Term};
+
+/// Bytes of one answer.
+pub const ANSWER_BYTES: usize = 48;
+const _: () = assert!(size_of::<AnswerEntry>() == ANSWER_BYTES);
+const _: () = assert!(size_of::<QueryHead>() == 16);
+
+/// Answer flag: the block had been applied before; this is the first answer again.
+pub const ANSWER_RETRY: u16 = 1;
+
+/// Why a proposal or a question was not carried out. Typed from the shard to the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// Ask the leader instead. The proposal's fate may be unknown: retry it with the same sequence
+    /// number and it is applied once.
+    #[error("not the leader of this group (leader: {0:?})")]
+    NotLeader(Option<NodeId>),
+    /// A queue is at its bound. Nothing happened; try again a little later.
+    #[error("busy: a queue is full; try again a little later")]
+    Busy,
+    /// Over a limit of this cluster. Nothing happened; make it smaller.
+    #[error("too large: over a limit of this cluster")]
+    TooLarge,
+    /// The group re-syncs after a loss. Nothing happened; ask another node.
+    #[error("recovering: the group re-syncs after a loss")]
+    Recovering,
+    /// The node is stopping. Ask another node.
+    #[error("the node is shutting down")]
+    Shutdown,
+    /// Malformed or not allowed. Do not repeat it.
+    #[error("bad request: malformed, or not allowed here")]
+    BadRequest,
+    /// The disk is full or the log is at its limit. Nothing happened; free space and it resumes.
+    #[error("read-only: the node's disk is full or its log is at its limit")]
+    ReadOnly,
+    /// The sequence number lies below what the session still waits for.
+    #[error("stale: the session no longer waits for this sequence number")]
+    Stale,
+    /// This node, or this shard of it, does not hold the group.
+    #[error("no such group on this shard")]
+    NoGroup,
+}
+
+/// How far an acknowledged command had come on a majority of nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Durability {
+    /// Handed to the kernel on a majority (`wal_sync = false`).
+    Written = 1,
+    /// On stable storage on a majority (`wal_sync = true`).
+    Synced = 2,
+}
+
+/// Where an acknowledged block stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    pub first: Index,
+    pub term: Term,
+    pub durability: Durability,
+    pub duplicates: u32,
+    pub rejected: u32,
+    pub retry: bool,
+}
+
+/// What became of one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub group: GroupId,
+    pub seq: u64,
+    pub result: Result<Committed, Refused>,
+}
+
+/// An answer as it lies on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AnswerEntry {
+    seq: u64,
+    first: u64,
+    term: u64,
+    group: u32,
+    status: u8,
+    durability: u8,
+    flags: u16,
+    duplicates: u32,
+    rejected: u32,
+    hint: u32,
+    zero: u32,
+}
+
+impl AnswerEntry {
+    pub fn encode(answer: &Answer) -> Self {
+        let mut entry = Self::new_zeroed_for(answer);
+        match answer.result {
+            Ok(done) => {
+                entry.first = done.first.0;
+                entry.term = done.term.0;
+                entry.durability = done.durability as u8;
+                entry.flags = if done.retry { ANSWER_RETRY } else { 0 };
+                entry.duplicates = done.duplicates;
+                entry.rejected = done.rejected;
+            }
+            Err(refused) => {
+                entry.status = status_of(refused);
+                if let Refused::NotLeader(hint) = refused {
+                    entry.hint = NodeId::to_wire(hint);
+                }
+            }
+        }
+        entry
+    }
+
+    fn new_zeroed_for(answer: &Answer) -> Self {
+        Self {
+            seq: answer.seq,
+            first: 0,
+            term: 0,
+            group: answer.group.0,
+            status: 0,
+            durability: 0,
+            flags: 0,
+            duplicates: 0,
+            rejected: 0,
+            hint: 0,
+            zero: 0,
+        }
+    }
+
+    /// `None` if a field has no meaning.
+    pub fn decode(&self) -> Option<Answer> {
+        let result = match self.status {
+            0 => Ok(Committed {
+                first: Index(self.first),
+                term: Term(self.term),
+                durability: match self.durability {
+                    1 => Durability::Written,
+                    2 => Durability::Synced,
+                    _ => return None,
+                },
+                duplicates: self.duplicates,
+                rejected: self.rejected,
+                retry: self.flags & ANSWER_RETRY != 0,
+            }),
+            status => Err(refused_of(status, self.hint)?),
+        };
+        Some(Answer { group: GroupId(self.group), seq: self.seq, result })
+    }
+}
+
+fn status_of(refused: Refused) -> u8 {
+    match refused {
+        Refused::NotLeader(_) => 1,
+        Refused::Busy => 2,
+        Refused::TooLarge => 3,
+        Refused::Recovering => 4,
+        Refused::Shutdown => 5,
+        Refused::BadRequest => 6,
+        Refused::ReadOnly => 7,
+        Refused::Stale => 8,
+        Refused::NoGroup => 9,
+    }
+}
+
+fn refused_of(status: u8, hint: u32) -> Option<Refused> {
+    Some(match status {
+        1 => Refused::NotLeader(NodeId::from_wire(hint)),
+        2 => Refused::Busy,
+        3 => Refused::TooLarge,
+        4 => Refused::Recovering,
+        5 => Refused::Shutdown,
+        6 => Refused::BadRequest,
+        7 => Refused::ReadOnly,
+        8 => Refused::Stale,
+        9 => Refused::NoGroup,
+        _ => return None,
+    })
+}
+
+/// Writes a frame of answers. At most [`ANSWERS_PER_FRAME`] of them.
+pub fn write_answers(out: &mut Vec<u8>, answers: &[AnswerEntry]) {
+    for part in answers.chunks(ANSWERS_PER_FRAME) {
+        let mut writer = FrameWriter::begin(out);
+        part.iter().for_each(|answer| writer.entry(answer));
+        writer.finish(FrameKind::Answers, part.len() as u32, 0);
+    }
+}
+
+/// Bound on the answers in one frame, well inside the frame limit.
+pub const ANSWERS_PER_FRAME: usize = 16_384;
+const _: () = assert!(ANSWERS_PER_FRAME * ANSWER_BYTES + 32 <= super::frame::FRAME_BYTES_MAX);
+
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct QueryHead {
+    group: u32,
+    /// Of a reply: 0, or the refusal's status.
+    status: u8,
+    zero8: u8,
+    zero16: u16,
+    size: u32,
+    hint: u32,
+}
+
+/// A question to a group's state machine, or its answer: opaque to the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    pub token: u64,
+    pub group: GroupId,
+    pub result: Result<Bytes, Refused>,
+}
+
+/// Writes a question.
+pub fn write_query(out: &mut Vec<u8>, token: u64, group: GroupId, question: &[u8]) {
+    write_query_frame(out, FrameKind::Query, token, group, Ok(question));
+}
+
+/// Writes the answer to a question.
+pub fn write_query_reply(
+    out: &mut Vec<u8>,
+    token: u64,
+    group: GroupId,
+    result: Result<&[u8], Refused>,
+) {
+    write_query_frame(out, FrameKind::QueryReply, token, group, result);
+}
+
+fn write_query_frame(
+    out: &mut Vec<u8>,
+    kind: FrameKind,
+    token: u64,
+    group: GroupId,
+    result: Result<&[u8], Refused>,
+) {
+    let bytes = result.unwrap_or_default();
+    let (status, hint) = match result {
+        Ok(_) => (0, 0),
+        Err(Refused::NotLeader(hint)) => (1, NodeId::to_wire(hint)),
+        Err(refused) => (status_of(refused), 0),
+    };
+    let size = bytes.len() as u32;
+    let mut writer = FrameWriter::begin(out);
+    writer.entry(&QueryHead { group: group.0, status, zero8: 0, zero16: 0, size, hint });
+    writer.control_bytes(bytes);
+    writer.finish(kind, 1, token);
+}
+
+/// Reads a question or the answer to one.
+pub fn read_query(frame: &Frame) -> Result<Query, FrameError> {
+    let (head, rest) =
+        QueryHead::read_from_prefix(&frame.control).map_err(|_| FrameError::BadEntry(0))?;
+    if head.size as usize > rest.len() {
+        return Err(FrameError::BadEntry(0));
+    }
+    let start = size_of::<QueryHead>();
+    let result = match head.status {
+        0 => Ok(frame.control.slice(start..start + head.size as usize)),
+        status => Err(refused_of(status, head.hint).ok_or(FrameError::BadEntry(0))?),
+    };
+    Ok(Query { token: frame.token, group: GroupId(head.group), result })
+}
+
+/// Writes a question about the shard.
+pub fn write_status(out: &mut Vec<u8>, token: u64) {
+    FrameWriter::begin(out).finish(FrameKind::Status, 0, token);
+}
+
+/// Writes its answer.
+pub fn write_status_reply(out: &mut Vec<u8>, token: u64, json: &[u8]) {
+    let mut writer = FrameWriter::begin(out);
+    writer.control_bytes(json);
+    writer.finish(FrameKind::StatusReply, json.len() as u32, token);
+}
+
+/// The JSON in a [`FrameKind::StatusReply`].
+pub fn read_status_reply(frame: &Frame) -> Bytes {
+    frame.control.slice(..(frame.count as usize).min(frame.control.len()))
+}

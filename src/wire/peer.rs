@@ -1,0 +1,120 @@
+//! Messages between the same shard of two nodes: one frame carries those of many groups.
+//!
+//! ```text
+//! entry, 64 bytes, in the control section; the frame's token is zero
+//!    0 u32 group
+//!    4 u8  kind       1 vote request, 2 vote reply, 3 append, 4 append reply, 5 append reject,
+//!                     6 heartbeat, 7 heartbeat reply
+//!    5 u8  flags      1 pre-vote, 2 granted
+//!    6 u16 zero
+//!    8 u32 blocks     of this append, in the frame's block section, in the order of the entries
+//!   12 u32 incarnation  of the sender
+//!   16 u32 echo       the receiver's incarnation as the sender knows it
+//!   20 u32 zero
+//!   24 u64 term
+//!   32 u64 a, b, c, d the kind's own fields, in the order of [`Body`]
+//! ```
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::frame::{Frame, FrameError, FrameKind};
+use crate::ids::{GroupId, Incarnation, Index, Term};
+use crate::raft::message::{Body, Message};
+
+/// Bytes of one message, without its blocks.
+pub const PEER_ENTRY_BYTES: usize = 64;
+const _: () = assert!(size_of::<PeerEntry>() == PEER_ENTRY_BYTES);
+
+const FLAG_PRE: u8 = 1;
+const FLAG_GRANTED: u8 = 2;
+
+/// A message as it lies on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PeerEntry {
+    group: u32,
+    kind: u8,
+    flags: u8,
+    zero16: u16,
+    blocks: u32,
+    incarnation: u32,
+    echo: u32,
+    zero32: u32,
+    term: u64,
+    fields: [u64; 4],
+}
+
+impl PeerEntry {
+    /// The entry for `message`, with the number of blocks that travel beside it.
+    pub fn encode(group: GroupId, message: &Message, blocks: u32) -> Self {
+        let (kind, flags, fields) = match message.body {
+            Body::VoteRequest { pre, last_index, last_term } => {
+                (1, flag(pre, FLAG_PRE), [last_index.0, last_term.0, 0, 0])
+            }
+            Body::VoteReply { pre, granted } => {
+                (2, flag(pre, FLAG_PRE) | flag(granted, FLAG_GRANTED), [0; 4])
+            }
+            Body::Append { prev_index, prev_term, commit } => {
+                (3, 0, [prev_index.0, prev_term.0, commit.0, 0])
+            }
+            Body::AppendReply { matched } => (4, 0, [matched.0, 0, 0, 0]),
+            Body::AppendReject { prev_index, hint_index, hint_term } => {
+                (5, 0, [prev_index.0, hint_index.0, hint_term.0, 0])
+            }
+            Body::Heartbeat { commit, context } => (6, 0, [commit.0, context, 0, 0]),
+            Body::HeartbeatReply { context } => (7, 0, [context, 0, 0, 0]),
+        };
+        Self {
+            group: group.0,
+            kind,
+            flags,
+            zero16: 0,
+            blocks,
+            incarnation: message.incarnation.0,
+            echo: message.echo.0,
+            zero32: 0,
+            term: message.term.0,
+            fields,
+        }
+    }
+
+    /// The group, the message and how many blocks belong to it; `None` if it is malformed.
+    pub fn decode(&self) -> Option<(GroupId, Message, u32)> {
+        let pre = self.flags & FLAG_PRE != 0;
+        let granted = self.flags & FLAG_GRANTED != 0;
+        let [a, b, c, _] = self.fields;
+        let body = match self.kind {
+            1 => Body::VoteRequest { pre, last_index: Index(a), last_term: Term(b) },
+            2 => Body::VoteReply { pre, granted },
+            3 => Body::Append { prev_index: Index(a), prev_term: Term(b), commit: Index(c) },
+            4 => Body::AppendReply { matched: Index(a) },
+            5 => Body::AppendReject {
+                prev_index: Index(a),
+                hint_index: Index(b),
+                hint_term: Term(c),
+            },
+            6 => Body::Heartbeat { commit: Index(a), context: b },
+            7 => Body::HeartbeatReply { context: a },
+            _ => return None,
+        };
+        if self.blocks > 0 && self.kind != 3 {
+            return None;
+        }
+        let message = Message {
+            term: Term(self.term),
+            incarnation: Incarnation(self.incarnation),
+            echo: Incarnation(self.echo),
+            body,
+        };
+        Some((GroupId(self.group), message, self.blocks))
+    }
+}
+
+fn flag(set: bool, bit: u8) -> u8 {
+    if set { bit } else { 0 }
+}
+
+/// Checks that a frame is one of peers' messages.
+pub fn expect_peer(frame: &Frame) -> Result<(), FrameError> {
+    if frame.kind == FrameKind::Peer { Ok(()) } else { Err(FrameError::Unexpected(frame.kind)) }
+}
