@@ -1,6 +1,7 @@
 //! Ringraft: a batched multi-Raft replication engine for Linux.
 
 pub mod block;
+pub mod config;
 pub mod ids;
 pub mod machine;
 pub mod raft;

@@ -1,0 +1,339 @@
+//! Exactly-once: what a group remembers of its clients, so that a retry is not applied twice
+//! (dissertation §6.3; bugs.md 32).
+//!
+//! ```text
+//! a session's sequence numbers          floor                     highest
+//!   ··· forgotten, nobody waits ··· │ 41  42  43  44  45  46  47 │ ··· never seen ···
+//!                                     ✓   –   ✓   ✓   –   –   ✓    ✓ = first answer remembered
+//! ```
+//!
+//! The table is replicated state: it changes only by [`Sessions::record`], in the order of the log,
+//! and is part of snapshots. A client that lost its leader sends the block again, with the same
+//! sequence number; if the first one was committed after all, the second is committed too, is seen
+//! here to be a duplicate when its turn comes, is not applied, and is answered with the first
+//! answer. The same question asked before proposing saves the second copy in the log; only the one
+//! before applying is needed for safety.
+//!
+//! A block's `pending` says how far behind its `seq` the oldest one lies that the client still waits
+//! for: everything before that is the *floor*, and is forgotten. Within the window blocks may come
+//! in any order, since a client has many in flight and a refusal can hit any of them.
+//!
+//! Bounds: a window of [`WINDOW_MAX`], a number of sessions, a number of remembered answers. Over a
+//! bound the session goes that has not recorded anything for the longest part of the log. A client
+//! that comes back after that is told ([`Verdict::Expired`]) if it had been answered before, instead
+//! of being taken for a new one; one that still waits for its very first window cannot be told from
+//! a new one, so the bounds have to be generous against the time a request may be retried.
+
+use crate::block::BlockHeader;
+use crate::ids::{Index, Term};
+use crate::machine::Outcome;
+use crate::machine::hash::{FixedMap, mix, table_bytes};
+
+/// Most sequence numbers a client may have under way in one group.
+pub const WINDOW_MAX: u64 = 8192;
+/// Slots a session begins with.
+const WINDOW_MIN: usize = 4;
+/// End of the list of sessions.
+const NONE: u32 = u32::MAX;
+
+const _: () = assert!(WINDOW_MAX.is_power_of_two());
+
+/// How much is remembered. The same on all replicas of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionLimits {
+    pub sessions_max: u32,
+    /// Slots of all sessions together, 40 bytes each.
+    pub answers_max: u64,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self { sessions_max: 65_536, answers_max: 1 << 20 }
+    }
+}
+
+/// What the first copy of a block was answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Log index of the block's first command.
+    pub first: Index,
+    pub term: Term,
+    pub outcome: Outcome,
+}
+
+/// A block's place in its client's session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// 0 = no session.
+    pub client: u64,
+    /// From 1; 0 = no session.
+    pub seq: u64,
+    /// `seq - pending` is the lowest number the client still waits for.
+    pub pending: u32,
+}
+
+impl Request {
+    /// The request that a block carries.
+    pub fn of(header: &BlockHeader) -> Self {
+        Self { client: header.client, seq: header.seq, pending: header.pending }
+    }
+
+    fn has_session(&self) -> bool {
+        self.client != 0 && self.seq != 0
+    }
+
+    /// Everything below is answered and forgotten.
+    fn floor(&self) -> u64 {
+        self.seq.saturating_sub(u64::from(self.pending)).max(1)
+    }
+}
+
+/// What to do with a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not seen before, or not in a session: apply it, then [`Sessions::record`].
+    New,
+    /// Seen: do not apply it, give this answer.
+    Duplicate(Answer),
+    /// The client has said that it no longer waits for it: do not apply it, answer nothing.
+    Stale,
+    /// More under way than [`WINDOW_MAX`]: refuse it.
+    WindowTooLarge,
+    /// The client's session was evicted, so nothing is known of what came before: refuse it; the
+    /// client must begin a new session and cannot know what became of what was under way.
+    Expired,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    /// 0 = never used. Valid only while it is not below the session's floor.
+    seq: u64,
+    answer: Answer,
+}
+
+#[derive(Debug)]
+struct Session {
+    client: u64,
+    floor: u64,
+    /// Sequence number `seq` lies at `seq & (len - 1)`; `len` is a power of two, at least the window.
+    slots: Vec<Slot>,
+    /// Neighbours in the list from least to most recently recorded.
+    older: u32,
+    newer: u32,
+}
+
+impl Session {
+    fn slot(&self, seq: u64) -> &Slot {
+        &self.slots[(seq & (self.slots.len() as u64 - 1)) as usize]
+    }
+
+    fn judge(&self, request: &Request) -> Verdict {
+        let floor = self.floor.max(request.floor());
+        if request.seq < self.floor {
+            return Verdict::Stale;
+        }
+        if request.seq - floor >= WINDOW_MAX {
+            return Verdict::WindowTooLarge;
+        }
+        match self.slot(request.seq) {
+            slot if slot.seq == request.seq => Verdict::Duplicate(slot.answer),
+            _ => Verdict::New,
+        }
+    }
+
+    /// Makes the ring long enough for `seq`; how many slots were added.
+    fn grow_for(&mut self, seq: u64) -> u64 {
+        let window = (seq - self.floor + 1) as usize;
+        if window <= self.slots.len() {
+            return 0;
+        }
+        let size = window.next_power_of_two();
+        let old = std::mem::replace(&mut self.slots, vec![Slot::default(); size]);
+        for slot in old.iter().filter(|slot| slot.seq >= self.floor) {
+            self.slots[(slot.seq & (size as u64 - 1)) as usize] = *slot;
+        }
+        (size - old.len()) as u64
+    }
+}
+
+/// One group's table.
+#[derive(Debug)]
+pub struct Sessions {
+    limits: SessionLimits,
+    by_client: FixedMap<u64, u32>,
+    /// Places are reused; those in `free` hold no session.
+    sessions: Vec<Session>,
+    free: Vec<u32>,
+    oldest: u32,
+    newest: u32,
+    answers: u64,
+    evicted: u64,
+    digest: u64,
+}
+
+impl Sessions {
+    /// An empty table.
+    ///
+    /// # Panics
+    /// When a limit is too small to hold one session with a full window.
+    pub fn new(limits: SessionLimits) -> Self {
+        assert!(limits.sessions_max >= 1 && limits.answers_max >= WINDOW_MAX);
+        Self {
+            limits,
+            by_client: FixedMap::default(),
+            sessions: Vec::new(),
+            free: Vec::new(),
+            oldest: NONE,
+            newest: NONE,
+            answers: 0,
+            evicted: 0,
+            digest: 0,
+        }
+    }
+
+    /// Sessions remembered.
+    pub fn len(&self) -> usize {
+        self.by_client.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sessions that had to go since the beginning of the log.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Equal on all replicas that recorded the same, in the same order.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Heap bytes held.
+    pub fn memory_bytes(&self) -> u64 {
+        self.answers * size_of::<Slot>() as u64
+            + (self.sessions.capacity() * size_of::<Session>()) as u64
+            + (self.free.capacity() * size_of::<u32>()) as u64
+            + table_bytes(self.by_client.capacity(), size_of::<(u64, u32)>())
+    }
+
+    /// What to do with a block. Changes nothing, so that a leader may ask before proposing.
+    #[inline]
+    pub fn check(&self, request: &Request) -> Verdict {
+        if !request.has_session() {
+            return Verdict::New;
+        }
+        match self.find(request.client) {
+            Some(at) => self.sessions[at as usize].judge(request),
+            None if u64::from(request.pending) >= WINDOW_MAX => Verdict::WindowTooLarge,
+            // Before the first eviction an unknown client is a new one for certain.
+            None if self.evicted > 0 && request.floor() > 1 => Verdict::Expired,
+            None => Verdict::New,
+        }
+    }
+
+    /// Remembers the answer of a block that was just applied, and forgets what its client no longer
+    /// waits for. Blocks without a session leave no trace.
+    ///
+    /// # Panics
+    /// When [`Sessions::check`] would not have said `New`: recording over an answer is applying
+    /// twice.
+    pub fn record(&mut self, request: &Request, answer: Answer) {
+        if !request.has_session() {
+            return;
+        }
+        assert_eq!(self.check(request), Verdict::New, "{request:?} must not be applied");
+        let at = self.touch(request.client);
+        let session = &mut self.sessions[at as usize];
+        session.floor = session.floor.max(request.floor());
+        self.answers += session.grow_for(request.seq);
+        let slot = (request.seq & (session.slots.len() as u64 - 1)) as usize;
+        session.slots[slot] = Slot { seq: request.seq, answer };
+        self.digest = mix(mix(self.digest, request.client), request.seq);
+        self.digest = mix(mix(self.digest, session.floor), answer.first.get());
+        self.evict();
+    }
+
+    /// The newest session is asked for first: a busy client's blocks follow each other.
+    #[inline]
+    fn find(&self, client: u64) -> Option<u32> {
+        if self.newest != NONE && self.sessions[self.newest as usize].client == client {
+            return Some(self.newest);
+        }
+        self.by_client.get(&client).copied()
+    }
+
+    /// The client's session, made if need be, moved to the recent end of the list.
+    fn touch(&mut self, client: u64) -> u32 {
+        match self.find(client) {
+            Some(at) if at == self.newest => at,
+            Some(at) => {
+                self.unlink(at);
+                self.link_newest(at);
+                at
+            }
+            None => {
+                let at = self.place(client);
+                self.by_client.insert(client, at);
+                self.link_newest(at);
+                at
+            }
+        }
+    }
+
+    fn place(&mut self, client: u64) -> u32 {
+        let slots = vec![Slot::default(); WINDOW_MIN];
+        self.answers += WINDOW_MIN as u64;
+        let session = Session { client, floor: 1, slots, older: NONE, newer: NONE };
+        if let Some(at) = self.free.pop() {
+            self.sessions[at as usize] = session;
+            return at;
+        }
+        self.sessions.push(session);
+        self.sessions.len() as u32 - 1
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let Session { older, newer, .. } = self.sessions[at as usize];
+        match older {
+            NONE => self.oldest = newer,
+            _ => self.sessions[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            _ => self.sessions[newer as usize].older = older,
+        }
+    }
+
+    fn link_newest(&mut self, at: u32) {
+        let before = self.newest;
+        let session = &mut self.sessions[at as usize];
+        (session.older, session.newer) = (before, NONE);
+        match before {
+            NONE => self.oldest = at,
+            _ => self.sessions[before as usize].newer = at,
+        }
+        self.newest = at;
+    }
+
+    /// Drops the least recently recorded sessions until the limits hold. The newest one fits alone.
+    fn evict(&mut self) {
+        while self.len() > self.limits.sessions_max as usize
+            || self.answers > self.limits.answers_max
+        {
+            let at = self.oldest;
+            assert!(at != self.newest, "one full window fits the limits");
+            self.unlink(at);
+            self.free.push(at);
+            let session = &mut self.sessions[at as usize];
+            self.answers -= std::mem::take(&mut session.slots).len() as u64;
+            self.by_client.remove(&session.client);
+            self.digest = mix(self.digest, session.client);
+            self.evicted += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
