@@ -4,6 +4,7 @@ pub mod block;
 pub mod ids;
 pub mod machine;
 pub mod raft;
+pub mod runtime;
 pub mod shard;
 pub mod wal;
 pub mod wire;
