@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod ids;
+pub mod load;
 pub mod machine;
 pub mod raft;
 pub mod runtime;
