@@ -1,6 +1,7 @@
 //! Ringraft: a batched multi-Raft replication engine for Linux.
 
 pub mod block;
+pub mod cli;
 pub mod ids;
 pub mod load;
 pub mod machine;
