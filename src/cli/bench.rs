@@ -66,8 +66,8 @@ pub(super) struct BenchArgs {
     #[arg(long, value_enum, default_value_t)]
     output: OutputArg,
 
-    /// Where the embedded nodes keep their data; it is removed afterwards [default: a temporary
-    /// directory in ./target]
+    /// Where the embedded nodes make their data directories, which are removed afterwards
+    /// [default: ./target]
     #[arg(long, value_name = "DIR", conflicts_with = "cluster")]
     dir: Option<PathBuf>,
 

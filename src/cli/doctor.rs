@@ -39,9 +39,11 @@ pub(super) struct DoctorArgs {
 
 pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let checks = examine(&args.dir);
-    for check in &checks {
-        println!("{check}");
-    }
+    super::print(&checks.iter().map(|check| format!("{check}\n")).collect::<String>())?;
+    outcome(&checks)
+}
+
+fn outcome(checks: &[Check]) -> Result<(), Failure> {
     let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
     if failed { Err(Failure::Told) } else { Ok(()) }
 }
@@ -215,14 +217,14 @@ mod tests {
         let checks = examine(Path::new(env!("CARGO_MANIFEST_DIR")));
         let failed: Vec<_> = checks.iter().filter(|c| c.verdict == Verdict::Fail).collect();
         assert!(failed.is_empty(), "{failed:?}");
-        assert_eq!(run(&DoctorArgs { dir: ".".into() }), Ok(()));
+        assert_eq!(outcome(&checks), Ok(()));
     }
 
     #[test]
     fn a_missing_directory_fails_the_whole() {
-        let args = DoctorArgs { dir: "/nonexistent/here".into() };
-        assert_eq!(run(&args), Err(Failure::Told));
-        let line = direct_io(&args.dir, probe_direct_io(&args.dir)).to_string();
+        let checks = examine(Path::new("/nonexistent/here"));
+        assert_eq!(outcome(&checks), Err(Failure::Told));
+        let line = checks.iter().find(|c| c.subject == "direct I/O").unwrap().to_string();
         assert!(
             line.starts_with("fail  direct I/O     not possible in /nonexistent/here"),
             "{line}"

@@ -8,9 +8,6 @@
 //!
 //! Results go to standard output; errors, logs and the progress bar to standard error.
 
-// Printing results is what a command line is for; logs go through tracing all the same.
-#![allow(clippy::print_stdout)]
-
 mod bench;
 mod doctor;
 mod logging;
@@ -20,6 +17,7 @@ mod status;
 pub use serve::ServeOptions;
 pub use status::StatusOptions;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -79,6 +77,16 @@ fn exit_code(result: Result<(), Failure>) -> ExitCode {
     };
     eprintln!("error: {message}");
     ExitCode::from(code)
+}
+
+/// Prints a result. A reader that went away (`ringraft doctor | head -1`) is no failure.
+fn print(result: &str) -> Result<(), Failure> {
+    match io::stdout().lock().write_all(result.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Run(format!("cannot write to standard output: {e}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `--output`.

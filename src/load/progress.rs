@@ -33,3 +33,17 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_goes_its_way_without_a_terminal() {
+        let progress = Progress::new("financial", Duration::from_secs(2));
+        progress.update(Duration::from_millis(500), 1e6);
+        assert_eq!(progress.bar.position(), 500);
+        assert_eq!(progress.bar.message(), "1000000 commands/s");
+        progress.finish();
+    }
+}

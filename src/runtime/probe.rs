@@ -67,11 +67,17 @@ pub fn probe_direct_io(dir: &Path) -> io::Result<DirectIo> {
     let path = dir.join(format!(".doctor-{}", std::process::id()));
     let opened = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .custom_flags(libc::O_DIRECT | libc::O_DSYNC)
         .open(&path);
+    if let Err(error) = &opened
+        && error.kind() == io::ErrorKind::AlreadyExists
+    {
+        // Somebody else's: not ours to remove.
+        return Err(io::Error::new(error.kind(), format!("{} is in the way", path.display())));
+    }
     let align = opened.and_then(|_| statx_alignment(&path));
+    // Also after a failure: the kernel may create the file first and refuse O_DIRECT then.
     let _ = fs::remove_file(&path);
     align
 }
