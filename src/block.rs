@@ -155,6 +155,22 @@ impl Block {
         Self::seal(group, kind, 1, 0, 0, 0, body)
     }
 
+    /// `count` commands that a [`BlockBuilder`] laid out before, in a body the caller keeps and uses
+    /// again. Only the lengths are checked here: where the block enters the cluster,
+    /// [`Block::validate_commands`] checks the rest.
+    pub fn from_body(
+        group: GroupId,
+        count: u32,
+        client: u64,
+        seq: u64,
+        pending: u32,
+        body: Bytes,
+    ) -> Self {
+        assert!(body.len().is_multiple_of(8) && HEADER_BYTES + body.len() <= BLOCK_BYTES_MAX);
+        assert!(count > 0 && count as usize <= BLOCK_COUNT_MAX);
+        Self::seal(group, BlockKind::Commands, count, client, seq, pending, body)
+    }
+
     fn seal(
         group: GroupId,
         kind: BlockKind,

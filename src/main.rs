@@ -1,3 +1,7 @@
 //! The `ringraft` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringraft::cli::run()
+}

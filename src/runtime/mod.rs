@@ -1,0 +1,8 @@
+//! All that touches the machine: its facts, its rings and its disks.
+//!
+//! [`calibrate`] measures what one write and one round trip cost here and now, [`machine`] says on
+//! what machine that was, [`probe`] finds out what the kernel and a directory can do.
+
+pub mod calibrate;
+pub mod machine;
+pub mod probe;
