@@ -1,0 +1,1 @@
+//! Rules that need numbers rather than a trace.
