@@ -37,13 +37,13 @@ impl Raft {
             return;
         }
         self.heard_leader(now, self.peers[i].id, ready);
-        if !self.is_well_formed(prev_index, prev_term, blocks) {
-            return;
-        }
         if self.log.term_at(prev_index) != Some(prev_term) {
             let (hint_index, hint_term) = self.log.highest_with_term_at_most(prev_index, prev_term);
             let body = Body::AppendReject { prev_index, hint_index, hint_term };
             return self.send(i, Seq::ZERO, body, 0..0, ready);
+        }
+        if !self.is_well_formed(prev_index, prev_term, blocks) {
+            return;
         }
         // What this message proves, and no more: later entries here may be of another leader.
         let matched = blocks.last().map_or(prev_index, Block::last);
@@ -73,8 +73,8 @@ impl Raft {
         self.issue_append(from, truncates, ready);
     }
 
-    /// Bytes from outside: blocks must be of this group, follow each other and `prev`, and have
-    /// terms that do not fall and are not above the leader's. Anything else is dropped whole.
+    /// Bytes from outside: blocks must be of this group, follow each other and `prev` (which this
+    /// log holds, so that no index is near the end of its range), and have terms that do not fall and are not above the leader's. Anything else is dropped whole.
     fn is_well_formed(&self, prev_index: Index, prev_term: Term, blocks: &[Block]) -> bool {
         let (mut last, mut term) = (prev_index, prev_term);
         for block in blocks {
@@ -85,7 +85,7 @@ impl Raft {
             }
             (last, term) = (block.last(), block.term());
         }
-        term <= self.term
+        true
     }
 
     /// A second leader in this term cannot be (§5.2); a peer that claims to be one is not believed.

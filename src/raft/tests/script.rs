@@ -13,7 +13,8 @@
 //! cut n1 n2 | isolate n1 | heal  messages vanish | .. to and from it | no more
 //! crash n1 [K] | restart n1      K writes under way are done before (0)
 //! connect n1 n2 | disconnect n1 n2    n1 is told of its connection to n2
-//! apply n1 on|off | fetch n1 [fail]
+//! fetch n1 [fail] | disk n1 hangs|works   answer its oldest fetch | settle leaves its writes alone
+//! ask n1->n2 T INDEX@TERM        put n1's request for a vote in term T into the network
 //! settle | elect n1              everything until it is quiet | timeout n1 and settle, untraced
 //! status | logs | progress n1
 //! quiet COMMAND                  without its trace
@@ -23,7 +24,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::super::*;
-use super::world::World;
+use super::world::{Envelope, World};
 use crate::raft::harness::sample_block;
 
 #[test]
@@ -127,7 +128,8 @@ fn run_command(world: &mut World, command: &str, rest: &[&str]) {
             world.handle(first(), Event::PeerConnected { peer, incarnation });
         }
         "disconnect" => world.handle(first(), Event::PeerDisconnected { peer: id(rest[1]) }),
-        "apply" => world.node_mut(first()).applies = rest[1] == "on",
+        "disk" => world.node_mut(first()).disk_hangs = rest[1] == "hangs",
+        "ask" => ask(world, rest),
         "fetch" => world.fetch(first(), rest.get(1) != Some(&"fail")),
         "settle" => world.settle(),
         "elect" => {
@@ -180,6 +182,23 @@ fn set_node(world: &mut World, rest: &[&str]) {
         }
     }
     world.start(node);
+}
+
+/// A request that the sender's own rules would not let it make.
+fn ask(world: &mut World, rest: &[&str]) {
+    let (from, to) = rest[0].split_once("->").map(|(a, b)| (id(a), id(b))).unwrap();
+    let (last_index, last_term) = rest[2].split_once('@').unwrap();
+    let message = Message {
+        term: Term(rest[1].parse().unwrap()),
+        incarnation: world.node(from).config.incarnation,
+        echo: Incarnation::ZERO,
+        body: Body::VoteRequest {
+            pre: false,
+            last_index: Index(last_index.parse().unwrap()),
+            last_term: Term(last_term.parse().unwrap()),
+        },
+    };
+    world.net.push(Envelope { from, to, message, blocks: Vec::new() });
 }
 
 /// `FIRST[..LAST]@TERM`

@@ -40,7 +40,8 @@ pub struct Node {
     pub persisted: Seq,
     held: Vec<(Seq, Envelope)>,
     pub fetches: VecDeque<Fetch>,
-    pub applies: bool,
+    /// `settle` does not complete its writes.
+    pub disk_hangs: bool,
 }
 
 #[derive(Default)]
@@ -91,7 +92,7 @@ impl World {
                 persisted: Seq::ZERO,
                 held: Vec::new(),
                 fetches: VecDeque::new(),
-                applies: true,
+                disk_hangs: false,
             };
             world.nodes.push(node);
             world.start(id);
@@ -197,7 +198,9 @@ impl World {
             let mut idle = true;
             for i in 0..self.nodes.len() {
                 let id = self.nodes[i].id;
-                idle &= !self.persist(id, usize::MAX);
+                if !self.nodes[i].disk_hangs {
+                    idle &= !self.persist(id, usize::MAX);
+                }
                 if !self.nodes[i].fetches.is_empty() {
                     self.fetch(id, true);
                     idle = false;
@@ -228,7 +231,7 @@ impl World {
     fn apply(&mut self, id: NodeId) {
         let node = self.node(id);
         let index = node.raft().commit();
-        if node.applies && index > node.raft().log().applied() {
+        if index > node.raft().log().applied() {
             self.handle(id, Event::Applied { index });
         }
     }
