@@ -38,6 +38,7 @@ fn apply(c: &mut Criterion) {
         ("batch1000", 1000, 1, false, 64 << 20),
         ("batch1000/1MiB", 1000, 1, false, 1 << 20),
         ("batch1000/16topics", 1000, 16, false, 4 << 20),
+        ("batch1000/16topics/64KiB", 1000, 16, false, 64 << 10),
         ("batch1000/ids", 1000, 1, true, 64 << 20),
         ("batch100", 100, 1, false, 64 << 20),
         ("batch1", 1, 1, false, 64 << 20),
@@ -59,7 +60,7 @@ fn apply(c: &mut Criterion) {
             black_box(store.apply(block));
         };
         // Warm: beyond the retention, so that every chunk is a recycled one.
-        for _ in 0..2 * (retention as u64) / (160 * batch) + BLOCKS {
+        for _ in 0..2 * retention / (160 * batch) + BLOCKS {
             step(&mut store);
         }
         group.throughput(Throughput::Elements(batch));

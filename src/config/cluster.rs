@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::{Checker, ConfigError};
 use crate::machine::events::EventLimits;
 use crate::machine::hash::{mix, mix_bytes};
+use crate::shard::sessions::{SessionLimits, WINDOW_MAX};
 
 /// Largest number of shards: the wire and the directories name them by small numbers.
 pub const SHARDS_MAX: u32 = 64;
@@ -71,7 +72,8 @@ impl Default for TimingConfig {
     }
 }
 
-/// `[cluster.store]`: limits of each group's event store before any `CONFIG_UPDATE`.
+/// `[cluster.store]`: limits of each group's event store before any `CONFIG_UPDATE`, and of its
+/// table of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
@@ -85,17 +87,23 @@ pub struct StoreConfig {
     pub queues_max: u64,
     /// Event ids remembered per group.
     pub dedup_ids_max: u64,
+    /// Client sessions remembered per group, for exactly-once.
+    pub sessions_max: u32,
+    /// Answers remembered per group, over all sessions; 40 bytes each.
+    pub session_answers_max: u64,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        let limits = EventLimits::default();
+        let (limits, sessions) = (EventLimits::default(), SessionLimits::default());
         Self {
             retention_events: limits.retention_events,
             retention_bytes: limits.retention_bytes,
             bytes_max: limits.bytes,
             queues_max: limits.queues,
             dedup_ids_max: limits.dedup_ids,
+            sessions_max: sessions.sessions_max,
+            session_answers_max: sessions.answers_max,
         }
     }
 }
@@ -110,6 +118,11 @@ impl StoreConfig {
             dedup_ids: self.dedup_ids_max,
             bytes: self.bytes_max,
         }
+    }
+
+    /// As the table of sessions takes them.
+    pub fn session_limits(&self) -> SessionLimits {
+        SessionLimits { sessions_max: self.sessions_max, answers_max: self.session_answers_max }
     }
 }
 
@@ -169,6 +182,8 @@ impl ClusterConfig {
             store.bytes_max,
             store.queues_max,
             store.dedup_ids_max,
+            u64::from(store.sessions_max),
+            store.session_answers_max,
         ];
         numbers.into_iter().chain(ids.into_iter().map(u64::from)).fold(0, mix)
     }
@@ -306,7 +321,16 @@ impl StoreConfig {
         ] {
             check.within(key, value, 1..=u64::MAX, mend)?;
         }
-        let queues = 1..=u64::from(u32::MAX);
-        check.within("cluster.store.queues_max", self.queues_max, queues, "use 1 to 4294967295")
+        let numbers = 1..=u64::from(u32::MAX);
+        let mend = "use 1 to 4294967295";
+        check.within("cluster.store.queues_max", self.queues_max, numbers.clone(), mend)?;
+        check.within("cluster.store.sessions_max", self.sessions_max.into(), numbers, mend)?;
+        // One session with a full window must fit.
+        check.within(
+            "cluster.store.session_answers_max",
+            self.session_answers_max,
+            WINDOW_MAX..=u64::MAX,
+            "use at least 8192, the window of one session",
+        )
     }
 }

@@ -45,7 +45,8 @@ fn the_commented_example_shows_exactly_the_defaults() {
     assert_eq!(config, node());
     config.validate().unwrap();
     let keys: Vec<&str> = text.lines().filter_map(|l| l.split_once(" = ")).map(|l| l.0).collect();
-    for key in ["spare_segments", "pin_cores", "wal_write_error_at", "rpc_timeout_ms", "queues_max"]
+    for key in
+        ["spare_segments", "pin_cores", "wal_write_error_at", "rpc_timeout_ms", "sessions_max"]
     {
         assert!(keys.contains(&key), "{key} is not shown");
     }
@@ -140,6 +141,10 @@ fn sizes_and_counts_are_checked() {
         ("cluster.groups", refused(|c| c.cluster.groups = 0)),
         ("cluster.shards", refused(|c| c.cluster.shards = 65)),
         ("cluster.store.queues_max", refused(|c| c.cluster.store.queues_max = 0)),
+        (
+            "cluster.store.session_answers_max",
+            refused(|c| c.cluster.store.session_answers_max = 8191),
+        ),
         ("limits.frame_kib", refused(|c| c.limits.frame_kib = 1024)),
         ("limits.client_connections", refused(|c| c.limits.client_connections = 0)),
         ("limits.cache_mib", refused(|c| c.limits.cache_mib = 257)),

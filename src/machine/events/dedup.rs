@@ -196,11 +196,14 @@ mod tests {
     #[test]
     fn an_expiry_after_evictions_does_not_bring_evicted_ids_back() {
         let mut set = DedupSet::default();
+        // Ids 0 to 9 are evicted, although theirs are the newest timestamps.
         for n in 0..20u64 {
-            set.add(id(n), n, 10);
+            set.add(id(n), 100 - n, 10);
         }
-        set.expire(15);
-        assert_eq!(set.len(), 5);
+        set.expire(85);
+        let live: Vec<_> = set.segments.iter().flat_map(Segment::live).map(|e| e.id).collect();
+        assert_eq!(live, (10..16).map(id).collect::<Vec<_>>());
+        assert_eq!(set.len(), 6);
         assert!(set.add(id(3), 40, 10), "id 3 was evicted long ago");
     }
 }

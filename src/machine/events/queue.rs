@@ -26,8 +26,9 @@ pub(super) const CHUNK_BYTES: usize = 64 << 10;
 pub(super) const RUN_EVENTS_MAX: u32 = 64;
 /// A run is not extended beyond this, so that hiding and dropping stay fine-grained.
 pub(super) const RUN_BYTES_MAX: u32 = 16 << 10;
-/// Free chunks kept for the next append: a queue in balance takes one for each it gives back.
-const FREE_CHUNKS_MAX: usize = 4;
+/// Free chunks kept for the next append: a queue in balance takes one for each it gives back. Many
+/// queues may do so in step, so an eighth of all chunks may be free, if that is more.
+const FREE_CHUNKS_MIN: u64 = 4;
 
 /// How much of a queue is kept. Both at least 1; the newest event is always kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +63,16 @@ impl Chunks {
     }
 
     fn give(&mut self, mut chunk: Vec<u8>) {
-        if chunk.capacity() == CHUNK_BYTES && self.free.len() < FREE_CHUNKS_MAX {
+        if chunk.capacity() == CHUNK_BYTES {
             chunk.clear();
             self.free.push(chunk);
         } else {
+            self.allocated -= chunk.capacity() as u64;
+        }
+        while self.free.len() as u64
+            > (self.allocated / CHUNK_BYTES as u64 / 8).max(FREE_CHUNKS_MIN)
+            && let Some(chunk) = self.free.pop()
+        {
             self.allocated -= chunk.capacity() as u64;
         }
     }

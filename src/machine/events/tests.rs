@@ -187,8 +187,17 @@ fn retention_by_count_shows_exactly_the_newest_events() {
     // A higher limit keeps more from now on, and does not bring back what was hidden.
     s.apply(&[config("retention/t/events", "100")]);
     assert_eq!(s.read("t", 0, 1000).len(), 10);
+    assert_eq!(s.trimmed_through("t"), 491);
     s.apply(&[event("t", "new")]);
     assert_eq!(s.read("t", 0, 1000).len(), 11);
+}
+
+#[test]
+fn a_limit_holds_for_the_events_before_it_in_the_same_block() {
+    let mut s = Story::new();
+    let limit = |n| config("retention/t/events", n);
+    s.apply(&[event("t", "1"), event("t", "2"), event("t", "3"), limit("1"), limit("100")]);
+    assert_eq!(s.read("t", 0, 9), ["3:3"]);
 }
 
 #[test]
