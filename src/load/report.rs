@@ -192,7 +192,7 @@ pub(super) mod tests {
         BenchReport { calibration: CALIBRATION, machine, runs }
     }
 
-    /// Keys of the object at `pointer`, in the order in which they are printed.
+    /// Keys of the object at `pointer`, sorted.
     fn keys<'a>(json: &'a Value, pointer: &str) -> Vec<&'a str> {
         let object = json.pointer(pointer).and_then(Value::as_object).expect(pointer);
         let mut keys: Vec<_> = object.keys().map(String::as_str).collect();
@@ -242,6 +242,9 @@ pub(super) mod tests {
             ["dsync_write_us_p50", "rtt_us_p50", "write_us_p50"]
         );
         assert_eq!(keys(&json, "/runs/0"), sorted(RUN_KEYS));
+        let run = &text[text.find("\"runs\"").unwrap()..];
+        let places = RUN_KEYS.map(|key| run.find(&format!("\"{key}\":")).unwrap());
+        assert!(places.is_sorted(), "the documented keys come in the documented order");
         assert_eq!(keys(&json, "/runs/0/latency_us"), ["max", "p50", "p90", "p99", "p999"]);
     }
 

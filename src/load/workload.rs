@@ -244,11 +244,11 @@ mod tests {
         let was = first.body().as_ptr();
         drop(first);
         // Both bodies are kept: within two blocks the free one is found.
-        let again = [3, 4].map(|seq| workload.block(GroupId(2), seq, 0, 30));
+        let again = [3, 4].map(|seq| workload.block(GroupId(0), seq, 0, 30));
         assert!(again.iter().any(|block| block.body().as_ptr() == was));
         for block in &again {
             let commands = received(block);
-            assert!(commands.commands().all(|c| c.timestamp == 30 && c.key == b"bench/000002"));
+            assert!(commands.commands().all(|c| c.timestamp == 30 && c.key == b"bench/000000"));
         }
         assert!(
             received(&second).commands().all(|c| c.timestamp == 20 && c.key == b"bench/000001")
