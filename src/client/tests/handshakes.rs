@@ -61,6 +61,18 @@ fn a_client_that_joined_one_cluster_never_talks_to_a_second() {
 }
 
 #[test]
+fn of_two_clusters_that_both_welcome_it_a_client_keeps_to_the_first() {
+    let mut world = World::new(2);
+    world.strays.insert(1, 6);
+    world.settle();
+    assert_eq!(world.core.refusal(1), Some(Refusal::Cluster));
+    // Group 1 would have begun with n1.
+    world.submit(1);
+    world.settle();
+    assert_eq!(world.arrived, [(0, 1, 1)]);
+}
+
+#[test]
 fn the_wrong_node_at_an_address_is_refused_if_the_right_one_is_known() {
     let mut config = config(2);
     config.nodes[1].id = Some(NodeId(9));

@@ -78,6 +78,28 @@ fn while_a_send_is_unfinished_the_next_one_gathers() {
 }
 
 #[test]
+fn a_block_that_went_elsewhere_does_not_leave_by_its_old_queue_too() {
+    let mut world = World::ready(3);
+    world.hold_sends = true;
+    world.submit(0);
+    world.settle();
+    world.submit(0);
+    world.run(500_000, |_| false);
+    // n0 is heard, so its connection stays; but its send does not end, and the block goes to n1.
+    let result = Ok(world.committed(1));
+    world.say(0, &[crate::wire::client::Answer { group: GroupId(0), seq: 1, result }]);
+    world.leaders.insert(0, Some(1));
+    world.moods[1] = Mood::Lossy;
+    world.run(600_000, |w| w.arrived.len() == 2);
+    assert_eq!(world.arrived[1], (1, 0, 2));
+    for (link, buffer) in std::mem::take(&mut world.held) {
+        world.core.sent(link, buffer);
+    }
+    world.settle();
+    assert_eq!(world.arrived.len(), 2);
+}
+
+#[test]
 fn large_blocks_are_split_over_frames_and_sends_and_bounded_in_bytes() {
     let mut world = World::ready(1);
     world.hold_sends = true;

@@ -36,6 +36,8 @@ pub struct World {
     pub out: ClientOutput,
     pub moods: Vec<Mood>,
     pub cluster: u128,
+    /// Nodes that belong to another cluster.
+    pub strays: BTreeMap<usize, u128>,
     pub shards: u32,
     pub groups: u32,
     /// Leader of each group; a group not named is led by node 0.
@@ -76,6 +78,7 @@ impl World {
             now: Tick(0),
             out: ClientOutput::default(),
             cluster: CLUSTER,
+            strays: BTreeMap::new(),
             shards: 1,
             groups: 8,
             leaders: BTreeMap::new(),
@@ -261,12 +264,13 @@ impl World {
             Mood::RefusesHello(refusal) => Some(refusal),
             _ => None,
         };
-        if hello.cluster != 0 && hello.cluster != self.cluster {
+        let cluster = self.strays.get(&node).copied().unwrap_or(self.cluster);
+        if hello.cluster != 0 && hello.cluster != cluster {
             refusal = Some(Refusal::Cluster);
         }
         let welcome = HelloReply {
             refusal,
-            cluster: self.cluster,
+            cluster,
             disk: 1,
             config: 1,
             node: NodeId(node as u32 + 1),
