@@ -96,7 +96,11 @@ impl ClientCore {
             Ok(committed) => {
                 if let Some(tag) = session.complete(seq) {
                     session.route.settle();
+                    let more = session.has_waiting();
                     self.done.push(Done { tag, group, seq, result: Ok(committed) });
+                    if more {
+                        self.soil(group);
+                    }
                 }
             }
             Err(refused) if session.is_sent_on(seq, slot as u32) => {
@@ -124,6 +128,7 @@ impl ClientCore {
         } else if let Some(tag) = session.complete(seq) {
             let result = Err(ClientError::Refused(refused));
             self.done.push(Done { tag, group, seq, result });
+            self.soil(group);
         }
     }
 

@@ -45,6 +45,8 @@
 //! | nothing by `deadline_us` | the end: [`ClientError::Timeout`], **fate unknown** |
 //! | every node refuses the handshake | the end: [`ClientError::Handshake`] |
 //!
+//! After a pause one block of the group asks the way, and its success calls the others.
+//!
 //! # Example
 //!
 //! ```
@@ -135,7 +137,7 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// The defaults: deadline 10 s, asking elsewhere after 1 s, pauses of 5 to 500 ms, 1,024 blocks
+    /// The defaults: deadline 10 s, asking elsewhere after 1 s, pauses of 5 to 100 ms, 1,024 blocks
     /// in flight.
     pub fn new<A: Into<String>>(addresses: impl IntoIterator<Item = A>, session: u64) -> Self {
         let node = |address: A| NodeAddress { id: None, address: address.into() };
@@ -146,7 +148,7 @@ impl ClientConfig {
             deadline_us: 10_000_000,
             resend_us: 1_000_000,
             backoff_min_us: 5_000,
-            backoff_max_us: 500_000,
+            backoff_max_us: 100_000,
             in_flight_max: 1024,
             seed: session,
         }

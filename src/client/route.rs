@@ -121,6 +121,12 @@ impl Route {
         self.attempts = 0;
     }
 
+    /// It has paused and nothing has succeeded since: one block asks the way for all.
+    #[inline]
+    pub fn is_unsure(&self) -> bool {
+        self.attempts > 0
+    }
+
     /// Follows a hint at once, at most `hops_max` times in a row. False: pause instead.
     pub fn chase(&mut self, to: usize, hops_max: usize) -> bool {
         if self.hops >= hops_max || to == self.target {

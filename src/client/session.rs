@@ -122,21 +122,33 @@ impl Session {
         self.ring.get_mut(usize::try_from(offset).ok()?)
     }
 
-    /// Gives everything that waits to link `slot`, in order.
-    pub fn queue_waiting(&mut self, now: Tick, slot: u32, mut queue: impl FnMut(Due)) {
+    /// Gives what waits to link `slot`, in order, at most `count_max` blocks.
+    pub fn queue_waiting(
+        &mut self,
+        now: Tick,
+        slot: u32,
+        count_max: usize,
+        mut queue: impl FnMut(Due),
+    ) {
         let first = self.first_waiting.max(self.base);
         let skip = (first - self.base) as usize;
+        self.first_waiting = self.next();
+        let mut count = 0;
         for (seq, pending) in (first..).zip(self.ring.iter_mut().skip(skip)) {
             if pending.stage != Stage::Waiting {
                 continue;
+            }
+            if count == count_max {
+                self.first_waiting = seq;
+                return;
             }
             let Some(block) = &pending.block else { continue };
             queue(Due { group: self.group, seq, size: block.size() as u32 });
             pending.stage = Stage::Queued;
             pending.link = slot;
             pending.since = now;
+            count += 1;
         }
-        self.first_waiting = self.next();
     }
 
     /// The block, if it still is to leave by link `slot`; from now on it counts as sent.

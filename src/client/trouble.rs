@@ -190,7 +190,10 @@ impl ClientCore {
         }
     }
 
-    /// Gives what waits in each group to the link of the node that it takes for its leader.
+    /// Gives what waits in each group to the link of the node that it takes for its leader: all of
+    /// it, or after a pause one block. A window of a thousand blocks sent again and again to nodes
+    /// that are busy electing would cost them more than the election; the first success calls the
+    /// rest.
     pub(super) fn flush_groups(&mut self, now: Tick) {
         let Some(extent) = self.map.extent else { return };
         let Self { map, links, sessions, alarms, dirty, .. } = self;
@@ -205,7 +208,8 @@ impl ClientCore {
                     Ok(slot) => {
                         let link = &mut links[slot];
                         session.route.target = link.node;
-                        session.queue_waiting(now, slot as u32, |due| link.push(due));
+                        let count_max = if session.route.is_unsure() { 1 } else { usize::MAX };
+                        session.queue_waiting(now, slot as u32, count_max, |due| link.push(due));
                         continue;
                     }
                     Err(at) => session.route.hold = at,
