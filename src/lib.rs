@@ -3,6 +3,7 @@
 pub mod block;
 pub mod cli;
 pub mod config;
+pub mod client;
 pub mod ids;
 pub mod load;
 pub mod machine;

@@ -1,0 +1,215 @@
+//! What a node says: the handshake, answers to blocks, replies to questions; and which refusals are
+//! final, which mean "later", and which "elsewhere".
+
+use super::link::{Link, Stage};
+use super::question::{self, Goal};
+use super::*;
+use crate::wire::client::{Answer, AnswerEntry, Refused, read_query, read_status_reply};
+use crate::wire::frame::{Frame, FrameError, FrameKind, read_close};
+use crate::wire::hello::{HelloError, HelloReply, Refusal};
+
+impl ClientCore {
+    /// Takes in one frame. An error means that the connection is given up, for the log: the next
+    /// [`ClientCore::poll`] asks to close it, and everything on it goes elsewhere.
+    pub fn frame(&mut self, now: Tick, link: LinkId, frame: Frame) -> Result<(), ClientFault> {
+        let Some(slot) = self.live(link) else { return Ok(()) };
+        self.links[slot].heard = now;
+        let result = match (self.links[slot].stage(), frame.kind) {
+            (_, FrameKind::Close) => Err(ClientFault::Closed(read_close(&frame))),
+            (Stage::Greeting, _) => self.greeted(now, slot, &frame),
+            (Stage::Ready, FrameKind::Answers) => self.answers(now, slot, &frame),
+            (Stage::Ready, FrameKind::QueryReply) => self.query_reply(now, slot, &frame),
+            (Stage::Ready, FrameKind::StatusReply) => {
+                self.reply(frame.token, Ok(read_status_reply(&frame)));
+                Ok(())
+            }
+            (_, kind) => Err(FrameError::Unexpected(kind).into()),
+        };
+        if let Err(fault) = &result {
+            self.close(now, slot, &fault.to_string());
+        }
+        result
+    }
+
+    fn greeted(&mut self, now: Tick, slot: usize, frame: &Frame) -> Result<(), ClientFault> {
+        let (node, shard) = (self.links[slot].node, self.links[slot].shard);
+        let reply = HelloReply::read(frame).inspect_err(|error| {
+            if matches!(error, HelloError::Version { .. }) {
+                self.shun(now, node, Refusal::Version);
+            }
+        })?;
+        let welcome = match reply.refusal {
+            Some(refusal) => Err(refusal),
+            None => self.map.learn(node, shard, &reply),
+        };
+        if let Err(refusal) = welcome {
+            self.shun(now, node, refusal);
+            return Err(refusal.into());
+        }
+        self.links[slot].become_ready(now);
+        self.grow_links(reply.shards);
+        Ok(())
+    }
+
+    fn grow_links(&mut self, shards: u32) {
+        let nodes = self.map.nodes.len();
+        for slot in self.links.len()..nodes * shards as usize {
+            self.links.push(Link::new(slot % nodes, (slot / nodes) as u32));
+        }
+    }
+
+    /// Never asks a node again that does not take this client, unless the reason may pass.
+    fn shun(&mut self, now: Tick, node: usize, refusal: Refusal) {
+        if matches!(refusal, Refusal::Connections | Refusal::Shutdown) {
+            return;
+        }
+        self.map.nodes[node].refused = Some(refusal);
+        for slot in 0..self.links.len() {
+            let link = &self.links[slot];
+            if link.node == node && matches!(link.stage(), Stage::Connecting | Stage::Ready) {
+                self.close(now, slot, &refusal.to_string());
+            }
+        }
+        if let Some(reason) = self.map.dead_end() {
+            self.give_up(reason);
+        }
+    }
+
+    fn answers(&mut self, now: Tick, slot: usize, frame: &Frame) -> Result<(), ClientFault> {
+        for (at, entry) in (0..).zip(frame.entries::<AnswerEntry>()?) {
+            let answer = entry.decode().ok_or(FrameError::BadEntry(at))?;
+            self.answer(now, slot, answer)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn answer(&mut self, now: Tick, slot: usize, answer: Answer) -> Result<(), ClientFault> {
+        let Answer { group, seq, result } = answer;
+        let unasked = ClientFault::Unasked { group, seq };
+        let Some(session) = self.sessions.get_mut(group) else { return Err(unasked) };
+        if seq >= session.next() {
+            return Err(unasked);
+        }
+        match result {
+            // A success counts wherever it comes from: the block was applied, once.
+            Ok(committed) => {
+                if let Some(tag) = session.complete(seq) {
+                    session.route.settle();
+                    let more = session.has_waiting();
+                    self.done.push(Done { tag, group, seq, result: Ok(committed) });
+                    if more {
+                        self.soil(group);
+                    }
+                }
+            }
+            Err(refused) if session.is_sent_on(seq, slot as u32) => {
+                self.block_refused(now, slot, group, seq, refused);
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn block_refused(
+        &mut self,
+        now: Tick,
+        slot: usize,
+        group: GroupId,
+        seq: u64,
+        refused: Refused,
+    ) {
+        let again = self.heed(now, slot, group, refused);
+        let Some(session) = self.sessions.get_mut(group) else { return };
+        if again {
+            session.retry(seq);
+            self.counters.retries += 1;
+            self.soil(group);
+        } else if let Some(tag) = session.complete(seq) {
+            let result = Err(ClientError::Refused(refused));
+            self.done.push(Done { tag, group, seq, result });
+            self.soil(group);
+        }
+    }
+
+    /// Draws the consequences of a refusal for the group's route. True if a retry can help.
+    fn heed(&mut self, now: Tick, slot: usize, group: GroupId, refused: Refused) -> bool {
+        let node = self.links[slot].node;
+        let hint = match refused {
+            Refused::NotLeader(hint) => hint.and_then(|id| self.reachable(now, slot, id)),
+            _ => None,
+        };
+        let nodes = self.map.nodes.len();
+        let Some(session) = self.sessions.get_mut(group) else { return false };
+        let route = &mut session.route;
+        match refused {
+            Refused::TooLarge | Refused::BadRequest | Refused::Stale | Refused::NoGroup => false,
+            Refused::Busy | Refused::ReadOnly => {
+                if route.target == node {
+                    route.pause(now, &mut self.backoff);
+                }
+                true
+            }
+            Refused::NotLeader(_) if route.target == node => {
+                self.counters.redirects += 1;
+                if !hint.is_some_and(|to| route.chase(to, nodes)) {
+                    route.leave(node, nodes, now, &mut self.backoff);
+                }
+                true
+            }
+            Refused::NotLeader(_) => true,
+            Refused::Recovering | Refused::Shutdown => {
+                route.leave(node, nodes, now, &mut self.backoff);
+                true
+            }
+        }
+    }
+
+    /// The node a hint names, unless its connection to the same shard has just failed.
+    fn reachable(&self, now: Tick, slot: usize, id: NodeId) -> Option<usize> {
+        let node = self.map.find(id)?;
+        let link = &self.links[self.slot(node, self.links[slot].shard)];
+        link.resting(now).is_none().then_some(node)
+    }
+
+    fn query_reply(&mut self, now: Tick, slot: usize, frame: &Frame) -> Result<(), ClientFault> {
+        let query = read_query(frame)?;
+        let refused = match query.result {
+            Ok(bytes) => {
+                self.reply(query.token, Ok(bytes));
+                return Ok(());
+            }
+            Err(refused) => refused,
+        };
+        let Some(at) = self.questions.find(query.token) else { return Ok(()) };
+        let Some(question) = self.questions.get_mut(at) else { return Ok(()) };
+        if question.stage != question::Stage::Sent || question.link != slot as u32 {
+            return Ok(());
+        }
+        let goal = question.goal;
+        let again = match goal {
+            Goal::Leader => self.heed(now, slot, query.group, refused),
+            Goal::Node(_) => refused == Refused::Busy,
+        };
+        if !again {
+            self.reply(query.token, Err(ClientError::Refused(refused)));
+            return Ok(());
+        }
+        let hold = match goal {
+            Goal::Leader => self.sessions.get(query.group).map_or(now, |s| s.route.hold),
+            Goal::Node(_) => now.plus(self.backoff.delay(0)),
+        };
+        self.counters.retries += 1;
+        self.questions.retry(at, hold);
+        Ok(())
+    }
+
+    /// Ends a question, if it is not over.
+    pub(super) fn reply(&mut self, token: u64, result: Result<bytes::Bytes, ClientError>) {
+        if let Some(slot) = self.questions.find(token)
+            && let Some(tag) = self.questions.finish(slot)
+        {
+            self.replies.push(QueryDone { tag, result });
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! One group's blocks in flight: a ring indexed by sequence number, so that an answer finds its
+//! block without a search.
+//!
+//! ```text
+//!     base ─────────── first_waiting ───────── next
+//!      │ sent, queued, done │ some wait to be sent │ the next stamp
+//! ```
+//!
+//! `base` is the lowest number still waited for: the stamp of the next block tells it to the
+//! cluster (`pending`), which may then forget every answer below.
+
+use std::collections::VecDeque;
+
+use super::link::Due;
+use super::route::Route;
+use crate::block::Block;
+use crate::ids::{GroupId, Tick};
+
+/// How far a block has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// To be given to a link when the group's pause is over.
+    Waiting,
+    /// In a link's queue.
+    Queued,
+    /// On its way; the answer is awaited.
+    Sent,
+    /// Completed; its place is kept until those before it are, too.
+    Done,
+}
+
+#[derive(Debug)]
+struct Pending {
+    /// `None` once done.
+    block: Option<Block>,
+    tag: u64,
+    submitted: Tick,
+    /// When it was queued or sent.
+    since: Tick,
+    /// Slot of the link it is on, if queued or sent.
+    link: u32,
+    stage: Stage,
+}
+
+/// The session of this client in one group.
+#[derive(Debug)]
+pub(super) struct Session {
+    group: GroupId,
+    base: u64,
+    ring: VecDeque<Pending>,
+    first_waiting: u64,
+    /// Bytes of the blocks held.
+    pub bytes: usize,
+    pub route: Route,
+    /// When the alarm for this group rings.
+    pub armed: Tick,
+    /// It is on the list of groups to flush.
+    pub dirty: bool,
+}
+
+/// Far in the future.
+pub(super) const NEVER: Tick = Tick(u64::MAX);
+
+impl Session {
+    pub fn new(group: GroupId, target: usize) -> Self {
+        Self {
+            group,
+            base: 1,
+            ring: VecDeque::new(),
+            first_waiting: 1,
+            bytes: 0,
+            route: Route::new(target),
+            armed: NEVER,
+            dirty: false,
+        }
+    }
+
+    #[inline]
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Lowest sequence number still waited for.
+    #[inline]
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// The next sequence number.
+    #[inline]
+    pub fn next(&self) -> u64 {
+        self.base + self.ring.len() as u64
+    }
+
+    /// Places in the ring that are taken.
+    #[inline]
+    pub fn span(&self) -> usize {
+        self.ring.len()
+    }
+
+    #[inline]
+    pub fn has_waiting(&self) -> bool {
+        self.first_waiting < self.next()
+    }
+
+    pub fn push(&mut self, now: Tick, block: Block, tag: u64) {
+        assert_eq!(block.header().seq, self.next(), "blocks are submitted as they were stamped");
+        self.bytes += block.size();
+        self.ring.push_back(Pending {
+            block: Some(block),
+            tag,
+            submitted: now,
+            since: now,
+            link: 0,
+            stage: Stage::Waiting,
+        });
+    }
+
+    #[inline]
+    fn at(&mut self, seq: u64) -> Option<&mut Pending> {
+        let offset = seq.checked_sub(self.base)?;
+        self.ring.get_mut(usize::try_from(offset).ok()?)
+    }
+
+    /// Gives what waits to link `slot`, in order, at most `count_max` blocks.
+    pub fn queue_waiting(
+        &mut self,
+        now: Tick,
+        slot: u32,
+        count_max: usize,
+        mut queue: impl FnMut(Due),
+    ) {
+        let first = self.first_waiting.max(self.base);
+        let skip = (first - self.base) as usize;
+        self.first_waiting = self.next();
+        let mut count = 0;
+        for (seq, pending) in (first..).zip(self.ring.iter_mut().skip(skip)) {
+            if pending.stage != Stage::Waiting {
+                continue;
+            }
+            if count == count_max {
+                self.first_waiting = seq;
+                return;
+            }
+            let Some(block) = &pending.block else { continue };
+            queue(Due { group: self.group, seq, size: block.size() as u32 });
+            pending.stage = Stage::Queued;
+            pending.link = slot;
+            pending.since = now;
+            count += 1;
+        }
+    }
+
+    /// The block, if it still is to leave by link `slot`; from now on it counts as sent.
+    #[inline]
+    pub fn send(&mut self, now: Tick, seq: u64, slot: u32) -> Option<&Block> {
+        let pending = self.at(seq)?;
+        if pending.stage != Stage::Queued || pending.link != slot {
+            return None;
+        }
+        pending.stage = Stage::Sent;
+        pending.since = now;
+        pending.block.as_ref()
+    }
+
+    /// Ends a block: its tag, if it was not over before.
+    #[inline]
+    pub fn complete(&mut self, seq: u64) -> Option<u64> {
+        let pending = self.at(seq)?;
+        let block = pending.block.take()?;
+        pending.stage = Stage::Done;
+        let tag = pending.tag;
+        self.bytes -= block.size();
+        while self.ring.front().is_some_and(|p| p.stage == Stage::Done) {
+            self.ring.pop_front();
+            self.base += 1;
+        }
+        Some(tag)
+    }
+
+    /// True while the block is on link `slot`, sent and not answered: a refusal from elsewhere
+    /// speaks of an earlier try and means nothing now.
+    pub fn is_sent_on(&mut self, seq: u64, slot: u32) -> bool {
+        self.at(seq).is_some_and(|p| p.stage == Stage::Sent && p.link == slot)
+    }
+
+    /// The block is to be sent again.
+    pub fn retry(&mut self, seq: u64) {
+        if let Some(pending) = self.at(seq)
+            && pending.stage != Stage::Done
+        {
+            pending.stage = Stage::Waiting;
+            self.first_waiting = self.first_waiting.min(seq);
+        }
+    }
+
+    /// Takes everything back from a link that failed. True if there was anything.
+    pub fn take_back(&mut self, slot: u32) -> bool {
+        self.retry_where(|p| p.link == slot)
+    }
+
+    fn retry_where(&mut self, mut which: impl FnMut(&Pending) -> bool) -> bool {
+        let mut any = false;
+        for (seq, pending) in (self.base..).zip(self.ring.iter_mut()) {
+            if matches!(pending.stage, Stage::Queued | Stage::Sent) && which(pending) {
+                pending.stage = Stage::Waiting;
+                self.first_waiting = self.first_waiting.min(seq);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// The oldest block whose time is over, if any.
+    pub fn expired(&self, now: Tick, deadline_us: u64) -> Option<u64> {
+        let mut ring = (self.base..).zip(&self.ring);
+        let (seq, oldest) = ring.find(|(_, p)| p.stage != Stage::Done)?;
+        (oldest.submitted.plus(deadline_us) <= now).then_some(seq)
+    }
+
+    /// Takes back what has had no answer for `resend_us`, and names each link it was on with the
+    /// time it was sent.
+    pub fn take_unanswered(
+        &mut self,
+        now: Tick,
+        resend_us: u64,
+        mut overdue: impl FnMut(u32, Tick),
+    ) {
+        self.retry_where(|p| {
+            let late = p.since.plus(resend_us) <= now;
+            if late {
+                overdue(p.link, p.since);
+            }
+            late
+        });
+    }
+
+    /// When to look again: the first deadline, unanswered block or end of a pause. What waits
+    /// without a pause is about to be queued.
+    pub fn next_alarm(&self, now: Tick, deadline_us: u64, resend_us: u64) -> Tick {
+        let mut at = match (self.has_waiting(), self.route.hold > now) {
+            (true, true) => self.route.hold,
+            (true, false) => now.plus(resend_us),
+            (false, _) => NEVER,
+        };
+        for pending in self.ring.iter().filter(|p| p.stage != Stage::Done) {
+            at = at.min(pending.submitted.plus(deadline_us));
+            if pending.stage != Stage::Waiting {
+                at = at.min(pending.since.plus(resend_us));
+            }
+        }
+        at
+    }
+}
+
+/// The sessions of all groups this client has spoken to.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    groups: Vec<Option<Box<Session>>>,
+}
+
+impl Sessions {
+    #[inline]
+    pub fn get(&self, group: GroupId) -> Option<&Session> {
+        self.groups.get(group.0 as usize)?.as_deref()
+    }
+
+    #[inline]
+    pub fn get_mut(&mut self, group: GroupId) -> Option<&mut Session> {
+        self.groups.get_mut(group.0 as usize)?.as_deref_mut()
+    }
+
+    /// The group's session; a new one first asks node `group % nodes`, so that clients who know
+    /// nothing spread over the nodes.
+    pub fn open(&mut self, group: GroupId, nodes: usize) -> &mut Session {
+        let at = group.0 as usize;
+        if self.groups.len() <= at {
+            self.groups.resize_with(at + 1, || None);
+        }
+        self.groups[at].get_or_insert_with(|| Box::new(Session::new(group, at % nodes)))
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.groups.iter_mut().flatten().map(|s| &mut **s)
+    }
+}

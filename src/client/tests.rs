@@ -1,0 +1,15 @@
+//! Stories of one client and three nodes, n0 to n2 (ids 1 to 3). Group g is first asked for at node
+//! g % 3, and led by n0 unless the story says otherwise.
+
+#[path = "tests/chaos.rs"]
+mod chaos;
+#[path = "tests/handshakes.rs"]
+mod handshakes;
+#[path = "tests/leaders.rs"]
+mod leaders;
+#[path = "tests/questions.rs"]
+mod questions;
+#[path = "tests/window.rs"]
+mod window;
+#[path = "tests/world.rs"]
+mod world;
