@@ -5,17 +5,27 @@ use crate::side::Record;
 /// Heading of the rows that [`cell`] writes.
 pub fn heading(cell: &str) -> String {
     let head = format!(
-        "{cell:<24} {:<28} {:>12} {:>21} {:>9} {:>9} {:>12}",
-        "side", "commands/s", "slowest – fastest", "p50 us", "p99 us", "ours / it"
+        "{cell:<24} {:<28} {:>12} {:>21} {:>9} {:>9} {:>9} {:>10} {:>8}",
+        "side",
+        "commands/s",
+        "slowest – fastest",
+        "p50 us",
+        "p99 us",
+        "p99.9",
+        "ours / it",
+        "fastest"
     );
     format!("{head}\n{}\n", "-".repeat(head.chars().count()))
 }
 
-/// The rows of one cell. `ours` = which of the records the others are compared with, if any.
+/// The rows of one cell. The ratios are the median over rounds, and that of the fastest slices. `ours` = which of the records the others are compared with, if any.
 pub fn cell(title: &str, records: &mut [Record], ours: Option<usize>) -> String {
     let ratios: Vec<String> = (0..records.len())
-        .map(|i| match ours {
-            Some(own) if own != i => format!("{:.2}x", records[own].ratio_to(&records[i])),
+        .map(|i| match ours.map(|own| &records[own]) {
+            Some(own) if own.name != records[i].name => {
+                let (median, best) = (own.ratio_to(&records[i]), own.best_ratio_to(&records[i]));
+                format!("{median:>9.2}x {best:>7.2}x")
+            }
             _ => String::new(),
         })
         .collect();
@@ -24,9 +34,9 @@ pub fn cell(title: &str, records: &mut [Record], ours: Option<usize>) -> String 
         let title = if i == 0 { title } else { "" };
         let (low, high) = record.range();
         let range = format!("{} – {}", rate(low), rate(high));
-        let (p50, p99) = (record.step_us(0.5), record.step_us(0.99));
+        let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|q| record.step_us(q));
         out += &format!(
-            "{title:<24} {:<28} {:>12} {range:>21} {p50:>9.1} {p99:>9.1} {ratio:>12}\n",
+            "{title:<24} {:<28} {:>12} {range:>21} {p50:>9.1} {p99:>9.1} {p999:>9.1} {ratio}\n",
             record.name,
             rate(record.commands_per_s()),
         );

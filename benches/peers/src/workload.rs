@@ -1,6 +1,8 @@
 //! The work that every contestant is given.
 
 use bytes::Bytes;
+use ringraft::block::{Block, BlockBuilder, Command, CommandKind};
+use ringraft::ids::GroupId;
 
 /// A command's header, as the engine encodes it; peers carry as many bytes.
 pub const HEADER_BYTES: usize = 16;
@@ -23,6 +25,19 @@ pub fn commands(count: usize) -> Bytes {
     words.collect::<Vec<u8>>().into()
 }
 
+/// A block of `count` such commands, as a client of the engine would send it.
+pub fn block(group: u32, count: usize) -> Block {
+    let bytes = commands(count);
+    let mut builder = BlockBuilder::with_capacity(bytes.len());
+    for one in bytes.chunks_exact(COMMAND_BYTES) {
+        let (key, value) = one[HEADER_BYTES..].split_at(KEY_BYTES);
+        let kind = CommandKind::SetEvent as u8;
+        let command = Command { kind, flags: 0, timestamp: 1, key, value };
+        builder.push(&command).expect("the largest batch fits a block");
+    }
+    builder.finish(GroupId(group), 1, 1, 0)
+}
+
 /// Steele, Lea and Flood's generator (SplitMix64): small, and good enough to look random to LZ4.
 fn splitmix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -41,5 +56,11 @@ mod tests {
         assert_eq!(COMMAND_BYTES, 152);
         assert_eq!(commands(3).len(), 3 * COMMAND_BYTES);
         assert_eq!(commands(2), commands(3)[..2 * COMMAND_BYTES]);
+    }
+
+    #[test]
+    fn both_sides_are_given_as_many_bytes() {
+        assert_eq!(block(7, 100).body().len(), commands(100).len());
+        block(7, 1000).validate_commands().unwrap();
     }
 }

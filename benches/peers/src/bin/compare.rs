@@ -1,27 +1,30 @@
-//! `compare [raft|wal] [--seconds N] [--rounds N] [--dir PATH]`: one table, sides interleaved.
+//! `compare [raft|wal|stream] [--seconds N] [--rounds N] [--dir PATH]`: tables, sides interleaved.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ringraft_peers::calibration::dsync_write_us;
+use ringraft_peers::our_stream::{Fill, Stream};
 use ringraft_peers::raft_engine::{Files, Log};
 use ringraft_peers::raft_rs::{Cluster, Shape};
 use ringraft_peers::scratch::default_parent;
 use ringraft_peers::side::{Side, race};
-use ringraft_peers::table;
 use ringraft_peers::workload::{BATCHES, GROUPS};
+use ringraft_peers::{our_raft, our_wal, realtime, table};
 
-const USAGE: &str = "usage: compare [raft|wal] [--seconds N] [--rounds N] [--dir PATH]
+const USAGE: &str = "usage: compare [raft|wal|stream] [--seconds N] [--rounds N] [--dir PATH]
   raft       the consensus core alone, three replicas in memory
-  wal        the write-ahead log alone, a sync per append; neither: both
+  wal        the write-ahead log alone, one writer, a sync per append
+  stream     the write-ahead log alone, appends in flight without limit
+             none of them: all three
   --seconds  time measured for each table, default 60
   --rounds   turns that each side takes, default 7
   --dir      where logs are written, default the crate's target directory";
 
 struct Options {
-    raft: bool,
-    wal: bool,
+    tables: Vec<fn(&Options, &mut dyn Write) -> io::Result<()>>,
     seconds: f64,
     rounds: usize,
     dir: PathBuf,
@@ -46,20 +49,21 @@ fn main() -> ExitCode {
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut options =
-        Options { raft: false, wal: false, seconds: 60.0, rounds: 7, dir: default_parent() };
+        Options { tables: Vec::new(), seconds: 60.0, rounds: 7, dir: default_parent() };
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
-            "raft" => options.raft = true,
-            "wal" => options.wal = true,
+            "raft" => options.tables.push(raft),
+            "wal" => options.tables.push(wal),
+            "stream" => options.tables.push(stream),
             "--seconds" => options.seconds = positive(&arg, &value()?)?,
             "--rounds" => options.rounds = positive(&arg, &value()?)?.ceil() as usize,
             "--dir" => options.dir = value()?.into(),
             _ => return Err(format!("unknown argument {arg}")),
         }
     }
-    if !options.raft && !options.wal {
-        (options.raft, options.wal) = (true, true);
+    if options.tables.is_empty() {
+        options.tables = vec![raft, wal, stream];
     }
     Ok(options)
 }
@@ -71,54 +75,81 @@ fn positive(name: &str, text: &str) -> Result<f64, String> {
 
 fn run(options: &Options) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    if options.raft {
-        out.write_all(table::heading("raft core, batch").as_bytes())?;
-        for batch in BATCHES {
-            let mut sides = raft_sides(batch);
-            let slice = slice(options, BATCHES.len(), sides.len());
-            write_cell(&mut out, options, &batch.to_string(), &mut sides, slice)?;
-        }
+    if !realtime::claim() {
+        writeln!(out, "not allowed to run in real time: on a busy machine trust ratios only")?;
     }
-    if options.wal {
-        out.write_all(table::heading("log, groups x batch").as_bytes())?;
-        for groups in GROUPS {
-            for batch in BATCHES {
-                let mut sides = wal_sides(&options.dir, groups, batch)?;
-                let slice = slice(options, GROUPS.len() * BATCHES.len(), sides.len());
-                write_cell(&mut out, options, &format!("{groups} x {batch}"), &mut sides, slice)?;
-            }
+    let floor = dsync_write_us(&options.dir)?;
+    writeln!(
+        out,
+        "one O_DIRECT|O_DSYNC write of 4 KiB: p50 {:.0} us, p99 {:.0} us",
+        floor.0, floor.1
+    )?;
+    options.tables.iter().try_for_each(|table| table(options, &mut out))
+}
+
+fn raft(options: &Options, out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(table::heading("raft core, batch").as_bytes())?;
+    for batch in BATCHES {
+        let mut sides: Vec<Box<dyn Side>> = vec![
+            Box::new(our_raft::Cluster::new(batch)),
+            Box::new(Cluster::new(batch, Shape::EntryPerCommand)),
+        ];
+        if batch > 1 {
+            sides.push(Box::new(Cluster::new(batch, Shape::Fused)));
+        }
+        cell(out, options, &batch.to_string(), BATCHES.len(), &mut sides)?;
+    }
+    Ok(())
+}
+
+fn wal(options: &Options, out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(table::heading("log, groups x batch").as_bytes())?;
+    for groups in GROUPS {
+        for batch in BATCHES {
+            let engine = |files| Log::new(&options.dir, groups, batch, files);
+            let mut sides: Vec<Box<dyn Side>> = vec![
+                Box::new(our_wal::Log::new(&options.dir, groups, batch)?),
+                Box::new(engine(Files::Recycled)?),
+                Box::new(engine(Files::Prefilled)?),
+            ];
+            let title = format!("{groups} x {batch}");
+            cell(out, options, &title, GROUPS.len() * BATCHES.len(), &mut sides)?;
         }
     }
     Ok(())
 }
 
-/// Time of one slice, so that all cells, sides and rounds (and one to warm up) fill the seconds.
-fn slice(options: &Options, cells: usize, sides: usize) -> Duration {
-    Duration::from_secs_f64(options.seconds / (cells * sides * (options.rounds + 1)) as f64)
+fn stream(options: &Options, out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(table::heading("log, groups x batch").as_bytes())?;
+    let cells = [
+        (1, 1, Fill::One, [4, 8]),
+        (1000, 1, Fill::Full, [2, 4]),
+        (1000, 100, Fill::Full, [2, 4]),
+        (1, 1000, Fill::Full, [2, 4]),
+    ];
+    for (groups, batch, fill, depths) in cells {
+        let mut sides: Vec<Box<dyn Side>> = Vec::new();
+        for depth in depths {
+            sides.push(Box::new(Stream::new(&options.dir, groups, batch, depth, fill)?));
+        }
+        cell(out, options, &format!("{groups} x {batch}"), cells.len(), &mut sides)?;
+    }
+    Ok(())
 }
 
-fn write_cell(
-    out: &mut impl Write,
+/// Runs one of a table's `cells` and prints it.
+fn cell(
+    out: &mut dyn Write,
     options: &Options,
     title: &str,
+    cells: usize,
     sides: &mut [Box<dyn Side>],
-    slice: Duration,
 ) -> io::Result<()> {
+    // All cells, sides and rounds, and one round to warm up, fill the seconds.
+    let slices = cells * sides.len() * (options.rounds + 1);
+    let slice = Duration::from_secs_f64(options.seconds / slices as f64);
     let mut records = race(sides, options.rounds, slice);
-    let ours = records.iter().position(|r| r.name.starts_with("ringraft"));
+    let ours = records.iter().position(|r| r.name == "ringraft");
     out.write_all(table::cell(title, &mut records, ours).as_bytes())?;
     out.flush()
-}
-
-fn raft_sides(batch: usize) -> Vec<Box<dyn Side>> {
-    let mut sides: Vec<Box<dyn Side>> = vec![Box::new(Cluster::new(batch, Shape::EntryPerCommand))];
-    if batch > 1 {
-        sides.push(Box::new(Cluster::new(batch, Shape::Fused)));
-    }
-    sides
-}
-
-fn wal_sides(dir: &Path, groups: usize, batch: usize) -> io::Result<Vec<Box<dyn Side>>> {
-    let engine = |files| Log::new(dir, groups, batch, files);
-    Ok(vec![Box::new(engine(Files::Recycled)?), Box::new(engine(Files::Prefilled)?)])
 }
