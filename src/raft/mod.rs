@@ -1,3 +1,507 @@
-//! Raft for one group, pure. (Contract: see below.)
+//! Raft for one group, pure: it knows no clock, disk or network, only events and what they call for.
+//!
+//! # Contract
+//!
+//! *In*: [`Raft::handle`] with an [`Event`] and the time. It runs to completion. *Out*: a [`Ready`]
+//! that the caller owns and that all groups of a turn share; everything is pushed behind what is
+//! there. The caller then, in any order and as late as it likes:
+//!
+//! 1. logs [`Ready::persists`], in order, and reports each completed prefix as `Persisted { seq }`;
+//! 2. sends each of [`Ready::messages`], but not before the persist it names in `after` is done;
+//!    `Seq::ZERO` leaves at once, in parallel with the leader's own write (dissertation §10.2.1);
+//! 3. reads [`Ready::fetches`] from its log and answers each with exactly one `Fetched`;
+//! 4. applies what [`Ready::committed`] covers ([`Log::blocks_from`], or the log on disk for blocks
+//!    of an earlier start) and reports `Applied { index }`;
+//! 5. calls `Timeout` at [`Raft::deadline`]. Earlier is harmless, later only slow.
+//!
+//! Messages may be lost, doubled, late and out of order. Persists may not be lost except by a crash,
+//! after which a new `Raft` starts from what is on disk.
+//!
+//! Never true: a message that reveals a term or a vote leaves before they are durable; two votes in
+//! a term; a leader that counts itself for entries its own disk does not hold; an entry of an older
+//! term that commits by counting (§5.4.2); more than one block's worth of work per block.
+//!
+//! # Parts
+//!
+//! [`election`] terms, votes, timeouts · [`leader`] proposals, replication, commit, heartbeats ·
+//! [`follower`] appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
+//! follower · [`quorum`] majorities · [`message`], [`ready`] what goes out.
+
+pub mod config;
+mod election;
+mod follower;
+#[doc(hidden)]
+pub mod harness;
+mod leader;
+pub mod log;
 pub mod message;
+pub mod progress;
+pub mod quorum;
 pub mod ready;
+mod rng;
+
+pub use config::{Config, ConfigError, Restored};
+pub use log::{Log, TermRun};
+pub use message::{Body, Message};
+pub use progress::Progress;
+pub use ready::{
+    BlockRange, Committed, Fetch, Outbound, Persist, PersistOp, Ready, Role, Transition,
+};
+
+use crate::block::Block;
+use crate::ids::{GroupId, HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
+use quorum::JointConfig;
+use rng::Rng;
+
+/// What can happen to a group. Blocks are lent in a vector and drained, so that its memory is reused.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The deadline is reached. Harmless when early.
+    Timeout,
+    /// All proposals of a turn. What is taken on is drained from the front, in order; what is left
+    /// was refused: this node does not lead, or the leader's uncommitted bytes are at their limit.
+    Propose { blocks: &'a mut Vec<Block> },
+    /// A message from a peer; `blocks` are those of an `Append` and are drained.
+    Receive { from: NodeId, message: Message, blocks: &'a mut Vec<Block> },
+    /// All persists through `seq` are durable (or written, where the group does not sync).
+    Persisted { seq: Seq },
+    /// The state machine has applied everything through `index`.
+    Applied { index: Index },
+    /// The answer to a [`Fetch`]: blocks from the one that holds `from` on. None = the read failed
+    /// and is tried again after an rpc timeout.
+    Fetched { to: NodeId, from: Index, blocks: &'a mut Vec<Block> },
+    /// A connection to the peer stands and its handshake named this incarnation.
+    PeerConnected { peer: NodeId, incarnation: Incarnation },
+    /// Messages under way to and from the peer are lost.
+    PeerDisconnected { peer: NodeId },
+}
+
+/// Another member, in whatever role this node is.
+#[derive(Debug)]
+struct Peer {
+    id: NodeId,
+    /// Highest incarnation seen; `ZERO` = none yet.
+    incarnation: Incarnation,
+    /// Its answer in the running (pre-)election.
+    vote: Option<bool>,
+    /// Means something only while this node leads.
+    progress: Progress,
+}
+
+/// One group on one node. See the module's contract.
+#[derive(Debug)]
+pub struct Raft {
+    config: Config,
+    voters: JointConfig,
+    log: Log,
+    role: Role,
+    leader: Option<NodeId>,
+    term: Term,
+    vote: Option<NodeId>,
+    /// What was last given to be persisted.
+    hard_state: HardState,
+    hard_state_seq: Seq,
+    /// Last persist given out, and last one done.
+    issued: Seq,
+    persisted: Seq,
+    /// All voters but this node, by id.
+    peers: Vec<Peer>,
+    /// Own vote, counted only once it is durable.
+    own_vote: Option<bool>,
+    /// When the leader of this term was last heard; `None` when it is not believed to live.
+    heard_at: Option<Tick>,
+    election_deadline: Tick,
+    heartbeat_deadline: Tick,
+    /// Commit index last told in a `Ready`.
+    announced: Index,
+    /// Recovery epoch stamped on blocks (durability.md R6); 0 until recovery is built.
+    epoch: u32,
+    /// Given back in heartbeat replies; rounds of ReadIndex will count it up.
+    context: u64,
+    rng: Rng,
+}
+
+impl Raft {
+    /// A follower with what recovery found. `commit()` may already be above 0; the first `handle`
+    /// announces it.
+    ///
+    /// # Panics
+    /// When [`Config::validate`] fails or `restored` contradicts itself.
+    pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
+        config.validate().expect("the caller has validated the configuration");
+        let Restored { hard_state, terms, first, last } = restored;
+        let log = Log::new(first, last, terms, hard_state.commit);
+        // The term is persisted before the first entry that has it.
+        assert!(hard_state.term >= log.last_term(), "hard state older than the log");
+        let voters = JointConfig::simple(config.voters.clone());
+        let others = voters.incoming().ids().iter().filter(|&&id| id != config.id);
+        let mut raft = Self {
+            peers: others.map(|&id| Peer::new(id)).collect(),
+            rng: Rng::new(config.seed),
+            voters,
+            log,
+            role: Role::Follower,
+            leader: None,
+            term: hard_state.term,
+            vote: hard_state.vote,
+            hard_state,
+            hard_state_seq: Seq::ZERO,
+            issued: Seq::ZERO,
+            persisted: Seq::ZERO,
+            own_vote: None,
+            heard_at: None,
+            election_deadline: now,
+            heartbeat_deadline: now,
+            announced: Index::ZERO,
+            epoch: 0,
+            context: 0,
+            config,
+        };
+        raft.first_election_deadline(now);
+        raft
+    }
+
+    /// The only way in. See the module's contract.
+    pub fn handle(&mut self, now: Tick, event: Event<'_>, ready: &mut Ready) {
+        match event {
+            Event::Timeout => self.on_timeout(now, ready),
+            Event::Propose { blocks } => self.on_propose(now, blocks, ready),
+            Event::Receive { from, message, blocks } => {
+                self.on_receive(now, from, message, blocks, ready);
+                blocks.clear();
+            }
+            Event::Persisted { seq } => self.on_persisted(now, seq, ready),
+            Event::Applied { index } => self.log.applied_to(index),
+            Event::Fetched { to, from, blocks } => {
+                self.on_fetched(now, to, from, blocks, ready);
+                blocks.clear();
+            }
+            Event::PeerConnected { peer, incarnation } => {
+                self.on_connected(now, peer, incarnation, ready);
+            }
+            Event::PeerDisconnected { peer } => self.on_disconnected(now, peer),
+        }
+        self.save_hard_state(ready);
+        self.announce_commit(ready);
+        self.evict(now);
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+    }
+
+    /// When `Timeout` is next needed; `Tick(u64::MAX)` = never.
+    pub fn deadline(&self) -> Tick {
+        match self.role {
+            Role::Leader if self.peers.is_empty() => Tick(u64::MAX),
+            Role::Leader => self.heartbeat_deadline,
+            // Its own vote is being written; nobody else is asked.
+            Role::Candidate if self.peers.is_empty() => Tick(u64::MAX),
+            _ => self.election_deadline,
+        }
+    }
+
+    fn on_timeout(&mut self, now: Tick, ready: &mut Ready) {
+        if now < self.deadline() {
+            return;
+        }
+        match self.role {
+            Role::Leader => self.on_heartbeat_due(now, ready),
+            _ => self.on_election_due(now, ready),
+        }
+    }
+
+    fn on_receive(
+        &mut self,
+        now: Tick,
+        from: NodeId,
+        message: Message,
+        blocks: &mut Vec<Block>,
+        ready: &mut Ready,
+    ) {
+        let Some(i) = self.peer(from) else { return };
+        if !self.is_current(i, &message) {
+            return;
+        }
+        if let Body::VoteRequest { pre, last_index, last_term } = message.body {
+            return self.on_vote_request(now, i, message.term, pre, (last_index, last_term), ready);
+        }
+        if message.term > self.term {
+            self.become_follower(now, message.term, None, "higher term", ready);
+        }
+        if let Body::VoteReply { pre, granted } = message.body {
+            return self.on_vote_reply(now, i, message.term, pre, granted, ready);
+        }
+        if message.term < self.term {
+            return self.on_older_term(i, &message.body, ready);
+        }
+        match message.body {
+            Body::Append { prev_index, prev_term, commit } => {
+                self.on_append(now, i, (prev_index, prev_term), commit, blocks, ready);
+            }
+            Body::Heartbeat { commit, context } => {
+                let commit =
+                    if message.echo == self.config.incarnation { commit } else { Index(0) };
+                self.on_heartbeat(now, i, commit, context, ready);
+            }
+            // The rest are answers to a leader. An answer of this term proves that this node led or
+            // leads in it.
+            _ if self.role != Role::Leader => {}
+            Body::AppendReply { matched } => self.on_append_reply(now, i, matched, ready),
+            Body::AppendReject { prev_index, hint_index, hint_term } => {
+                self.on_append_reject(now, i, prev_index, (hint_index, hint_term), ready);
+            }
+            Body::HeartbeatReply { .. } => self.peers[i].progress.contact(now),
+            Body::VoteRequest { .. } | Body::VoteReply { .. } => unreachable!("handled above"),
+        }
+    }
+
+    /// Sorts out messages from or to an earlier start of either side (durability.md R5), and learns
+    /// the sender's incarnation.
+    fn is_current(&mut self, i: usize, message: &Message) -> bool {
+        let is_reply = !matches!(
+            message.body,
+            Body::VoteRequest { .. } | Body::Append { .. } | Body::Heartbeat { .. }
+        );
+        let echo = message.echo;
+        if is_reply && echo != Incarnation::ZERO && echo != self.config.incarnation {
+            return false;
+        }
+        if message.incarnation < self.peers[i].incarnation {
+            return false;
+        }
+        self.learn_incarnation(i, message.incarnation);
+        true
+    }
+
+    fn learn_incarnation(&mut self, i: usize, incarnation: Incarnation) {
+        let next = self.log.last_index().next();
+        let peer = &mut self.peers[i];
+        if incarnation <= peer.incarnation {
+            return;
+        }
+        // What an earlier start acknowledged may be gone.
+        if peer.incarnation != Incarnation::ZERO {
+            peer.progress.reset(next);
+        }
+        peer.incarnation = incarnation;
+    }
+
+    fn on_persisted(&mut self, now: Tick, seq: Seq, ready: &mut Ready) {
+        assert!(seq <= self.issued, "only what was asked for is persisted");
+        if seq <= self.persisted {
+            return;
+        }
+        self.persisted = seq;
+        let moved = self.log.written(seq);
+        match self.role {
+            Role::Candidate if seq >= self.hard_state_seq => self.count_own_vote(now, ready),
+            Role::Leader if moved => self.advance_commit(),
+            _ => {}
+        }
+    }
+
+    fn on_connected(
+        &mut self,
+        now: Tick,
+        peer: NodeId,
+        incarnation: Incarnation,
+        ready: &mut Ready,
+    ) {
+        let Some(i) = self.peer(peer) else { return };
+        if incarnation < self.peers[i].incarnation {
+            return;
+        }
+        self.learn_incarnation(i, incarnation);
+        if self.role == Role::Leader {
+            let progress = &mut self.peers[i].progress;
+            progress.become_probe(progress.next());
+            self.replicate(now, i, ready);
+        }
+    }
+
+    fn on_disconnected(&mut self, now: Tick, peer: NodeId) {
+        let Some(i) = self.peer(peer) else { return };
+        let progress = &mut self.peers[i].progress;
+        progress.become_probe(progress.next());
+        if self.leader == Some(peer) {
+            self.suspect_leader(now);
+        }
+    }
+
+    /// Gives (term, vote) to be persisted if they changed. Runs before anything that could reveal
+    /// them is pushed, and at the end of `handle`.
+    fn save_hard_state(&mut self, ready: &mut Ready) {
+        let before = self.hard_state;
+        if (before.term, before.vote) == (self.term, self.vote) {
+            return;
+        }
+        assert!(
+            self.term > before.term || (self.term == before.term && before.vote.is_none()),
+            "terms do not fall and a vote does not change (§5.2)"
+        );
+        let state = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
+        self.hard_state = state;
+        self.hard_state_seq = self.issue(PersistOp::HardState(state), ready);
+    }
+
+    fn issue(&mut self, op: PersistOp, ready: &mut Ready) -> Seq {
+        self.issued = self.issued.next();
+        ready.persists.push(Persist { group: self.config.group, seq: self.issued, op });
+        self.issued
+    }
+
+    /// Takes `ready.blocks[from..]`, already appended to the log, to be logged.
+    fn issue_append(&mut self, from: usize, truncates: bool, ready: &mut Ready) -> BlockRange {
+        self.save_hard_state(ready);
+        let blocks = from as u32..ready.blocks.len() as u32;
+        let seq = self.issue(PersistOp::Append { blocks: blocks.clone(), truncates }, ready);
+        self.log.write_started(seq);
+        blocks
+    }
+
+    /// Sends to peer `i`, not before `after` nor before the term it reveals are persisted.
+    fn send(&mut self, i: usize, after: Seq, body: Body, blocks: BlockRange, ready: &mut Ready) {
+        self.save_hard_state(ready);
+        let revealed =
+            if self.hard_state_seq > self.persisted { self.hard_state_seq } else { Seq::ZERO };
+        let pre = matches!(body, Body::VoteRequest { pre: true, .. });
+        let message = Message {
+            term: if pre { self.term.next() } else { self.term },
+            incarnation: self.config.incarnation,
+            echo: self.peers[i].incarnation,
+            body,
+        };
+        ready.messages.push(Outbound {
+            group: self.config.group,
+            to: self.peers[i].id,
+            after: after.max(revealed),
+            message,
+            blocks,
+        });
+    }
+
+    fn announce_commit(&mut self, ready: &mut Ready) {
+        let index = self.log.commit();
+        if index > self.announced {
+            self.announced = index;
+            ready.committed.push(Committed { group: self.config.group, index });
+        }
+    }
+
+    fn evict(&mut self, now: Tick) {
+        if !self.log.may_evict() {
+            return;
+        }
+        let shared = if self.role == Role::Leader { self.shared(now) } else { Index(u64::MAX) };
+        self.log.evict(shared, self.config.cache_bytes_max);
+    }
+
+    fn transition(&mut self, reason: &'static str, ready: &mut Ready) {
+        ready.transitions.push(Transition {
+            group: self.config.group,
+            term: self.term,
+            role: self.role,
+            leader: self.leader,
+            reason,
+        });
+    }
+
+    fn peer(&self, id: NodeId) -> Option<usize> {
+        self.peers.iter().position(|p| p.id == id)
+    }
+}
+
+impl Peer {
+    fn new(id: NodeId) -> Self {
+        Self { id, incarnation: Incarnation::ZERO, vote: None, progress: Progress::new() }
+    }
+}
+
+/// Views for status, tests and the shard.
+impl Raft {
+    pub fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    pub fn group(&self) -> GroupId {
+        self.config.group
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    #[inline]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    pub fn vote(&self) -> Option<NodeId> {
+        self.vote
+    }
+
+    /// Who leads this term, as far as is known here.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    pub fn commit(&self) -> Index {
+        self.log.commit()
+    }
+
+    pub fn last_index(&self) -> Index {
+        self.log.last_index()
+    }
+
+    /// Highest index whose own write has completed.
+    pub fn durable_index(&self) -> Index {
+        self.log.durable()
+    }
+
+    /// Bytes of blocks beyond the commit index.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.log.uncommitted_bytes()
+    }
+
+    /// Bytes of blocks held in memory.
+    pub fn cached_bytes(&self) -> u64 {
+        self.log.cached_bytes()
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The followers as this leader sees them; nothing unless it leads.
+    pub fn progress(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
+        let peers = if self.role == Role::Leader { self.peers.as_slice() } else { &[] };
+        peers.iter().map(|p| (p.id, &p.progress))
+    }
+
+    /// Panics if something is true that never may be. Costs a walk over the cache.
+    pub fn check_invariants(&self) {
+        self.log.check_invariants();
+        assert!(self.term >= self.log.last_term());
+        assert!(self.persisted <= self.issued && self.hard_state_seq <= self.issued);
+        assert_eq!((self.hard_state.term, self.hard_state.vote), (self.term, self.vote));
+        match self.role {
+            Role::Leader => {
+                assert_eq!(self.leader, Some(self.config.id));
+                assert_eq!(self.log.last_term(), self.term, "a leader's term begins with a no-op");
+                assert!(self.persisted >= self.hard_state_seq);
+                for peer in &self.peers {
+                    peer.progress.check_invariants();
+                    assert!(peer.progress.next() <= self.log.last_index().next());
+                }
+            }
+            Role::Candidate | Role::PreCandidate => assert_eq!(self.leader, None),
+            Role::Follower => assert_ne!(self.leader, Some(self.config.id)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

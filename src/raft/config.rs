@@ -1,0 +1,152 @@
+//! What a group is told at its start: who takes part, how patient it is and how much it may hold.
+
+use thiserror::Error;
+
+use super::log::TermRun;
+use super::quorum::VOTERS_MAX;
+use crate::ids::{GroupId, HardState, Incarnation, Index, NodeId};
+
+/// One group on one node. Times in microseconds, sizes in bytes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node; must be one of `voters`.
+    pub id: NodeId,
+    pub group: GroupId,
+    /// Everyone whose vote and acknowledgement counts, in any order.
+    pub voters: Vec<NodeId>,
+    /// Start number of this node (durability.md R3); goes out in every message.
+    pub incarnation: Incarnation,
+    /// A follower waits between these two before it campaigns (§5.2, randomised).
+    pub election_timeout_min_us: u64,
+    pub election_timeout_max_us: u64,
+    /// Distance of a leader's heartbeats. Its timers for peers are looked at just as often.
+    pub heartbeat_us: u64,
+    /// An append that was not answered for so long is followed by an empty one.
+    pub rpc_timeout_us: u64,
+    /// Most bytes of blocks in one Append; a single larger block still goes alone.
+    pub append_bytes_max: u32,
+    /// Appends to one follower that wait for their answer.
+    pub inflight_count_max: u32,
+    /// Bytes of blocks to one follower that wait for their answer.
+    pub inflight_bytes_max: u64,
+    /// Bytes a leader takes on beyond its commit index, whatever the term they are from.
+    pub uncommitted_bytes_max: u64,
+    /// Bytes of applied blocks kept for followers that lag; older ones are fetched from the log.
+    pub cache_bytes_max: u64,
+    /// Of the election timeouts. Different on each node.
+    pub seed: u64,
+    /// Campaigns first on a cold start. Only the first timeout is shorter.
+    pub preferred: bool,
+}
+
+/// Why a configuration is refused; each text says what to change.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    #[error("group {0:?} has no voters: name at least one node")]
+    NoVoters(GroupId),
+    #[error("{0} voters are more than {VOTERS_MAX}")]
+    TooManyVoters(usize),
+    #[error("node {0} is named twice among the voters")]
+    DuplicateVoter(NodeId),
+    #[error("node ids start at 1")]
+    NodeZero,
+    #[error("node {0} is not one of the voters")]
+    NotAVoter(NodeId),
+    #[error("{0} must not be 0")]
+    Zero(&'static str),
+    #[error("election_timeout_min_us {min} is above election_timeout_max_us {max}")]
+    ElectionRange { min: u64, max: u64 },
+    #[error("heartbeat_us {heartbeat} must be below half of election_timeout_min_us {election}")]
+    HeartbeatTooSlow { heartbeat: u64, election: u64 },
+}
+
+impl Config {
+    /// The defaults of a local network: heartbeat 50 ms, elections after 150–300 ms of silence.
+    pub fn new(id: NodeId, group: GroupId, voters: Vec<NodeId>, incarnation: Incarnation) -> Self {
+        Self {
+            id,
+            group,
+            voters,
+            incarnation,
+            election_timeout_min_us: 150_000,
+            election_timeout_max_us: 300_000,
+            heartbeat_us: 50_000,
+            rpc_timeout_us: 100_000,
+            append_bytes_max: 1 << 20,
+            inflight_count_max: 256,
+            inflight_bytes_max: 16 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            cache_bytes_max: 16 << 20,
+            seed: u64::from(id.0) << 32 | u64::from(group.0),
+            preferred: false,
+        }
+    }
+
+    /// Checks what would make a group unsafe or unable to elect anybody.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_voters()?;
+        for (name, value) in [
+            ("heartbeat_us", self.heartbeat_us),
+            ("rpc_timeout_us", self.rpc_timeout_us),
+            ("append_bytes_max", u64::from(self.append_bytes_max)),
+            ("inflight_count_max", u64::from(self.inflight_count_max)),
+            ("inflight_bytes_max", self.inflight_bytes_max),
+            ("uncommitted_bytes_max", self.uncommitted_bytes_max),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::Zero(name));
+            }
+        }
+        let (min, max) = (self.election_timeout_min_us, self.election_timeout_max_us);
+        if min > max {
+            return Err(ConfigError::ElectionRange { min, max });
+        }
+        if self.heartbeat_us.saturating_mul(2) >= min {
+            let heartbeat = self.heartbeat_us;
+            return Err(ConfigError::HeartbeatTooSlow { heartbeat, election: min });
+        }
+        Ok(())
+    }
+
+    fn validate_voters(&self) -> Result<(), ConfigError> {
+        if self.voters.is_empty() {
+            return Err(ConfigError::NoVoters(self.group));
+        }
+        if self.voters.len() > VOTERS_MAX {
+            return Err(ConfigError::TooManyVoters(self.voters.len()));
+        }
+        for (i, &voter) in self.voters.iter().enumerate() {
+            if voter == NodeId::ZERO {
+                return Err(ConfigError::NodeZero);
+            }
+            if self.voters[..i].contains(&voter) {
+                return Err(ConfigError::DuplicateVoter(voter));
+            }
+        }
+        if self.voters.contains(&self.id) { Ok(()) } else { Err(ConfigError::NotAVoter(self.id)) }
+    }
+}
+
+/// What recovery found on disk. All of it is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    pub hard_state: HardState,
+    /// Terms of `first..=last`, ascending in both fields; empty for an empty log.
+    pub terms: Vec<TermRun>,
+    /// Lowest index the log still has (1 until snapshots cut it).
+    pub first: Index,
+    /// Highest index; `first - 1` for an empty log.
+    pub last: Index,
+}
+
+impl Default for Restored {
+    /// A node that has never run.
+    fn default() -> Self {
+        Self {
+            hard_state: HardState::default(),
+            terms: Vec::new(),
+            first: Index(1),
+            last: Index::ZERO,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What a follower does with its leader's messages (§5.3).
+
+use super::{Body, Raft, Ready};
+use crate::block::Block;
+use crate::ids::{Index, Seq, Term, Tick};
+
+impl Raft {
+    pub(super) fn on_heartbeat(
+        &mut self,
+        now: Tick,
+        i: usize,
+        commit: Index,
+        context: u64,
+        ready: &mut Ready,
+    ) {
+        if self.refuses_second_leader(i) {
+            return;
+        }
+        self.heard_leader(now, self.peers[i].id, ready);
+        // The leader tells at most what this node has acknowledged to it in this incarnation.
+        if commit <= self.log.last_index() {
+            self.log.commit_to(commit);
+        }
+        self.send(i, Seq::ZERO, Body::HeartbeatReply { context }, 0..0, ready);
+    }
+
+    pub(super) fn on_append(
+        &mut self,
+        now: Tick,
+        i: usize,
+        (prev_index, prev_term): (Index, Term),
+        commit: Index,
+        blocks: &mut Vec<Block>,
+        ready: &mut Ready,
+    ) {
+        if self.refuses_second_leader(i) {
+            return;
+        }
+        self.heard_leader(now, self.peers[i].id, ready);
+        if self.log.term_at(prev_index) != Some(prev_term) {
+            let (hint_index, hint_term) = self.log.highest_with_term_at_most(prev_index, prev_term);
+            let body = Body::AppendReject { prev_index, hint_index, hint_term };
+            return self.send(i, Seq::ZERO, body, 0..0, ready);
+        }
+        if !self.is_well_formed(prev_index, prev_term, blocks) {
+            return;
+        }
+        // What this message proves, and no more: later entries here may be of another leader.
+        let matched = blocks.last().map_or(prev_index, Block::last);
+        self.take_new(blocks, ready);
+        self.log.commit_to(commit.min(matched));
+        let after = self.log.written_by(matched);
+        self.send(i, after, Body::AppendReply { matched }, 0..0, ready);
+    }
+
+    /// Appends the blocks that are not here yet, cutting off what contradicts them.
+    fn take_new(&mut self, blocks: &mut Vec<Block>, ready: &mut Ready) {
+        let mut known = 0;
+        if blocks.first().is_some_and(|b| b.first() <= self.log.last_index()) {
+            let has = |b: &&Block| self.log.term_at(b.last()) == Some(b.term());
+            known = blocks.iter().take_while(has).count();
+        }
+        let Some(first) = blocks.get(known).map(Block::first) else { return };
+        let truncates = first <= self.log.last_index();
+        if truncates {
+            self.log.truncate(first);
+        }
+        let from = ready.blocks.len();
+        for block in blocks.drain(known..) {
+            ready.blocks.push(block.clone());
+            self.log.append(block);
+        }
+        self.issue_append(from, truncates, ready);
+    }
+
+    /// Bytes from outside: blocks must be of this group, follow each other and `prev` (which this
+    /// log holds, so that no index is near the end of its range), and have terms that do not fall and are not above the leader's. Anything else is dropped whole.
+    fn is_well_formed(&self, prev_index: Index, prev_term: Term, blocks: &[Block]) -> bool {
+        let (mut last, mut term) = (prev_index, prev_term);
+        for block in blocks {
+            let follows = block.first().get().checked_sub(last.get()) == Some(1);
+            let ordered = term <= block.term() && block.term() <= self.term;
+            if !follows || !ordered || block.group() != self.config.group {
+                return false;
+            }
+            (last, term) = (block.last(), block.term());
+        }
+        true
+    }
+
+    /// A second leader in this term cannot be (§5.2); a peer that claims to be one is not believed.
+    fn refuses_second_leader(&self, i: usize) -> bool {
+        self.leader.is_some_and(|leader| leader != self.peers[i].id)
+    }
+}

@@ -1,0 +1,116 @@
+//! The world in words: one line for each thing that a node asks for.
+
+use super::super::*;
+use super::world::World;
+
+impl World {
+    pub fn describe(&mut self, id: NodeId, ready: &Ready) {
+        for t in &ready.transitions {
+            let leader = name(t.leader);
+            self.trace
+                .push(format!("{id:?} {:?} {:?} leader={leader} ({})", t.role, t.term, t.reason));
+        }
+        for p in &ready.persists {
+            let what = match &p.op {
+                PersistOp::HardState(s) => {
+                    format!("hard state {:?} vote={} commit={}", s.term, name(s.vote), s.commit)
+                }
+                PersistOp::Append { blocks, truncates } => {
+                    let how = if *truncates { "replaces" } else { "appends" };
+                    format!("{how} {}", describe_blocks(ready.slice(blocks)))
+                }
+            };
+            self.trace.push(format!("{id:?} writes {:?}: {what}", p.seq));
+        }
+        for m in &ready.messages {
+            let after =
+                if m.after == Seq::ZERO { String::new() } else { format!(" after {:?}", m.after) };
+            let mut body = describe_body(&m.message.body);
+            if !m.blocks.is_empty() {
+                body += &format!(": {}", describe_blocks(ready.slice(&m.blocks)));
+            }
+            self.trace.push(format!("{id:?}->{:?} {:?} {body}{after}", m.to, m.message.term));
+        }
+        for f in &ready.fetches {
+            self.trace.push(format!("{id:?} fetches {}..{} for {:?}", f.from, f.through, f.to));
+        }
+        for c in &ready.committed {
+            self.trace.push(format!("{id:?} commits {}", c.index));
+        }
+    }
+
+    pub fn describe_status(&mut self) {
+        for node in &self.nodes {
+            let line = match &node.raft {
+                None => format!("{:?} down", node.id),
+                Some(r) => format!(
+                    "{:?} {:?} {:?} leader={} commit={} durable={} last={}",
+                    node.id,
+                    r.role(),
+                    r.term(),
+                    name(r.leader()),
+                    r.commit(),
+                    r.durable_index(),
+                    r.last_index(),
+                ),
+            };
+            self.trace.push(line);
+        }
+    }
+
+    pub fn describe_logs(&mut self) {
+        for node in &self.nodes {
+            self.trace.push(format!("{:?} {}", node.id, describe_blocks(&node.log)));
+        }
+    }
+
+    pub fn describe_progress(&mut self, id: NodeId) {
+        let raft = self.nodes[id.0 as usize - 1].raft.as_ref().unwrap();
+        for (peer, p) in raft.progress() {
+            self.trace.push(format!(
+                "{id:?} on {peer:?}: {:?} matched={} next={} inflight={}/{}B",
+                p.state(),
+                p.matched(),
+                p.next(),
+                p.inflight_count(),
+                p.inflight_bytes(),
+            ));
+        }
+    }
+}
+
+fn name(node: Option<NodeId>) -> String {
+    node.map_or("-".into(), |n| format!("{n:?}"))
+}
+
+fn describe_blocks(blocks: &[Block]) -> String {
+    let one = |b: &Block| {
+        if b.count() == 1 {
+            format!("{}@{}", b.first(), b.term())
+        } else {
+            format!("{}..{}@{}", b.first(), b.last(), b.term())
+        }
+    };
+    blocks.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+fn describe_body(body: &Body) -> String {
+    let pre = |pre: bool| if pre { "pre-" } else { "" };
+    match *body {
+        Body::VoteRequest { pre: p, last_index, last_term } => {
+            format!("{}vote? last={last_index}@{last_term}", pre(p))
+        }
+        Body::VoteReply { pre: p, granted } => {
+            format!("{}vote {}", pre(p), if granted { "granted" } else { "refused" })
+        }
+        Body::Append { prev_index, prev_term, commit } => {
+            format!("append prev={prev_index}@{prev_term} commit={commit}")
+        }
+        Body::AppendReply { matched } => format!("appended matched={matched}"),
+        Body::AppendReject { prev_index, hint_index, hint_term } => {
+            format!("rejects prev={prev_index} hint={hint_index}@{hint_term}")
+        }
+        Body::Heartbeat { commit, .. } => format!("heartbeat commit={commit}"),
+        Body::HeartbeatReply { .. } => "heartbeat answered".into(),
+    }
+}

@@ -1,0 +1,215 @@
+//! Chance drives a cluster: messages are lost, doubled, reordered and late, nodes crash between any
+//! two writes and come back. The world checks the paper's properties at each step; afterwards the
+//! faults end and the cluster must make progress.
+
+use super::super::rng::Rng;
+use super::super::*;
+use super::world::World;
+
+/// What a run may do, out of 1000 steps each.
+struct Faults {
+    lose: u64,
+    double: u64,
+    crash: u64,
+    cut: u64,
+}
+
+struct Run {
+    world: World,
+    rng: Rng,
+    faults: Faults,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let nodes = [1, 2, 3, 3, 3, 5][rng.between(0, 5) as usize];
+        let small = rng.between(0, 1) == 1;
+        let world = World::new(nodes, |config| {
+            config.seed = config.seed.wrapping_mul(31).wrapping_add(seed);
+            if small {
+                config.append_bytes_max = 200;
+                config.inflight_count_max = 2;
+                config.uncommitted_bytes_max = 1000;
+                config.cache_bytes_max = 0;
+            }
+        });
+        let mut pick = |max| rng.between(0, max);
+        let faults = Faults { lose: pick(200), double: pick(100), crash: pick(10), cut: pick(10) };
+        Self { world, rng, faults }
+    }
+
+    fn happens(&mut self, per_mille: u64) -> bool {
+        self.rng.between(0, 999) < per_mille
+    }
+
+    fn any_node(&mut self) -> NodeId {
+        NodeId(self.rng.between(1, self.world.nodes.len() as u64) as u32)
+    }
+
+    fn step(&mut self) {
+        let id = self.any_node();
+        if self.world.node(id).raft.is_none() {
+            if self.happens(100) {
+                self.world.start(id);
+                self.introduce(id);
+            }
+            return;
+        }
+        if self.happens(self.faults.crash) {
+            let done = self.rng.between(0, self.world.writes_under_way(id) as u64) as usize;
+            return self.world.crash(id, done);
+        }
+        if self.happens(self.faults.cut) {
+            self.change_cuts(id);
+        }
+        match self.rng.between(0, 9) {
+            0 => self.propose(id),
+            1 | 2 => {
+                let count = self.rng.between(1, 3) as usize;
+                self.world.persist(id, count);
+            }
+            3 => self.tick(),
+            4 => {
+                let succeeds = self.happens(900);
+                self.world.fetch(id, succeeds);
+            }
+            _ => self.network(),
+        }
+    }
+
+    /// Some of the others are told of a node's new start; the rest learn it from messages.
+    fn introduce(&mut self, id: NodeId) {
+        let incarnation = self.world.node(id).config.incarnation;
+        for peer in self.world.nodes.iter().map(|n| n.id).collect::<Vec<_>>() {
+            if peer != id && self.happens(500) {
+                self.world.handle(peer, Event::PeerDisconnected { peer: id });
+                self.world.handle(peer, Event::PeerConnected { peer: id, incarnation });
+            }
+        }
+    }
+
+    fn propose(&mut self, id: NodeId) {
+        let counts: Vec<u32> =
+            (0..self.rng.between(1, 4)).map(|_| self.rng.between(1, 4) as u32).collect();
+        self.world.propose(id, &counts);
+    }
+
+    fn tick(&mut self) {
+        self.world.now = self.world.now.plus(self.rng.between(0, 20_000));
+        for id in (1..=self.world.nodes.len() as u32).map(NodeId) {
+            self.world.handle(id, Event::Timeout);
+        }
+    }
+
+    fn network(&mut self) {
+        if self.world.net.is_empty() {
+            return;
+        }
+        let at = self.rng.between(0, self.world.net.len() as u64 - 1) as usize;
+        if self.happens(self.faults.lose) {
+            self.world.net.remove(at);
+            return;
+        }
+        if self.happens(self.faults.double) {
+            let copy = self.world.net[at].clone();
+            self.world.net.push(copy);
+        }
+        self.world.deliver(at);
+    }
+
+    fn change_cuts(&mut self, id: NodeId) {
+        let other = self.any_node();
+        if self.happens(500) {
+            self.world.cut.clear();
+        } else if other != id {
+            self.world.cut.insert((id, other));
+        }
+    }
+
+    /// Everything works again. A leader must emerge and commit a proposal on all nodes.
+    fn heal(&mut self) {
+        self.world.cut.clear();
+        for id in (1..=self.world.nodes.len() as u32).map(NodeId) {
+            if self.world.node(id).raft.is_none() {
+                self.world.start(id);
+            }
+        }
+        for _ in 0..200 {
+            self.world.now = self.world.now.plus(10_000);
+            for id in (1..=self.world.nodes.len() as u32).map(NodeId) {
+                self.world.handle(id, Event::Timeout);
+            }
+            self.world.settle();
+        }
+        let leader = self.leader().expect("a healthy cluster has a leader");
+        self.world.propose(leader, &[3]);
+        self.world.settle();
+        for _ in 0..2 {
+            self.world.timeout(leader);
+            self.world.settle();
+        }
+        let last = self.world.node(leader).raft().last_index();
+        for node in &self.world.nodes {
+            let raft = node.raft();
+            assert_eq!((raft.commit(), raft.last_index()), (last, last), "{:?}", node.id);
+        }
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        let leads = |r: &Raft| r.role() == Role::Leader;
+        let mut leaders = self.world.nodes.iter().filter(|n| leads(n.raft()));
+        let leader = leaders.next().map(|n| n.id);
+        assert!(leaders.next().is_none(), "a healthy cluster has one leader");
+        leader
+    }
+}
+
+fn run(seed: u64, steps: usize) -> u64 {
+    let mut run = Run::new(seed);
+    for step in 0..steps {
+        run.step();
+        run.world.trace.clear();
+        if step % 64 == 0 {
+            run.world.check_log_matching();
+        }
+    }
+    run.heal();
+    run.world.check_log_matching();
+    run.world.node(NodeId(1)).raft().commit().get()
+}
+
+#[test]
+fn whatever_happens_the_papers_properties_hold_and_the_cluster_recovers() {
+    let seeds = std::env::var("RAFT_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1000);
+    let mut committed = 0;
+    for seed in 0..seeds {
+        let outcome = std::panic::catch_unwind(|| run(seed, 3000));
+        match outcome {
+            Ok(n) => committed += n,
+            Err(cause) => {
+                let text = cause.downcast_ref::<String>().cloned();
+                let text = text.or(cause.downcast_ref::<&str>().map(|s| s.to_string()));
+                panic!("seed {seed}: {}", text.unwrap_or_default());
+            }
+        }
+    }
+    // A run in which nothing ever commits checks nothing.
+    assert!(committed > seeds * 20, "only {committed} commands in {seeds} runs");
+}
+
+/// Prints the end of one run: `RAFT_SEED=40 cargo test --lib one_seed -- --nocapture`.
+#[test]
+fn one_seed() {
+    let Some(seed) = std::env::var("RAFT_SEED").ok().and_then(|s| s.parse().ok()) else { return };
+    let mut run = Run::new(seed);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        (0..3000).for_each(|_| run.step());
+        run.heal();
+    }));
+    if outcome.is_err() {
+        let from = run.world.trace.len().saturating_sub(400);
+        eprintln!("{}", run.world.trace[from..].join("\n"));
+        panic!("seed {seed} fails");
+    }
+}

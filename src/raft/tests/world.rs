@@ -1,0 +1,358 @@
+//! Nodes with disks that remember and a network that holds each message until it is told what to do
+//! with it. The properties of figure 3 of the paper, and what durability.md says of replies, are
+//! checked at each step.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::super::*;
+use crate::raft::harness::sample_block;
+
+/// A message on its way.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    pub from: NodeId,
+    pub to: NodeId,
+    pub message: Message,
+    pub blocks: Vec<Block>,
+}
+
+#[derive(Debug)]
+enum Write {
+    HardState(HardState),
+    Append { blocks: Vec<Block>, truncates: bool },
+}
+
+/// What survives a crash.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    pub hard_state: HardState,
+    pub blocks: Vec<Block>,
+}
+
+pub struct Node {
+    pub id: NodeId,
+    pub config: Config,
+    pub raft: Option<Raft>,
+    pub disk: Disk,
+    /// The log with what is still being written.
+    pub log: Vec<Block>,
+    writes: VecDeque<(Seq, Write)>,
+    pub persisted: Seq,
+    held: Vec<(Seq, Envelope)>,
+    pub fetches: VecDeque<Fetch>,
+    /// `settle` does not complete its writes.
+    pub disk_hangs: bool,
+}
+
+#[derive(Default)]
+pub struct World {
+    pub now: Tick,
+    pub nodes: Vec<Node>,
+    pub net: Vec<Envelope>,
+    /// Directions in which messages vanish.
+    pub cut: BTreeSet<(NodeId, NodeId)>,
+    pub trace: Vec<String>,
+    ready: Ready,
+    leaders: BTreeMap<Term, NodeId>,
+    /// By first index: what some node has committed.
+    committed: BTreeMap<Index, Block>,
+}
+
+impl Node {
+    pub fn raft(&self) -> &Raft {
+        self.raft.as_ref().expect("the node runs")
+    }
+
+    fn restored(&self) -> Restored {
+        let mut terms: Vec<TermRun> = Vec::new();
+        for block in &self.disk.blocks {
+            if terms.last().is_none_or(|run| run.term < block.term()) {
+                terms.push(TermRun { first: block.first(), term: block.term() });
+            }
+        }
+        let last = self.disk.blocks.last().map_or(Index::ZERO, Block::last);
+        Restored { hard_state: self.disk.hard_state, terms, first: Index(1), last }
+    }
+}
+
+impl World {
+    pub fn new(n: u32, adjust: impl Fn(&mut Config)) -> Self {
+        let mut world = Self::default();
+        let voters: Vec<_> = (1..=n).map(NodeId).collect();
+        for &id in &voters {
+            let mut config = Config::new(id, GroupId(0), voters.clone(), Incarnation(0));
+            adjust(&mut config);
+            let node = Node {
+                id,
+                config,
+                raft: None,
+                disk: Disk::default(),
+                log: Vec::new(),
+                writes: VecDeque::new(),
+                persisted: Seq::ZERO,
+                held: Vec::new(),
+                fetches: VecDeque::new(),
+                disk_hangs: false,
+            };
+            world.nodes.push(node);
+            world.start(id);
+        }
+        world
+    }
+
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize - 1]
+    }
+
+    pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[id.0 as usize - 1]
+    }
+
+    /// (Re)starts a node from its disk, as the next incarnation.
+    pub fn start(&mut self, id: NodeId) {
+        let now = self.now;
+        let node = self.node_mut(id);
+        node.config.incarnation.0 += 1;
+        node.config.seed = node.config.seed.wrapping_add(7919);
+        node.log = node.disk.blocks.clone();
+        node.persisted = Seq::ZERO;
+        node.raft = Some(Raft::new(node.config.clone(), node.restored(), now));
+    }
+
+    /// Stops a node; of the writes under way the first `done` are on disk, unreported.
+    pub fn crash(&mut self, id: NodeId, done: usize) {
+        let node = self.node_mut(id);
+        for (_, write) in node.writes.drain(..).take(done) {
+            node.disk.complete(write);
+        }
+        node.writes.clear();
+        node.held.clear();
+        node.fetches.clear();
+        node.raft = None;
+    }
+
+    pub fn timeout(&mut self, id: NodeId) {
+        let deadline = self.node(id).raft().deadline();
+        if deadline < Tick(u64::MAX) {
+            self.now = self.now.max(deadline);
+        }
+        self.handle(id, Event::Timeout);
+    }
+
+    pub fn propose(&mut self, id: NodeId, counts: &[u32]) -> usize {
+        let mut blocks: Vec<_> =
+            counts.iter().map(|&count| sample_block(GroupId(0), count, 8)).collect();
+        self.handle(id, Event::Propose { blocks: &mut blocks });
+        blocks.len()
+    }
+
+    /// Completes the oldest `count` writes of a node. False when there was none.
+    pub fn persist(&mut self, id: NodeId, count: usize) -> bool {
+        let node = self.node_mut(id);
+        let count = count.min(node.writes.len());
+        if count == 0 {
+            return false;
+        }
+        for (seq, write) in node.writes.drain(..count) {
+            node.disk.complete(write);
+            node.persisted = seq;
+        }
+        let seq = node.persisted;
+        self.handle(id, Event::Persisted { seq });
+        self.release(id);
+        true
+    }
+
+    pub fn writes_under_way(&self, id: NodeId) -> usize {
+        self.node(id).writes.len()
+    }
+
+    /// Hands over the message at this place in the network, or loses it.
+    pub fn deliver(&mut self, at: usize) {
+        let Envelope { from, to, message, mut blocks } = self.net.remove(at);
+        if self.node(to).raft.is_some() && !self.cut.contains(&(from, to)) {
+            self.handle(to, Event::Receive { from, message, blocks: &mut blocks });
+        }
+    }
+
+    /// Answers a node's oldest fetch from its own log, or with nothing.
+    pub fn fetch(&mut self, id: NodeId, succeeds: bool) {
+        let Some(fetch) = self.node_mut(id).fetches.pop_front() else { return };
+        let mut blocks = Vec::new();
+        let mut bytes = 0;
+        let node = self.node(id);
+        let wanted = node.log.iter().filter(|b| b.last() >= fetch.from && succeeds);
+        for block in wanted.take_while(|b| b.first() <= fetch.through) {
+            if bytes > 0 && bytes + block.size() > fetch.bytes_max as usize {
+                break;
+            }
+            bytes += block.size();
+            blocks.push(block.clone());
+        }
+        self.handle(id, Event::Fetched { to: fetch.to, from: fetch.from, blocks: &mut blocks });
+    }
+
+    /// Persists, fetches and delivers until nothing is under way.
+    pub fn settle(&mut self) {
+        loop {
+            let mut idle = true;
+            for i in 0..self.nodes.len() {
+                let id = self.nodes[i].id;
+                if !self.nodes[i].disk_hangs {
+                    idle &= !self.persist(id, usize::MAX);
+                }
+                if !self.nodes[i].fetches.is_empty() {
+                    self.fetch(id, true);
+                    idle = false;
+                }
+            }
+            for _ in 0..self.net.len() {
+                self.deliver(0);
+                idle = false;
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    pub fn handle(&mut self, id: NodeId, event: Event<'_>) {
+        let now = self.now;
+        let Some(raft) = self.nodes[id.0 as usize - 1].raft.as_mut() else { return };
+        let mut ready = std::mem::take(&mut self.ready);
+        raft.handle(now, event, &mut ready);
+        self.absorb(id, &ready);
+        ready.clear();
+        self.ready = ready;
+        self.release(id);
+        self.apply(id);
+    }
+
+    fn apply(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let index = node.raft().commit();
+        if index > node.raft().log().applied() {
+            self.handle(id, Event::Applied { index });
+        }
+    }
+
+    fn absorb(&mut self, id: NodeId, ready: &Ready) {
+        self.describe(id, ready);
+        for transition in &ready.transitions {
+            if transition.role == Role::Leader {
+                self.check_new_leader(id, transition.term);
+            }
+        }
+        let node = self.node_mut(id);
+        for persist in &ready.persists {
+            let write = match &persist.op {
+                PersistOp::HardState(state) => Write::HardState(*state),
+                PersistOp::Append { blocks, truncates } => {
+                    let blocks = ready.slice(blocks).to_vec();
+                    append(&mut node.log, &blocks, *truncates);
+                    Write::Append { blocks, truncates: *truncates }
+                }
+            };
+            node.writes.push_back((persist.seq, write));
+        }
+        for outbound in &ready.messages {
+            let blocks = ready.slice(&outbound.blocks).to_vec();
+            let (to, message) = (outbound.to, outbound.message);
+            node.held.push((outbound.after, Envelope { from: id, to, message, blocks }));
+        }
+        node.fetches.extend(&ready.fetches);
+        for committed in &ready.committed {
+            self.check_commit(id, committed.index);
+        }
+    }
+
+    /// Lets messages go whose persist is done.
+    fn release(&mut self, id: NodeId) {
+        let node = &mut self.nodes[id.0 as usize - 1];
+        let persisted = node.persisted;
+        let (free, held) = node.held.drain(..).partition(|(after, _)| *after <= persisted);
+        node.held = held;
+        for (_, envelope) in free {
+            self.check_promise(&envelope);
+            self.net.push(envelope);
+        }
+    }
+
+    /// Election safety and leader completeness (figure 3 of the paper).
+    fn check_new_leader(&mut self, id: NodeId, term: Term) {
+        let leader = *self.leaders.entry(term).or_insert(id);
+        assert_eq!(leader, id, "two leaders in {term:?}");
+        let log = &self.node(id).log;
+        for (first, block) in &self.committed {
+            let held = log.iter().any(|b| b.first() == *first && b == block);
+            assert!(held, "{id:?} leads {term:?} without the committed block at {first:?}");
+        }
+    }
+
+    /// State machine safety: nobody commits anything else at an index.
+    fn check_commit(&mut self, id: NodeId, index: Index) {
+        let node = &self.nodes[id.0 as usize - 1];
+        let mut last = Index::ZERO;
+        for block in node.log.iter().take_while(|b| b.first() <= index) {
+            let known = self.committed.entry(block.first()).or_insert_with(|| block.clone());
+            assert_eq!(known, block, "{id:?} commits another block");
+            last = block.last();
+        }
+        assert_eq!(last, index, "{id:?} commits what it has, to a block's edge");
+    }
+
+    /// What a message promises is on its sender's disk when it leaves.
+    fn check_promise(&self, envelope: &Envelope) {
+        let disk = &self.node(envelope.from).disk;
+        let (message, state) = (&envelope.message, disk.hard_state);
+        match message.body {
+            Body::VoteRequest { pre: true, .. } => assert!(message.term <= state.term.next()),
+            Body::VoteReply { pre: false, granted: true } if message.term == state.term => {
+                assert_eq!(state.vote, Some(envelope.to));
+            }
+            Body::AppendReply { matched } => {
+                assert!(matched <= disk.blocks.last().map_or(Index::ZERO, Block::last));
+            }
+            _ => {}
+        }
+        if !matches!(message.body, Body::VoteRequest { pre: true, .. }) {
+            assert!(message.term <= state.term, "a term was revealed before it was durable");
+        }
+    }
+
+    /// Log matching: equal (term, index) means an equal prefix.
+    pub fn check_log_matching(&self) {
+        for a in &self.nodes {
+            for b in &self.nodes {
+                let same = |x: &Block, y: &Block| x.first() == y.first() && x.term() == y.term();
+                let pairs = a.log.iter().zip(&b.log);
+                let agree = pairs.clone().take_while(|(x, y)| x == y).count();
+                assert!(!pairs.clone().skip(agree).any(|(x, y)| same(x, y)), "logs fork and join");
+            }
+        }
+    }
+}
+
+impl Disk {
+    fn complete(&mut self, write: Write) {
+        match write {
+            Write::HardState(state) => {
+                let before = self.hard_state;
+                assert!(state.term >= before.term, "the term fell");
+                let free = state.term > before.term || before.vote.is_none();
+                assert!(free || state.vote == before.vote, "two votes in {:?}", state.term);
+                self.hard_state = state;
+            }
+            Write::Append { blocks, truncates } => append(&mut self.blocks, &blocks, truncates),
+        }
+    }
+}
+
+fn append(log: &mut Vec<Block>, blocks: &[Block], truncates: bool) {
+    let first = blocks[0].first();
+    let last = log.last().map_or(Index::ZERO, Block::last);
+    assert_eq!(truncates, first <= last, "a truncation is named as such");
+    log.retain(|b| b.last() < first);
+    assert_eq!(log.last().map_or(Index::ZERO, Block::last).next(), first, "no holes");
+    log.extend_from_slice(blocks);
+}
