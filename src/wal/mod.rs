@@ -1,1 +1,496 @@
-//! wal
+//! One write-ahead log for all groups of a shard, with group commit. It decides everything about
+//! order and touches no file: the runtime carries out [`DiskOp`]s and reports completions.
+//!
+//! In:
+//! - [`Wal::append`], [`Wal::hard_state`]: stage records; the answer is the position (LSN) behind
+//!   the record. A record is *written* when [`Wal::written`] has reached it, *durable* when
+//!   [`Wal::durable`] has.
+//! - [`Wal::complete`]: an operation has finished, well or badly.
+//! - [`Wal::read`]: blocks that are no longer in memory. [`Wal::release`]: entries not needed.
+//!
+//! Out: [`Wal::flush`] gives the operations to carry out. A turn calls it once, after staging and
+//! after completions, and again at [`Wal::deadline`]:
+//!
+//! ```text
+//!   complete*  ->  append* / hard_state* / release* / read*  ->  flush  ->  carry out the ops
+//! ```
+//!
+//! Batching is driven by the writes in flight: what is staged goes out at once while fewer than
+//! `depth` flushes are under way, and what arrives meanwhile is the next flush.
+//!
+//! Never true:
+//! - `durable > written`, or either going back (durability.rs);
+//! - anything moving after a write or a sync failed: the first error poisons the log (bug 1);
+//! - a (term, vote) that goes back, or an append that leaves a gap (asserted when staged);
+//! - two flushes in one block, or an old byte overwritten: recovery goes on in a new segment.
+//!
+//! The bytes are drawn in docs/formats.md, the recovery rules in recovery.rs.
+
+mod boot;
+mod buffer;
+mod config;
+mod durability;
+mod fetch;
+mod index;
+mod ops;
+mod record;
+mod recovery;
+mod replay;
+mod scan;
+mod segment;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use zerocopy::IntoBytes;
+
+use crate::block::{Block, BlockKind};
+use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
+
+pub use boot::{BootError, BootRecord, BootState, SLOT_BYTES, StartVerdict, next_start};
+pub use buffer::{AlignedBuf, PAGE_BYTES};
+pub use config::{LogIdentity, WalConfig, WalConfigError};
+pub use ops::{
+    Completed, DiskDone, DiskError, DiskErrorKind, DiskOp, OpId, ReadError, SegmentNo, Space,
+    WalError, WalStats,
+};
+pub use recovery::{Recovered, Verdict, recover, recover_from};
+pub use replay::RecoveredGroup;
+pub use scan::SegmentSource;
+
+use durability::Marks;
+use fetch::{Fetch, Wanted};
+use index::{LogIndex, RUN_BYTES_MAX, Run};
+use record::{
+    Chain, FLAG_TRUNCATES, HARD_STATE_BYTES, HardStateBytes, KIND_BLOCKS, KIND_HARD_STATE,
+    RECORD_HEADER_BYTES, record_header,
+};
+use segment::{Need, Refs, Segments};
+use writer::Writer;
+
+/// What `append` answers once the log is poisoned: a position that is never reached.
+pub const NEVER: Lsn = Lsn(u64::MAX);
+
+/// The log of one shard. See the module's contract.
+#[derive(Debug)]
+pub struct Wal {
+    config: WalConfig,
+    writer: Writer,
+    marks: Marks,
+    segments: Segments,
+    index: LogIndex,
+    fetches: Vec<Fetch>,
+    next_op: u64,
+    /// When the front flush began to linger.
+    lingers_since: Option<Tick>,
+    poisoned: Option<WalError>,
+    stats: WalStats,
+}
+
+impl Wal {
+    /// A log on an empty directory. `epoch`: a random number, new at each start.
+    ///
+    /// # Panics
+    /// When the configuration breaks its rules; see [`WalConfig::check`].
+    pub fn create(config: WalConfig, identity: LogIdentity, epoch: u64) -> Self {
+        let head = SegmentNo(1);
+        let chain = Chain { end: config.start_of(head), checksum: 0 };
+        let (index, refs) = (LogIndex::new(config), Refs::default());
+        let writer = Writer::new(config, identity, epoch, chain, head);
+        Self::begin(config, writer, Marks::new(chain.end), index, refs, Vec::new())
+    }
+
+    /// Goes on after what [`recover`] found, in a new segment. Takes the index out of `recovered`;
+    /// groups, verdict and marks stay there for the caller. Until `durable()` has reached
+    /// `recovered.end`, the recovered entries are written but not known to be durable.
+    pub fn resume(
+        config: WalConfig,
+        identity: LogIdentity,
+        epoch: u64,
+        recovered: &mut Recovered,
+    ) -> Self {
+        let index = std::mem::replace(&mut recovered.replay.index, LogIndex::new(config));
+        let refs = std::mem::take(&mut recovered.replay.refs);
+        let head = recovered.next_segment;
+        let writer = Writer::new(config, identity, epoch, recovered.chain, head);
+        let mut marks = Marks::new(recovered.durable.min(recovered.chain.end));
+        for &(segment, end) in &recovered.ends {
+            if end > marks.written() {
+                marks.doubt(segment, end);
+            }
+        }
+        let spares = recovered.spares.clone();
+        let mut wal = Self::begin(config, writer, marks, index, refs, spares);
+        for group in std::mem::take(&mut recovered.restate) {
+            let state = recovered.groups[&group].hard_state;
+            wal.hard_state(group, state);
+        }
+        wal
+    }
+
+    fn begin(
+        config: WalConfig,
+        writer: Writer,
+        marks: Marks,
+        index: LogIndex,
+        mut refs: Refs,
+        reusable: Vec<SegmentNo>,
+    ) -> Self {
+        if let Err(error) = config.check_shape() {
+            panic!("{error}");
+        }
+        let head = writer.head();
+        refs.open(head);
+        let segments = Segments::new(config, refs, reusable, SegmentNo(head.0 - 1));
+        Self {
+            config,
+            writer,
+            marks,
+            segments,
+            index,
+            fetches: Vec::new(),
+            next_op: 1,
+            lingers_since: None,
+            poisoned: None,
+            stats: WalStats::default(),
+        }
+    }
+
+    /// Stages contiguous blocks of one group; each is copied once, into the buffer that will be
+    /// written. `truncates`: the first one replaces what the group logged from its index on.
+    /// `sync`: must be durable before it is acknowledged; truncations and membership always are
+    /// (durability.md R1). Ask [`Wal::room`] and [`Wal::has_capacity`] first: what is staged beyond
+    /// them waits without being written.
+    ///
+    /// # Panics
+    /// When the blocks leave a gap behind the group's last entry, or are another group's.
+    pub fn append(&mut self, group: GroupId, blocks: &[Block], truncates: bool, sync: bool) -> Lsn {
+        if self.poisoned.is_some() {
+            return NEVER;
+        }
+        let (mut rest, mut truncates) = (blocks, truncates);
+        while !rest.is_empty() {
+            let taken = self.append_record(group, rest, truncates, sync);
+            rest = &rest[taken..];
+            truncates = false;
+        }
+        self.writer.end()
+    }
+
+    /// Stages as many of `blocks` as one record takes: they stay in one flush, and within the size
+    /// that a later read enters cheaply.
+    fn append_record(
+        &mut self,
+        group: GroupId,
+        blocks: &[Block],
+        truncates: bool,
+        sync: bool,
+    ) -> usize {
+        let room = self.writer.fit(blocks[0].size()).payload_room();
+        let most = room.min(RUN_BYTES_MAX as usize - RECORD_HEADER_BYTES);
+        let (mut count, mut size) = (0, 0);
+        let mut must_sync = sync || truncates;
+        let mut due = blocks[0].first();
+        for block in blocks {
+            if count > 0 && size + block.size() > most {
+                break;
+            }
+            assert!(block.group() == group && block.first() == due, "blocks of {group:?} in order");
+            must_sync |= block.kind() == BlockKind::Membership;
+            due = block.last().next();
+            size += block.size();
+            count += 1;
+        }
+        let flags = if truncates { FLAG_TRUNCATES } else { 0 };
+        let header = record_header(group, KIND_BLOCKS, flags, size, count);
+        let (lsn, flush) = self.writer.push_header(header, must_sync, false);
+        for block in &blocks[..count] {
+            self.writer.push_block(block);
+        }
+        self.note_record(RECORD_HEADER_BYTES + size);
+        let bytes = (RECORD_HEADER_BYTES + size) as u32;
+        let run = Run { first: blocks[0].first(), last: due.prev(), lsn, bytes };
+        self.index.push(&mut self.segments.refs, group, run, flush, truncates);
+        count
+    }
+
+    /// Stages a hard state; always synced (R1).
+    ///
+    /// # Panics
+    /// When term or vote go back (bug 3).
+    pub fn hard_state(&mut self, group: GroupId, state: HardState) -> Lsn {
+        if self.poisoned.is_some() {
+            return NEVER;
+        }
+        let header = record_header(group, KIND_HARD_STATE, 0, HARD_STATE_BYTES, 0);
+        let (lsn, _) = self.writer.push_header(header, true, true);
+        self.writer.push_bytes(HardStateBytes::encode(state).as_bytes());
+        self.note_record(RECORD_HEADER_BYTES + HARD_STATE_BYTES);
+        self.index.set_state(&mut self.segments.refs, group, state, lsn);
+        self.writer.end()
+    }
+
+    fn note_record(&mut self, bytes: usize) {
+        self.stats.records += 1;
+        self.stats.record_bytes += bytes as u64;
+        // Staging moves on by one segment at a time.
+        if self.segments.head() != self.writer.head() {
+            self.segments.refs.open(self.writer.head());
+        }
+    }
+
+    /// Gives the operations to carry out now: flushes (all full ones and at most one that is not,
+    /// `depth` in flight), a segment to prepare, a sync. `ops` is appended to.
+    pub fn flush(&mut self, now: Tick, ops: &mut Vec<DiskOp>) {
+        if self.poisoned.is_some() {
+            return;
+        }
+        self.segments.reclaim(self.marks.durable(), self.writer.end());
+        if let Some((segment, recycle)) = self.segments.prepare_due(now) {
+            let op = self.op();
+            self.segments.prepare_issued(op, recycle);
+            ops.push(DiskOp::Prepare { op, segment, recycle });
+        }
+        while self.may_flush() && self.front_is_due(now) {
+            let full = self.writer.front_is_full();
+            self.issue_flush(ops);
+            if !full {
+                break;
+            }
+        }
+        let lag = (self.config.sync_lag_us, self.config.sync_lag_bytes);
+        if let Some(segment) = self.marks.sync_due(now, lag.0, lag.1) {
+            let op = self.op();
+            self.marks.sync_issued(op, now);
+            self.stats.syncs += 1;
+            ops.push(DiskOp::Sync { op, segment });
+        }
+    }
+
+    /// Something is staged, its segment is there, and the disk has room for another flush.
+    fn may_flush(&self) -> bool {
+        let free = self.marks.flushes_in_flight() < self.config.depth as usize;
+        free && self.writer.front().is_some_and(|front| self.segments.is_ready(front.segment))
+    }
+
+    fn front_is_due(&mut self, now: Tick) -> bool {
+        let urgent = self.writer.front().is_some_and(|front| front.urgent);
+        if self.config.linger_us == 0 || urgent || self.writer.front_is_full() {
+            return true;
+        }
+        let since = *self.lingers_since.get_or_insert(now);
+        now >= since.plus(self.config.linger_us)
+    }
+
+    fn issue_flush(&mut self, ops: &mut Vec<DiskOp>) {
+        let Some(sealed) = self.writer.seal(self.marks.durable()) else { return };
+        let op = self.op();
+        self.lingers_since = None;
+        self.marks.issued(op, sealed.segment, sealed.end, sealed.sync);
+        let len = sealed.buffer.len();
+        self.stats.flushes += 1;
+        self.stats.bytes += len as u64;
+        ops.push(DiskOp::Write {
+            op,
+            segment: sealed.segment,
+            offset: sealed.offset,
+            buffer: sealed.buffer,
+            len,
+            sync: sealed.sync,
+        });
+    }
+
+    fn op(&mut self) -> OpId {
+        let op = OpId(self.next_op);
+        self.next_op += 1;
+        op
+    }
+
+    /// Takes in a finished operation. An error of a write or a sync, or of preparing a segment other
+    /// than for want of space, poisons the log: it is returned here once and by
+    /// [`Wal::poisoned`] ever after, and no mark moves again.
+    ///
+    /// # Panics
+    /// When `op` is not under way: each is completed exactly once.
+    pub fn complete(
+        &mut self,
+        now: Tick,
+        op: OpId,
+        result: Result<DiskDone, DiskError>,
+    ) -> Result<Completed, WalError> {
+        if let Some(at) = self.fetches.iter().position(|fetch| fetch.op == op) {
+            return Ok(self.complete_fetch(at, result));
+        }
+        if self.poisoned.is_some() {
+            return Ok(Completed::Progress);
+        }
+        match result {
+            Ok(done) => self.complete_done(now, op, done),
+            Err(error) if self.segments.is_prepare(op) && error.kind == DiskErrorKind::NoSpace => {
+                self.segments.prepare_failed(now, error);
+            }
+            Err(error) => return Err(self.poison(op, error)),
+        }
+        Ok(Completed::Progress)
+    }
+
+    fn complete_done(&mut self, now: Tick, op: OpId, done: DiskDone) {
+        match done {
+            DiskDone::Written { buffer } if self.marks.is_flush(op) => {
+                self.marks.wrote(op, now);
+                self.writer.recycle(buffer);
+            }
+            DiskDone::Synced if self.marks.is_sync(op) => self.marks.synced(),
+            DiskDone::Prepared if self.segments.is_prepare(op) => self.segments.prepared(),
+            other => panic!("{op:?} is not under way, or not as {other:?}"),
+        }
+    }
+
+    fn poison(&mut self, op: OpId, error: DiskError) -> WalError {
+        let what = match () {
+            () if self.marks.is_flush(op) => "write",
+            () if self.marks.is_sync(op) => "sync",
+            () if self.segments.is_prepare(op) => "preparing a segment",
+            () => panic!("{op:?} is not under way"),
+        };
+        let error = WalError::Poisoned { what, error };
+        self.poisoned = Some(error.clone());
+        error
+    }
+
+    /// Asks for blocks of `group` from the one that holds `from` on: at least one, then more up to
+    /// `through` and about `bytes_max` bytes, as far as one read of the disk reaches. The answer
+    /// comes as [`Completed::Fetched`] or [`Completed::FetchFailed`] with `token`. Entries that are
+    /// staged but not written are refused with [`ReadError::NotYet`]. What is truncated while the
+    /// read is under way may still be in its answer: compare terms.
+    pub fn read(
+        &mut self,
+        group: GroupId,
+        from: Index,
+        through: Index,
+        bytes_max: u32,
+        token: u64,
+        ops: &mut Vec<DiskOp>,
+    ) -> Result<(), ReadError> {
+        if self.poisoned.is_some() {
+            return Err(ReadError::Poisoned);
+        }
+        let wanted = Wanted { token, group, from, through, bytes_max };
+        let op = OpId(self.next_op);
+        let fetch = Fetch::plan(op, wanted, &self.config, &self.index, self.marks.written())?;
+        self.next_op += 1;
+        self.stats.reads += 1;
+        self.segments.refs.hold(fetch.segment, Need::Read);
+        let (segment, len) = (fetch.segment, fetch.len);
+        ops.push(DiskOp::Read { op, segment, offset: fetch.offset(&self.config), len });
+        self.fetches.push(fetch);
+        Ok(())
+    }
+
+    fn complete_fetch(&mut self, at: usize, result: Result<DiskDone, DiskError>) -> Completed {
+        let fetch = self.fetches.swap_remove(at);
+        self.segments.refs.drop(fetch.segment, Need::Read);
+        let Fetch { token, group, .. } = fetch;
+        let blocks = match result {
+            Ok(DiskDone::Read { bytes }) => fetch.blocks(&bytes),
+            Ok(other) => panic!("a read completed as {other:?}"),
+            Err(error) => Err(ReadError::Disk(error)),
+        };
+        match blocks {
+            Ok(blocks) => Completed::Fetched { token, group, blocks },
+            Err(error) => Completed::FetchFailed { token, group, error },
+        }
+    }
+
+    /// The group needs no entry through `through` any more. Segments that nothing needs are used
+    /// again, lowest first; hard states that alone hold the lowest one are logged again. With a hole
+    /// behind `through` (a snapshot was installed) release everything, then append from there.
+    pub fn release(&mut self, group: GroupId, through: Index) {
+        self.index.release(&mut self.segments.refs, group, through);
+        if self.poisoned.is_some() {
+            return;
+        }
+        while let Some(front) = self.segments.held_by_states() {
+            let moved: Vec<_> = (self.index.groups.iter())
+                .filter(|(_, log)| log.state_in == Some(front))
+                .map(|(group, log)| (*group, log.state))
+                .collect();
+            for (group, state) in moved {
+                self.hard_state(group, state);
+            }
+        }
+    }
+
+    /// Asks for everything staged so far to be synced as soon as it is written, whatever the groups'
+    /// modes: a clean stop, `RECOVERING` left (R5), a group switched to sync (R10).
+    pub fn sync(&mut self) -> Lsn {
+        let end = self.writer.end();
+        self.marks.want(end);
+        if self.poisoned.is_some() { NEVER } else { end }
+    }
+
+    /// Everything before this survives a power loss.
+    pub fn durable(&self) -> Lsn {
+        self.marks.durable()
+    }
+
+    /// Everything before this has left the process and survives its end.
+    pub fn written(&self) -> Lsn {
+        self.marks.written()
+    }
+
+    /// The end of everything staged.
+    pub fn staged(&self) -> Lsn {
+        self.writer.end()
+    }
+
+    /// Bytes of records that can be taken before files run out, one segment kept back for hard
+    /// states. 0: read-only; [`Wal::space`] says why.
+    pub fn room(&self) -> u64 {
+        self.segments.room(self.writer.head_room())
+    }
+
+    /// Whether the caller may stage more: less than `staged_bytes_max` waits.
+    pub fn has_capacity(&self) -> bool {
+        self.writer.staged_bytes() < self.config.staged_bytes_max
+    }
+
+    /// Why `room` is what it is.
+    pub fn space(&self) -> Space {
+        self.segments.space(self.room())
+    }
+
+    /// When `flush` must be called again though nothing happens; `Tick::ZERO` = now,
+    /// `Tick(u64::MAX)` = never.
+    pub fn deadline(&self) -> Tick {
+        if self.poisoned.is_some() {
+            return Tick(u64::MAX);
+        }
+        let linger = self.may_flush().then(|| match self.lingers_since {
+            Some(since) if !self.writer.front_is_full() => since.plus(self.config.linger_us),
+            _ => Tick::ZERO,
+        });
+        let sync = self.marks.deadline(self.config.sync_lag_us);
+        let due = [linger, sync, self.segments.deadline()];
+        due.into_iter().flatten().min().unwrap_or(Tick(u64::MAX))
+    }
+
+    /// The error that stopped the log, if one did.
+    pub fn poisoned(&self) -> Option<&WalError> {
+        self.poisoned.as_ref()
+    }
+
+    /// Figures for metrics.
+    pub fn stats(&self) -> WalStats {
+        WalStats {
+            segments: self.segments.refs.len() as u64,
+            spares: self.segments.spares(),
+            recycled: self.segments.recycled,
+            unsynced_bytes: self.marks.written().since(self.marks.durable()),
+            unsynced_since: self.marks.unsynced_since(),
+            in_flight: self.marks.flushes_in_flight() as u64,
+            ..self.stats
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! What a start finds: the chain of flushes, where it ends, and what that means.
+//!
+//! *V* is the end of the last flush of the unbroken chain; *D* is the highest durable position named
+//! by any valid flush, segment header or the boot record. The table below turns what was seen into a
+//! verdict (durability.md §5): at `V >= D` nothing that was promised is missing, and what lies
+//! behind V is the torn end of writes that nobody was told of. At `V < D` it is rot, and the log is
+//! not silently cut.
+//!
+//! After recovery the log goes on in a new segment; nothing old is ever overwritten in place.
+
+use std::collections::BTreeMap;
+
+use super::config::{LogIdentity, WalConfig};
+use super::ops::{SegmentNo, WalError};
+use super::record::{Chain, SegmentHeader};
+use super::replay::{RecoveredGroup, Replay};
+use super::scan::{Scan, SegmentSource};
+use crate::ids::{GroupId, Lsn};
+
+/// How the log ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is no log yet.
+    Empty,
+    /// The log ends, and nothing lies behind its end.
+    Clean,
+    /// Behind the end lie pieces of flushes that never completed. Normal after a crash.
+    TornTail,
+    /// Bytes that were durable are damaged. **Every** group of the shard has to start `RECOVERING`:
+    /// the damaged bytes cannot say whose they were, a vote of any group may have been among them.
+    Rot {
+        /// The unbroken log ends here ...
+        valid: Lsn,
+        /// ... and was durable up to here at least.
+        durable: Lsn,
+        /// All groups that the log still names.
+        groups: Vec<GroupId>,
+    },
+}
+
+/// How the chain begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// No segment has a header of its own.
+    NoLog,
+    /// The lowest one begins the chain.
+    Found,
+    /// The lowest one continues a segment whose file is there and cannot be read.
+    HeadLost,
+}
+
+/// What lies behind the end of the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// Zeros, or what an earlier life of the file left.
+    Nothing,
+    /// A flush of this generation, whole or in pieces.
+    Traces,
+}
+
+/// A verdict without its details.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Row {
+    Empty,
+    Clean,
+    TornTail,
+    Rot,
+}
+
+/// One line of the table; `None` matches anything.
+pub(super) struct Rule {
+    pub start: Option<Start>,
+    /// V < D.
+    pub short: Option<bool>,
+    pub tail: Option<Tail>,
+    pub row: Row,
+}
+
+const fn rule(start: Option<Start>, short: Option<bool>, tail: Option<Tail>, row: Row) -> Rule {
+    Rule { start, short, tail, row }
+}
+
+/// Every combination matches exactly one line (a test tries them all).
+#[rustfmt::skip]
+pub(super) const TABLE: [Rule; 7] = [
+    //   start                  V < D        behind V              verdict
+    rule(Some(Start::NoLog),    Some(false), None,                 Row::Empty),
+    rule(Some(Start::NoLog),    Some(true),  None,                 Row::Rot),      // all headers gone
+    rule(Some(Start::Found),    Some(false), Some(Tail::Nothing),  Row::Clean),
+    rule(Some(Start::Found),    Some(false), Some(Tail::Traces),   Row::TornTail),
+    rule(Some(Start::Found),    Some(true),  None,                 Row::Rot),
+    rule(Some(Start::HeadLost), Some(false), None,                 Row::TornTail), // its first write
+    rule(Some(Start::HeadLost), Some(true),  None,                 Row::Rot),
+];
+
+pub(super) fn decide(start: Start, short: bool, tail: Tail) -> Row {
+    let fits = |rule: &&Rule| {
+        rule.start.is_none_or(|s| s == start)
+            && rule.short.is_none_or(|s| s == short)
+            && rule.tail.is_none_or(|t| t == tail)
+    };
+    TABLE.iter().find(fits).expect("the table is complete").row
+}
+
+/// What the log holds, and what the next life of it starts from.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Groups that the log names.
+    pub groups: BTreeMap<GroupId, RecoveredGroup>,
+    pub verdict: Verdict,
+    /// V: the end of the unbroken log. What is recovered was *written* up to here; it counts as
+    /// durable only when `Wal::durable()` has reached it (after a process crash it may still lie in
+    /// a volatile cache, so the new log syncs it first).
+    pub end: Lsn,
+    /// D: the highest position known to have been durable.
+    pub durable: Lsn,
+    /// Files that hold nothing of the log and will be used again.
+    pub spares: Vec<SegmentNo>,
+    /// The segment in which the log goes on.
+    pub next_segment: SegmentNo,
+    /// Flushes and records read.
+    pub flushes: u64,
+    pub records: u64,
+    pub(super) chain: Chain,
+    pub(super) replay: Replay,
+    /// Segments of the chain with the end of what each holds.
+    pub(super) ends: Vec<(SegmentNo, Lsn)>,
+    /// Groups whose hard state was found behind the damage and must be logged again.
+    pub(super) restate: Vec<GroupId>,
+}
+
+/// Reads the log of a shard. `config` must have the sizes the log was made with.
+pub fn recover(
+    config: WalConfig,
+    identity: LogIdentity,
+    files: &mut dyn SegmentSource,
+) -> Result<Recovered, WalError> {
+    recover_from(config, identity, files, Lsn::ZERO)
+}
+
+/// [`recover`], with the durable position that the boot record remembers for this shard.
+pub fn recover_from(
+    config: WalConfig,
+    identity: LogIdentity,
+    files: &mut dyn SegmentSource,
+    mark: Lsn,
+) -> Result<Recovered, WalError> {
+    let mut recovery = Recovery::open(config, identity, files, mark)?;
+    recovery.walk()?;
+    recovery.look_behind()?;
+    recovery.conclude()
+}
+
+struct Recovery<'a> {
+    config: WalConfig,
+    files: &'a mut dyn SegmentSource,
+    numbers: Vec<SegmentNo>,
+    headers: Vec<(SegmentNo, SegmentHeader)>,
+    start: Start,
+    chain: Chain,
+    durable: Lsn,
+    ends: Vec<(SegmentNo, Lsn)>,
+    tail: Tail,
+    replay: Replay,
+    /// Groups seen behind the end, and whether their hard state came from there.
+    behind: BTreeMap<GroupId, bool>,
+}
+
+impl<'a> Recovery<'a> {
+    fn open(
+        config: WalConfig,
+        identity: LogIdentity,
+        files: &'a mut dyn SegmentSource,
+        mark: Lsn,
+    ) -> Result<Self, WalError> {
+        let mut numbers = files.segments();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let mut headers = Vec::new();
+        let mut durable = mark;
+        for &no in &numbers {
+            let bytes = files
+                .read(no, 0, config.lead())
+                .map_err(|error| WalError::Unreadable { segment: no, error })?;
+            if let Some(header) = SegmentHeader::read(&bytes, no, &config, &identity)? {
+                durable = durable.max(Lsn(header.durable));
+                headers.push((no, header));
+            }
+        }
+        let (ends, tail, replay) = (Vec::new(), Tail::Nothing, Replay::new(config));
+        let (start, chain, behind) = (Start::NoLog, Chain::default(), BTreeMap::new());
+        let mut recovery = Self {
+            config,
+            files,
+            numbers,
+            headers,
+            start,
+            chain,
+            durable,
+            ends,
+            tail,
+            replay,
+            behind,
+        };
+        recovery.begin()?;
+        Ok(recovery)
+    }
+
+    /// Finds where the chain begins: at the highest segment that begins a log anew (there is more
+    /// than one only after damage was accepted), else at the lowest segment, unless that one
+    /// continues a segment whose file is still there. Released segments are renamed away, lowest
+    /// first: no file, no loss.
+    fn begin(&mut self) -> Result<(), WalError> {
+        for at in (1..self.headers.len()).rev() {
+            let (no, header) = self.headers[at];
+            if begins_anew(&self.config, no, &header) {
+                let mut scan = Scan::new(&self.config, &mut *self.files, no, header.seed());
+                // The beginning counts once its first flush is there.
+                if scan.flush_at(self.config.lead() as u64)?.is_some() {
+                    self.headers.drain(..at);
+                    break;
+                }
+            }
+        }
+        let Some((no, header)) = self.headers.first() else { return Ok(()) };
+        self.chain = header.previous();
+        self.start = Start::Found;
+        let before = self.config.segment_before(self.chain.end);
+        let continues = !begins_anew(&self.config, *no, header) && before < *no;
+        if continues && self.numbers.contains(&before) {
+            self.chain = Chain { end: self.config.start_of(before), checksum: 0 };
+            self.start = Start::HeadLost;
+        }
+        Ok(())
+    }
+
+    /// Follows the chain from segment to segment.
+    fn walk(&mut self) -> Result<(), WalError> {
+        if self.start != Start::Found {
+            return Ok(());
+        }
+        for at in 0..self.headers.len() {
+            let (no, header) = self.headers[at];
+            // A segment that a crash left behind half-written does not continue the chain.
+            if header.previous() == self.chain {
+                self.walk_segment(no, &header)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn walk_segment(&mut self, no: SegmentNo, header: &SegmentHeader) -> Result<(), WalError> {
+        let mut scan = Scan::new(&self.config, &mut *self.files, no, header.seed());
+        let mut offset = self.config.lead() as u64;
+        while let Some(flush) = scan.flush_at(offset)? {
+            if !flush.follows(self.chain) {
+                break;
+            }
+            if self.ends.last().is_none_or(|(last, _)| *last != no) {
+                self.replay.refs.open(no);
+                self.ends.push((no, flush.end));
+            }
+            self.replay.flush(&flush)?;
+            self.durable = self.durable.max(Lsn(flush.header.durable));
+            self.chain = flush.chain();
+            self.ends.last_mut().expect("pushed above").1 = flush.end;
+            offset += flush.end.since(flush.lsn);
+        }
+        Ok(())
+    }
+
+    /// Searches what lies behind the end of the chain, in its segment and in all later ones, for
+    /// valid flushes: they may name a durable position beyond V.
+    fn look_behind(&mut self) -> Result<(), WalError> {
+        let last = self.ends.last().copied();
+        for at in 0..self.headers.len() {
+            let (no, header) = self.headers[at];
+            let from = match last {
+                Some((of, _)) if no < of => continue,
+                Some((of, end)) if no == of => end.since(self.config.start_of(no)),
+                _ => self.config.lead() as u64,
+            };
+            self.search(no, &header, from)?;
+        }
+        Ok(())
+    }
+
+    fn search(
+        &mut self,
+        no: SegmentNo,
+        header: &SegmentHeader,
+        mut from: u64,
+    ) -> Result<(), WalError> {
+        let mut scan = Scan::new(&self.config, &mut *self.files, no, header.seed());
+        if scan.trace_at(from)? {
+            self.tail = Tail::Traces;
+        }
+        while let Some(flush) = scan.find_flush(from)? {
+            self.tail = Tail::Traces;
+            self.durable = self.durable.max(Lsn(flush.header.durable));
+            let behind = &mut self.behind;
+            self.replay.salvage(&flush, |group, state| *behind.entry(group).or_default() |= state);
+            from = self.config.offset_of(flush.lsn) + flush.end.since(flush.lsn);
+        }
+        Ok(())
+    }
+
+    fn conclude(mut self) -> Result<Recovered, WalError> {
+        let row = decide(self.start, self.chain.end < self.durable, self.tail);
+        let rot = row == Row::Rot;
+        let highest = self.numbers.last().map_or(SegmentNo(0), |no| *no);
+        let next_segment = highest.max(self.config.segment_of(self.durable)).next();
+        let valid = self.chain.end;
+        if self.start != Start::Found {
+            self.chain = Chain { end: self.config.start_of(next_segment), checksum: 0 };
+        }
+        let (spares, restate) = if rot { self.keep_all() } else { self.drop_behind() };
+        let Self { chain, durable, ends, replay, .. } = self;
+        let verdict = match row {
+            Row::Empty => Verdict::Empty,
+            Row::Clean => Verdict::Clean,
+            Row::TornTail => Verdict::TornTail,
+            Row::Rot => {
+                Verdict::Rot { valid, durable, groups: replay.groups.keys().copied().collect() }
+            }
+        };
+        Ok(Recovered {
+            groups: replay.groups.clone(),
+            verdict,
+            end: valid,
+            durable,
+            spares,
+            next_segment,
+            flushes: replay.flushes,
+            records: replay.records,
+            chain,
+            replay,
+            ends,
+            restate,
+        })
+    }
+
+    /// Rot: no file is touched, terms and votes found behind the damage are kept.
+    fn keep_all(&mut self) -> (Vec<SegmentNo>, Vec<GroupId>) {
+        let mut refs = std::mem::take(&mut self.replay.refs);
+        refs.join(&self.numbers);
+        self.replay.refs = refs;
+        let states = self.behind.iter().filter(|(_, state)| **state);
+        (Vec::new(), states.map(|(group, _)| *group).collect())
+    }
+
+    /// A torn tail: what lies behind V was promised to nobody, not even a vote.
+    fn drop_behind(&mut self) -> (Vec<SegmentNo>, Vec<GroupId>) {
+        let in_chain = |no: &SegmentNo| self.ends.iter().any(|(of, _)| of == no);
+        let spares = self.numbers.iter().copied().filter(|no| !in_chain(no)).collect();
+        for group in self.behind.keys() {
+            let log = self.replay.index.groups.get(group);
+            match (log, self.replay.groups.get_mut(group)) {
+                (Some(log), Some(known)) => known.hard_state = log.state,
+                _ => drop(self.replay.groups.remove(group)),
+            }
+        }
+        (spares, Vec::new())
+    }
+}
+
+/// Is this the first segment of a log?
+fn begins_anew(config: &WalConfig, no: SegmentNo, header: &SegmentHeader) -> bool {
+    header.previous() == Chain { end: config.start_of(no), checksum: 0 }
+}

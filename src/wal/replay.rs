@@ -1,0 +1,186 @@
+//! What the records of verified flushes add up to, group by group.
+
+use std::collections::BTreeMap;
+
+use zerocopy::FromBytes;
+
+use super::config::WalConfig;
+use super::index::{LogIndex, Run, regresses};
+use super::ops::WalError;
+use super::record::{
+    FLAG_TRUNCATES, FLUSH_HEADER_BYTES, HardStateBytes, KIND_BLOCKS, KIND_HARD_STATE,
+    RECORD_HEADER_BYTES, Record, Records,
+};
+use super::scan::Flush;
+use super::segment::Refs;
+use crate::block::{BLOCK_COUNT_MAX, BlockHeader, HEADER_BYTES};
+use crate::ids::{GroupId, HardState, Index, Lsn, Term};
+
+/// What the log says about one group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredGroup {
+    /// The latest one; the default if none was logged.
+    pub hard_state: HardState,
+    /// Lowest index still in the log; meaningless while `last` is 0.
+    pub first: Index,
+    /// Highest index; 0 when there are no entries.
+    pub last: Index,
+    /// Terms as runs: each entry is the first index of a term, ascending.
+    pub terms: Vec<(Index, Term)>,
+}
+
+/// Gathers records into an index.
+#[derive(Debug)]
+pub(super) struct Replay {
+    pub groups: BTreeMap<GroupId, RecoveredGroup>,
+    pub index: LogIndex,
+    pub refs: Refs,
+    pub records: u64,
+    pub flushes: u64,
+}
+
+/// The indices a record's blocks take up.
+struct Blocks {
+    first: Index,
+    last: Index,
+}
+
+impl Replay {
+    pub fn new(config: WalConfig) -> Self {
+        let (index, refs) = (LogIndex::new(config), Refs::default());
+        Self { groups: BTreeMap::new(), index, refs, records: 0, flushes: 0 }
+    }
+
+    /// Takes in a flush of the chain.
+    pub fn flush(&mut self, flush: &Flush) -> Result<(), WalError> {
+        let mut count = 0;
+        for record in (Records { bytes: &flush.payload, at: 0 }) {
+            let record = record.map_err(|what| WalError::Format { lsn: flush.lsn, what })?;
+            self.record(flush, record).map_err(|what| WalError::Format { lsn: flush.lsn, what })?;
+            count += 1;
+        }
+        if count != flush.header.records {
+            let what = "the number of records is not what the header says";
+            return Err(WalError::Format { lsn: flush.lsn, what });
+        }
+        self.flushes += 1;
+        self.records += u64::from(count);
+        Ok(())
+    }
+
+    fn record(&mut self, flush: &Flush, record: Record<'_>) -> Result<(), &'static str> {
+        let group = GroupId(record.header.group);
+        let lsn = flush.lsn.plus((FLUSH_HEADER_BYTES + record.at) as u64);
+        match record.header.kind {
+            KIND_HARD_STATE => {
+                let state = HardStateBytes::decode(record.payload).ok_or("hard state size")?;
+                self.state(group, state, lsn)
+            }
+            KIND_BLOCKS => self.blocks(group, flush.lsn, lsn, record),
+            _ => Err("unknown record kind"),
+        }
+    }
+
+    fn state(&mut self, group: GroupId, state: HardState, lsn: Lsn) -> Result<(), &'static str> {
+        let known = self.groups.entry(group).or_default();
+        if regresses(known.hard_state, state) {
+            return Err("a term or vote that goes back");
+        }
+        known.hard_state = state;
+        self.index.set_state(&mut self.refs, group, state, lsn);
+        Ok(())
+    }
+
+    fn blocks(
+        &mut self,
+        group: GroupId,
+        flush: Lsn,
+        lsn: Lsn,
+        record: Record<'_>,
+    ) -> Result<(), &'static str> {
+        let first = first_index(record.payload)?;
+        let truncates = record.header.flags & FLAG_TRUNCATES != 0;
+        let known = self.groups.entry(group).or_default();
+        if truncates {
+            known.cut(first);
+        } else if known.last.next() != first {
+            // Only a released log starts anew further on (a snapshot took its place): the chain
+            // has no holes, and an append that leaves one is refused when it is staged.
+            self.index.cut(&mut self.refs, group, Index::ZERO);
+            *known = RecoveredGroup { hard_state: known.hard_state, ..Default::default() };
+        }
+        let blocks = known.take_blocks(group, record.payload)?;
+        let bytes = (RECORD_HEADER_BYTES + record.payload.len()) as u32;
+        let run = Run { first: blocks.first, last: blocks.last, lsn, bytes };
+        self.index.push(&mut self.refs, group, run, flush, truncates);
+        Ok(())
+    }
+
+    /// Takes terms and votes, and nothing else, out of a flush behind a damaged place; `true` for
+    /// each group whose hard state came from there. Entries are left: a truncation may have been
+    /// in the gap.
+    pub fn salvage(&mut self, flush: &Flush, mut found: impl FnMut(GroupId, bool)) {
+        for record in (Records { bytes: &flush.payload, at: 0 }).flatten() {
+            let group = GroupId(record.header.group);
+            let state = (record.header.kind == KIND_HARD_STATE)
+                .then(|| HardStateBytes::decode(record.payload))
+                .flatten();
+            let known = self.groups.entry(group).or_default();
+            let newer = state.filter(|state| !regresses(known.hard_state, *state));
+            if let Some(state) = newer {
+                known.hard_state = state;
+            }
+            found(group, newer.is_some());
+        }
+    }
+}
+
+impl RecoveredGroup {
+    fn cut(&mut self, from: Index) {
+        if from <= self.first {
+            self.first = Index::ZERO;
+            self.last = Index::ZERO;
+            self.terms.clear();
+        } else if from <= self.last {
+            self.last = from.prev();
+            let keep = self.terms.partition_point(|(first, _)| *first < from);
+            self.terms.truncate(keep);
+        }
+    }
+
+    fn take_blocks(&mut self, group: GroupId, payload: &[u8]) -> Result<Blocks, &'static str> {
+        let start = first_index(payload)?;
+        let mut due = start;
+        let mut rest = payload;
+        while !rest.is_empty() {
+            let (header, _) = BlockHeader::read_from_prefix(rest).map_err(|_| "block cut short")?;
+            let size = header.size as usize;
+            if size < HEADER_BYTES || size > rest.len() {
+                return Err("block longer than its record");
+            }
+            let count = u64::from(header.count);
+            if header.group != group.0 || header.first != due.0 || count == 0 {
+                return Err("block out of place");
+            }
+            if self.terms.last().is_none_or(|(_, term)| term.0 != header.term) {
+                self.terms.push((due, Term(header.term)));
+            }
+            due = due.plus(count);
+            rest = &rest[size..];
+        }
+        if self.last == Index::ZERO {
+            self.first = start;
+        }
+        self.last = due.prev();
+        Ok(Blocks { first: start, last: self.last })
+    }
+}
+
+/// Index of a record's first entry.
+fn first_index(payload: &[u8]) -> Result<Index, &'static str> {
+    let (header, _) = BlockHeader::read_from_prefix(payload).map_err(|_| "record without block")?;
+    if header.first == 0 || header.first > u64::MAX / 2 || header.count as usize > BLOCK_COUNT_MAX {
+        return Err("block index out of range");
+    }
+    Ok(Index(header.first))
+}

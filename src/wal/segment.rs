@@ -1,0 +1,321 @@
+//! The files of the log: which hold it, which are prepared ahead, which may be used again.
+//!
+//! ```text
+//!   junk, freed        live (front ... head)              spares
+//!   [3] [4]            [5] [6] [7] [8: head]              [9] [10]
+//!   rename next        reference counted                  <= ready_through
+//! ```
+//!
+//! Segments leave only at the front, in order, and one file is renamed at a time, so that after any
+//! crash the files that are left are one contiguous stretch of the log.
+
+use std::collections::VecDeque;
+
+use super::config::WalConfig;
+use super::ops::{DiskError, OpId, SegmentNo, Space};
+use crate::ids::{Lsn, Tick};
+
+/// Wait after a full disk before the next try, microseconds.
+const RETRY_US: u64 = 1_000_000;
+
+/// A segment of the log and what still needs it.
+#[derive(Clone, Debug)]
+struct Live {
+    no: SegmentNo,
+    /// Runs of the index in it.
+    runs: u32,
+    /// Groups whose latest hard state is in it.
+    states: u32,
+    /// Reads under way.
+    pins: u32,
+    /// Once nothing needs it: it may go when the log is durable up to here.
+    free_at: Option<Lsn>,
+}
+
+/// Reference counts of the segments that hold the log, lowest number first (bug 14: an index that
+/// points into a purged file).
+#[derive(Debug, Default)]
+pub(super) struct Refs(VecDeque<Live>);
+
+/// What needs a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    Run,
+    State,
+    Read,
+}
+
+impl Live {
+    fn count(&mut self, need: Need) -> &mut u32 {
+        match need {
+            Need::Run => &mut self.runs,
+            Need::State => &mut self.states,
+            Need::Read => &mut self.pins,
+        }
+    }
+}
+
+impl Refs {
+    /// A segment joins the log.
+    pub fn open(&mut self, no: SegmentNo) {
+        assert!(self.0.back().is_none_or(|last| last.no < no), "segments join in order");
+        self.0.push_back(Live { no, runs: 0, states: 0, pins: 0, free_at: None });
+    }
+
+    /// Adds the segments of `all` that are not there yet; nothing needs them, but they keep their
+    /// place in the order.
+    pub fn join(&mut self, all: &[SegmentNo]) {
+        for &no in all {
+            if let Err(at) = self.0.binary_search_by_key(&no, |live| live.no) {
+                self.0.insert(at, Live { no, runs: 0, states: 0, pins: 0, free_at: None });
+            }
+        }
+    }
+
+    pub fn hold(&mut self, no: SegmentNo, need: Need) {
+        *self.find(no).count(need) += 1;
+    }
+
+    pub fn drop(&mut self, no: SegmentNo, need: Need) {
+        let count = self.find(no).count(need);
+        assert!(*count > 0, "segment {no:?} released more often than held");
+        *count -= 1;
+    }
+
+    fn find(&mut self, no: SegmentNo) -> &mut Live {
+        if self.0.back().is_some_and(|last| last.no == no) {
+            return self.0.back_mut().expect("looked at");
+        }
+        let at = self.0.binary_search_by_key(&no, |live| live.no);
+        &mut self.0[at.expect("whatever is referenced is a live segment")]
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[derive(Debug)]
+struct Preparing {
+    op: OpId,
+    recycle: Option<SegmentNo>,
+}
+
+#[derive(Debug)]
+pub(super) struct Segments {
+    config: WalConfig,
+    pub refs: Refs,
+    /// Files to use again before new ones are made.
+    reusable: VecDeque<SegmentNo>,
+    /// Every segment up to this number that is not `reusable` exists.
+    ready_through: SegmentNo,
+    preparing: Option<Preparing>,
+    full: Option<(Tick, String)>,
+    retry_at: Tick,
+    pub recycled: u64,
+}
+
+impl Segments {
+    /// `refs` of the log so far, `reusable` files, and the number before the first new segment.
+    pub fn new(
+        config: WalConfig,
+        refs: Refs,
+        reusable: Vec<SegmentNo>,
+        ready_through: SegmentNo,
+    ) -> Self {
+        Self {
+            config,
+            refs,
+            reusable: reusable.into(),
+            ready_through,
+            preparing: None,
+            full: None,
+            retry_at: Tick::ZERO,
+            recycled: 0,
+        }
+    }
+
+    /// The highest segment that staging has reached.
+    pub fn head(&self) -> SegmentNo {
+        self.refs.0.back().expect("a log has a head").no
+    }
+
+    /// May a flush go to `segment`?
+    pub fn is_ready(&self, segment: SegmentNo) -> bool {
+        segment <= self.ready_through
+    }
+
+    /// Prepared segments that staging has not reached.
+    pub fn spares(&self) -> u64 {
+        self.ready_through.0.saturating_sub(self.head().0)
+    }
+
+    /// Files that exist, the one being made included.
+    fn files(&self) -> u64 {
+        let made = self.refs.0.iter().filter(|live| live.no <= self.ready_through).count();
+        let making = self.preparing.as_ref().is_some_and(|p| p.recycle.is_none());
+        let renaming = self.preparing.as_ref().is_some_and(|p| p.recycle.is_some());
+        let moved = u64::from(making) + u64::from(renaming);
+        made as u64 + self.spares() + self.reusable.len() as u64 + moved
+    }
+
+    /// The file to prepare now, if one is wanted and possible.
+    pub fn prepare_due(&mut self, now: Tick) -> Option<(SegmentNo, Option<SegmentNo>)> {
+        let ahead = self.head().0 + u64::from(self.config.spare_segments);
+        let wanted = self.preparing.is_none() && self.ready_through.0 < ahead;
+        let possible = !self.reusable.is_empty() || self.files() < self.max();
+        let patient = self.full.is_none() || now >= self.retry_at;
+        (wanted && possible && patient)
+            .then(|| (self.ready_through.next(), self.reusable.pop_front()))
+    }
+
+    pub fn prepare_issued(&mut self, op: OpId, recycle: Option<SegmentNo>) {
+        assert!(self.preparing.is_none());
+        self.preparing = Some(Preparing { op, recycle });
+    }
+
+    pub fn is_prepare(&self, op: OpId) -> bool {
+        self.preparing.as_ref().is_some_and(|preparing| preparing.op == op)
+    }
+
+    pub fn prepared(&mut self) {
+        let preparing = self.preparing.take().expect("is_prepare");
+        self.recycled += u64::from(preparing.recycle.is_some());
+        self.ready_through = self.ready_through.next();
+        self.full = None;
+    }
+
+    /// The disk is full: try again later.
+    pub fn prepare_failed(&mut self, now: Tick, error: DiskError) {
+        let preparing = self.preparing.take().expect("is_prepare");
+        if let Some(no) = preparing.recycle {
+            self.reusable.push_front(no);
+        }
+        self.retry_at = now.plus(RETRY_US);
+        let since = self.full.take().map_or(now, |(since, _)| since);
+        self.full = Some((since, error.message));
+    }
+
+    pub fn deadline(&self) -> Option<Tick> {
+        (self.full.is_some() && self.preparing.is_none()).then_some(self.retry_at)
+    }
+
+    fn max(&self) -> u64 {
+        u64::from(self.config.segments_max)
+    }
+
+    /// Record bytes that fit before the reserve of one segment is touched; padding is allowed for.
+    pub fn room(&self, head_room: u64) -> u64 {
+        let files = if self.full.is_some() { self.files().min(self.max()) } else { self.max() };
+        let used = self.refs.len() as u64;
+        if used + 1 > files {
+            return 0;
+        }
+        let block = u64::from(self.config.block_bytes);
+        let after_padding = |bytes: u64| {
+            let flushes = bytes / u64::from(self.config.flush_bytes_max) + 1;
+            bytes.saturating_sub(flushes * block)
+        };
+        let whole = after_padding(self.config.segment_bytes - block);
+        after_padding(head_room) + (files - used - 1) * whole
+    }
+
+    pub fn space(&self, room: u64) -> Space {
+        match &self.full {
+            Some((since, message)) => Space::NoSpace { since: *since, message: message.clone() },
+            None if room == 0 => Space::LimitReached,
+            None => Space::Ok,
+        }
+    }
+
+    /// The front segment if only hard states still hold it: they are to be logged again.
+    pub fn held_by_states(&self) -> Option<SegmentNo> {
+        let front = self.refs.0.front()?;
+        (front.no != self.head() && front.runs == 0 && front.states > 0).then_some(front.no)
+    }
+
+    /// Lets go of segments at the front that nothing needs. Each waits until all that was staged
+    /// when it came free is durable: the truncation or the hard state that freed it must not be
+    /// lost after the bytes it replaced are gone.
+    pub fn reclaim(&mut self, durable: Lsn, staged: Lsn) {
+        let head = self.head();
+        while let Some(front) = self.refs.0.front_mut() {
+            if front.no == head || front.runs + front.states + front.pins > 0 {
+                break;
+            }
+            if durable < *front.free_at.get_or_insert(staged) {
+                break;
+            }
+            self.reusable.push_back(front.no);
+            self.refs.0.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::ops::DiskErrorKind;
+
+    fn segments() -> Segments {
+        let config = WalConfig {
+            segment_bytes: 8192,
+            block_bytes: 512,
+            flush_bytes_max: 4096,
+            segments_max: 4,
+            spare_segments: 1,
+            ..WalConfig::default()
+        };
+        let mut refs = Refs::default();
+        refs.open(SegmentNo(1));
+        Segments::new(config, refs, Vec::new(), SegmentNo(0))
+    }
+
+    #[test]
+    fn a_free_segment_waits_for_what_freed_it_to_be_durable_and_is_then_used_again() {
+        let mut s = segments();
+        s.refs.hold(SegmentNo(1), Need::Run);
+        s.refs.open(SegmentNo(2));
+        s.refs.drop(SegmentNo(1), Need::Run);
+        s.reclaim(Lsn(10), Lsn(20));
+        assert_eq!(s.refs.len(), 2, "not yet durable");
+        s.reclaim(Lsn(20), Lsn(30));
+        assert_eq!(s.refs.len(), 1);
+        s.ready_through = SegmentNo(2);
+        assert_eq!(s.prepare_due(Tick(0)), Some((SegmentNo(3), Some(SegmentNo(1)))));
+    }
+
+    #[test]
+    #[should_panic(expected = "released more often than held")]
+    fn a_reference_is_given_back_once() {
+        let mut s = segments();
+        s.refs.hold(SegmentNo(1), Need::Run);
+        s.refs.drop(SegmentNo(1), Need::Run);
+        s.refs.drop(SegmentNo(1), Need::Run);
+    }
+
+    #[test]
+    fn a_full_disk_is_tried_again_after_a_second_and_the_last_file_is_the_reserve() {
+        let mut s = segments();
+        for op in 1..=2 {
+            let (_, recycle) = s.prepare_due(Tick(0)).unwrap();
+            s.prepare_issued(OpId(op), recycle);
+            s.prepared();
+        }
+        assert_eq!(s.prepare_due(Tick(0)), None, "one in use, one ahead");
+        s.refs.open(SegmentNo(2));
+        s.prepare_due(Tick(0)).unwrap();
+        s.prepare_issued(OpId(3), None);
+        let message = "no space left".to_owned();
+        let error = DiskError { kind: DiskErrorKind::NoSpace, errno: 28, message };
+        s.prepare_failed(Tick(5), error);
+        assert_eq!(s.room(7000), 0, "the second of two files is the reserve");
+        assert!(matches!(s.space(0), Space::NoSpace { since: Tick(5), .. }));
+        assert_eq!((s.prepare_due(Tick(6)), s.deadline()), (None, Some(Tick(1_000_005))));
+        assert!(s.prepare_due(Tick(1_000_005)).is_some());
+        s.prepare_issued(OpId(4), None);
+        s.prepared();
+        assert!(s.room(7000) > 0);
+        assert_eq!(s.space(1), Space::Ok);
+    }
+}
