@@ -1,5 +1,9 @@
 //! The consensus core and the write-ahead log beside their peers, on the same work.
 //!
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml --bin compare` prints the tables:
+//! rates, latencies and ratios from interleaved rounds. `cargo bench` there gives each side alone,
+//! with criterion's confidence intervals.
+//!
 //! ```text
 //! workload     what a command is, which batches and groups are measured
 //! side         one contestant: a step of work; rounds interleaved, medians and ratios

@@ -23,8 +23,11 @@ const USAGE: &str = "usage: compare [raft|wal|stream] [--seconds N] [--rounds N]
   --rounds   turns that each side takes, default 7
   --dir      where logs are written, default the crate's target directory";
 
+/// Measures and prints one table.
+type Table = fn(&Options, &mut dyn Write) -> io::Result<()>;
+
 struct Options {
-    tables: Vec<fn(&Options, &mut dyn Write) -> io::Result<()>>,
+    tables: Vec<Table>,
     seconds: f64,
     rounds: usize,
     dir: PathBuf,
