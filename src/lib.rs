@@ -2,13 +2,14 @@
 
 pub mod block;
 pub mod cli;
-pub mod config;
 pub mod client;
+pub mod config;
 pub mod ids;
 pub mod load;
 pub mod machine;
 pub mod raft;
 pub mod runtime;
+pub mod server;
 pub mod shard;
 pub mod wal;
 pub mod wire;

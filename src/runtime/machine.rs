@@ -63,6 +63,11 @@ fn memory_bytes(meminfo: &str) -> u64 {
         .map_or(0, |kib| kib * 1024)
 }
 
+/// How much memory this process may lock, bytes; `None` when there is no limit.
+pub fn locked_memory_limit() -> Option<u64> {
+    soft_limit(&read("/proc/self/limits"), "Max locked memory")
+}
+
 /// Soft limit from `/proc/self/limits`; `None` for "unlimited" (or a table without that line).
 fn soft_limit(limits: &str, name: &str) -> Option<u64> {
     let rest = limits.lines().find_map(|line| line.strip_prefix(name))?;

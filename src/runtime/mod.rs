@@ -4,5 +4,13 @@
 //! what machine that was, [`probe`] finds out what the kernel and a directory can do.
 
 pub mod calibrate;
+pub mod cold;
+pub mod disk;
+pub mod links;
 pub mod machine;
+pub mod net;
+pub mod placement;
 pub mod probe;
+pub mod reactor;
+pub mod ring;
+pub mod routing;

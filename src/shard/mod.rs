@@ -1,2 +1,388 @@
-//! shard
+//! A shard: many groups, one log, the queues to its peers and clients. Pure: bytes and completions
+//! go in with the time, operations and bytes come out.
+//!
+//! ```text
+//! in    peer_frame  client_frame  disk_done  (any number, each steps the groups it concerns)
+//! turn  timers -> proposals -> settle -> stage + one flush -> gather     => Output::disk, peer bytes
+//! apply committed blocks, answers                                        => client bytes
+//! out   Output, peer_egress, client_egress; then sleep until `deadline`
+//! ```
+//!
+//! Every ordering rule of the data path is in this module and in `raft` and `wal`:
+//! - a message leaves only when the persist it speaks for is settled ([`group`]);
+//! - a client hears of a block only when it is committed and applied ([`apply`]);
+//! - after the log's first error nothing is acknowledged, voted or sent any more.
+
+mod apply;
+mod group;
+mod proposals;
 pub mod sessions;
+mod status;
+mod timers;
+mod transport;
+
+use std::collections::VecDeque;
+
+use self::group::Group;
+use self::proposals::Clients;
+use self::sessions::SessionLimits;
+pub use self::status::{GroupStatus, ShardStatus};
+use self::timers::Timers;
+use self::transport::{Outgoing, Peer};
+use crate::block::Block;
+use crate::ids::{GroupId, Incarnation, Lsn, NodeId, Seq, Tick};
+use crate::machine::StateMachine;
+use crate::raft::ready::{Fetch, Outbound, Persist, PersistOp, Ready, Role, Transition};
+use crate::raft::{self, Event, Raft, Restored};
+use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, Wal, WalError};
+
+/// What a shard is told at its start.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    /// All voters of every group, this node among them, in the order of the cluster's node list.
+    pub voters: Vec<NodeId>,
+    pub shard: u32,
+    pub shards: u32,
+    /// Groups of the whole cluster; this shard holds those with `group % shards == shard`.
+    pub groups: u32,
+    /// Whether acknowledgements wait for stable storage (durability.md).
+    pub wal_sync: bool,
+    pub sessions: SessionLimits,
+    /// Template for every group; id, group, voters, seed and preference are filled in.
+    pub raft: raft::Config,
+    /// Largest proposal, bytes.
+    pub block_bytes_max: u32,
+    /// Committed bytes applied in one turn before others get their chance.
+    pub apply_bytes_per_turn: u64,
+    /// Bytes waiting for one peer's socket above which appends are held back.
+    pub peer_egress_bytes_max: usize,
+    /// Bytes of answers waiting for one client's socket above which it is not read from.
+    pub client_egress_bytes_max: usize,
+    /// Blocks of one connection that may wait for their answer.
+    pub client_blocks_max: u32,
+}
+
+/// What recovery found of one group.
+pub type Recovered = std::collections::BTreeMap<GroupId, Restored>;
+
+/// What the runtime has to carry out after a turn. Cleared by whoever carries it out.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub disk: Vec<DiskOp>,
+    /// For the log of events.
+    pub transitions: Vec<Transition>,
+    /// The first error of the log: say why and stop the process.
+    pub fatal: Option<WalError>,
+}
+
+/// Counters since the start, for reports.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardStats {
+    pub commands_applied: u64,
+    pub blocks_applied: u64,
+    pub proposals_refused: u64,
+    pub appends_held_back: u64,
+    pub turns: u64,
+}
+
+/// A persist that is settled when the log reaches `lsn`.
+type Mark = (Lsn, u32);
+
+/// See the module.
+pub struct Shard<M> {
+    config: ShardConfig,
+    groups: Vec<Group<M>>,
+    wal: Wal,
+    ready: Ready,
+    timers: Timers,
+    peers: Vec<Peer>,
+    clients: Clients,
+    /// Messages of this turn, by peer.
+    outgoing: Vec<Vec<Outgoing>>,
+    /// Groups with a persist that waits for the durable, and for the written, mark.
+    durable_marks: VecDeque<Mark>,
+    written_marks: VecDeque<Mark>,
+    /// Groups with proposals in this turn.
+    proposing: Vec<u32>,
+    /// Groups with committed blocks to apply.
+    applying: VecDeque<u32>,
+    /// Blocks of the message being stepped; kept for its memory.
+    incoming: Vec<Block>,
+    /// Reads that were started outside a turn.
+    disk_queue: Vec<DiskOp>,
+    fatal: Option<WalError>,
+    draining: bool,
+    stats: ShardStats,
+}
+
+impl<M: StateMachine> Shard<M> {
+    /// A shard over a log that is ready to be appended to. `machine` makes each group's empty state
+    /// machine; what was committed is applied again from the log.
+    pub fn new(
+        config: ShardConfig,
+        wal: Wal,
+        mut recovered: Recovered,
+        mut machine: impl FnMut(GroupId) -> M,
+        now: Tick,
+    ) -> Self {
+        let peers: Vec<Peer> =
+            config.voters.iter().filter(|&&n| n != config.node).map(|&n| Peer::new(n)).collect();
+        let outgoing = peers.iter().map(|_| Vec::new()).collect();
+        let mut shard = Self {
+            groups: Vec::new(),
+            wal,
+            ready: Ready::default(),
+            timers: Timers::default(),
+            peers,
+            clients: Clients::default(),
+            outgoing,
+            durable_marks: VecDeque::new(),
+            written_marks: VecDeque::new(),
+            proposing: Vec::new(),
+            applying: VecDeque::new(),
+            incoming: Vec::new(),
+            disk_queue: Vec::new(),
+            fatal: None,
+            draining: false,
+            stats: ShardStats::default(),
+            config,
+        };
+        for id in (shard.config.shard..shard.config.groups).step_by(shard.config.shards as usize) {
+            let group = GroupId(id);
+            let restored = recovered.remove(&group).unwrap_or_default();
+            let raft = Raft::new(shard.raft_config(group), restored, now);
+            let local = shard.groups.len() as u32;
+            shard.groups.push(Group::new(raft, machine(group), &shard.config));
+            shard.reschedule(local);
+        }
+        shard
+    }
+
+    fn raft_config(&self, group: GroupId) -> raft::Config {
+        let voters = &self.config.voters;
+        let mut config = self.config.raft.clone();
+        config.id = self.config.node;
+        config.group = group;
+        config.voters = voters.clone();
+        config.incarnation = self.config.incarnation;
+        config.seed = seed(self.config.node, self.config.incarnation, group);
+        // Leaders of the groups of one shard are spread over the nodes at the first start.
+        let turn = (group.0 / self.config.shards) as usize % voters.len();
+        config.preferred = voters[turn] == self.config.node;
+        config
+    }
+
+    /// Position of a group in `groups`, if this shard holds it.
+    fn local(&self, group: GroupId) -> Option<u32> {
+        let ours =
+            group.0 < self.config.groups && group.0 % self.config.shards == self.config.shard;
+        if ours { Some(group.0 / self.config.shards) } else { None }
+    }
+
+    /// The one place where a group is stepped.
+    fn step(&mut self, now: Tick, local: u32, event: Event<'_>) {
+        self.groups[local as usize].raft.handle(now, event, &mut self.ready);
+        self.reschedule(local);
+    }
+
+    fn reschedule(&mut self, local: u32) {
+        self.timers.want(local, self.groups[local as usize].raft.deadline());
+    }
+
+    /// Reports a finished operation of the log.
+    pub fn disk_done(&mut self, now: Tick, op: OpId, result: Result<DiskDone, DiskError>) {
+        match self.wal.complete(now, op, result) {
+            Ok(Completed::Progress) => {}
+            Ok(Completed::Fetched { token, group, blocks }) => {
+                self.fetched(now, token, group, blocks);
+            }
+            Ok(Completed::FetchFailed { token, group, .. }) => {
+                self.fetched(now, token, group, Vec::new());
+            }
+            Err(error) => self.fatal = Some(error),
+        }
+    }
+
+    /// One turn: everything that was reported since the last one becomes at most one flush and one
+    /// batch of bytes for each peer. [`Shard::apply`] follows, once these are on their way.
+    pub fn turn(&mut self, now: Tick, out: &mut Output) {
+        self.stats.turns += 1;
+        if self.fatal.is_some() {
+            out.fatal.clone_from(&self.fatal);
+            return self.ready.clear();
+        }
+        self.run_timers(now);
+        self.propose(now);
+        self.settle(now);
+        self.start_fetches(now);
+        self.note_commits(out);
+        self.stage();
+        self.wal.flush(now, &mut self.disk_queue);
+        out.disk.append(&mut self.disk_queue);
+        self.gather();
+        self.ready.clear();
+    }
+
+    fn run_timers(&mut self, now: Tick) {
+        while let Some(local) = self.timers.pop_due(now) {
+            if self.groups[local as usize].raft.deadline() <= now {
+                self.step(now, local, Event::Timeout);
+            } else {
+                self.reschedule(local);
+            }
+        }
+    }
+
+    /// Tells the groups which of their persists the log has settled, and lets go of the messages
+    /// that waited for them.
+    fn settle(&mut self, now: Tick) {
+        let (durable, written) = (self.wal.durable(), self.wal.written());
+        while let Some(&(lsn, local)) = self.durable_marks.front()
+            && lsn <= durable
+        {
+            self.durable_marks.pop_front();
+            self.settle_group(now, local, durable, written);
+        }
+        while let Some(&(lsn, local)) = self.written_marks.front()
+            && lsn <= written
+        {
+            self.written_marks.pop_front();
+            self.settle_group(now, local, durable, written);
+        }
+    }
+
+    fn settle_group(&mut self, now: Tick, local: u32, durable: Lsn, written: Lsn) {
+        let Some(seq) = self.groups[local as usize].settle(durable, written) else { return };
+        self.step(now, local, Event::Persisted { seq });
+        let group = &mut self.groups[local as usize];
+        let id = group.raft.group();
+        while let Some((to, message)) = group.release(seq) {
+            transport::queue(&self.peers, &mut self.outgoing, to, Outgoing::small(id, message));
+        }
+    }
+
+    /// Copies what the groups want logged into the log's buffer, in their order.
+    fn stage(&mut self) {
+        for Persist { group, seq, op } in &self.ready.persists {
+            let local = local_of(*group, &self.config);
+            let (lsn, durable) = match op {
+                PersistOp::HardState(state) => (self.wal.hard_state(*group, *state), true),
+                PersistOp::Append { blocks, truncates } => {
+                    let sync = self.groups[local as usize].sync || *truncates;
+                    let blocks = self.ready.slice(blocks);
+                    (self.wal.append(*group, blocks, *truncates, sync), sync)
+                }
+            };
+            self.groups[local as usize].staged(*seq, lsn, durable);
+            let marks = if durable { &mut self.durable_marks } else { &mut self.written_marks };
+            marks.push_back((lsn, local));
+        }
+    }
+
+    /// Sorts this turn's messages by peer; those that speak for an unsettled persist wait.
+    fn gather(&mut self) {
+        for Outbound { group, to, after, message, blocks } in self.ready.messages.drain(..) {
+            let local = local_of(group, &self.config);
+            let state = &mut self.groups[local as usize];
+            if after <= state.settled() {
+                let outgoing = Outgoing { group, message, blocks };
+                transport::queue(&self.peers, &mut self.outgoing, to, outgoing);
+            } else {
+                assert!(blocks.is_empty(), "only small messages wait for the log");
+                state.hold(after, to, message);
+            }
+        }
+        self.write_peer_frames();
+    }
+
+    fn note_commits(&mut self, out: &mut Output) {
+        for commit in self.ready.committed.drain(..) {
+            let local = local_of(commit.group, &self.config);
+            self.groups[local as usize].want_apply(local, &mut self.applying);
+        }
+        let mut transitions = std::mem::take(&mut self.ready.transitions);
+        for transition in &transitions {
+            if transition.role != Role::Leader {
+                let local = local_of(transition.group, &self.config);
+                self.disown(local, transition.leader);
+            }
+        }
+        out.transitions.append(&mut transitions);
+        self.ready.transitions = transitions;
+    }
+
+    /// Starts the reads of blocks that followers need and memory no longer holds.
+    fn start_fetches(&mut self, now: Tick) {
+        let mut i = 0;
+        while i < self.ready.fetches.len() {
+            let Fetch { group, to, from, through, bytes_max } = self.ready.fetches[i];
+            i += 1;
+            let token = u64::from(to.0);
+            let queue = &mut self.disk_queue;
+            if self.wal.read(group, from, through, bytes_max, token, queue).is_err() {
+                let local = local_of(group, &self.config);
+                self.step(now, local, Event::Fetched { to, from, blocks: &mut Vec::new() });
+            }
+        }
+        self.ready.fetches.clear();
+    }
+
+    /// When the next turn is needed even if nothing is reported. `now` when work is left over.
+    pub fn deadline(&self, now: Tick) -> Tick {
+        let left_over = !self.applying.is_empty()
+            || !self.disk_queue.is_empty()
+            || !self.ready.is_empty()
+            || !self.proposing.is_empty();
+        if left_over || self.fatal.is_some() {
+            return now;
+        }
+        self.timers.next().min(self.wal.deadline())
+    }
+
+    /// True when [`Shard::apply`] has something to do.
+    pub fn has_work_to_apply(&self) -> bool {
+        !self.applying.is_empty()
+    }
+
+    /// Refuses new proposals from now on; what is in flight goes on.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// True when no proposal waits for its answer and everything staged is on stable storage.
+    pub fn is_quiet(&self) -> bool {
+        let idle = |group: &Group<M>| group.pending.is_empty() && group.proposals.is_empty();
+        self.groups.iter().all(idle) && self.wal.durable() >= self.wal.staged()
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> ShardStats {
+        self.stats
+    }
+
+    /// The log, for its figures.
+    pub fn wal(&self) -> &Wal {
+        &self.wal
+    }
+
+    /// Checks what must hold between turns; for tests and the simulator.
+    pub fn check_invariants(&self) {
+        for group in &self.groups {
+            group.raft.check_invariants();
+            assert!(group.applied <= group.raft.commit(), "applied <= committed");
+            assert!(group.settled() <= Seq(u64::MAX));
+        }
+    }
+}
+
+fn local_of(group: GroupId, config: &ShardConfig) -> u32 {
+    group.0 / config.shards
+}
+
+/// Spreads the groups' election timeouts; any mixing will do, as long as it is a function of names.
+fn seed(node: NodeId, incarnation: Incarnation, group: GroupId) -> u64 {
+    let mixed = u64::from(node.0) << 48 ^ u64::from(incarnation.0) << 24 ^ u64::from(group.0);
+    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+}

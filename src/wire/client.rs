@@ -69,8 +69,9 @@ pub enum Refused {
     /// The disk is full or the log is at its limit. Nothing happened; free space and it resumes.
     #[error("read-only: the node's disk is full or its log is at its limit")]
     ReadOnly,
-    /// The sequence number lies below what the session still waits for.
-    #[error("stale: the session no longer waits for this sequence number")]
+    /// The sequence number lies below what the session still waits for, or the session was dropped
+    /// to make room for others. Open a new session.
+    #[error("stale: the session does not wait for this number, or was dropped; open a new one")]
     Stale,
     /// This node, or this shard of it, does not hold the group.
     #[error("no such group on this shard")]

@@ -1,0 +1,189 @@
+//! The cold paths of a node on an executor of their own: segments are made and pre-written here,
+//! so that the shards' loops never wait for an allocation, a rename or a directory.
+//!
+//! Jobs come by a bounded queue and an eventfd; what became of them goes back the same way, by the
+//! shard's queue and its ring's wake-up.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+use glommio::io::{BufferedFile, Directory, DmaFile, OpenOptions};
+use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
+
+use super::disk::disk_error;
+use super::ring::Waker;
+use crate::wal::{DiskError, OpId};
+
+/// Zeros are written in pieces of this size, one after the other: never-written blocks would make
+/// every later sync 60 % slower, and a larger piece would delay the flushes beside it.
+const PIECE_BYTES: usize = 1 << 20;
+const JOBS_MAX: usize = 1024;
+
+/// A segment to make.
+pub struct PrepareJob {
+    pub op: OpId,
+    pub path: PathBuf,
+    pub bytes: u64,
+    /// A file whose content is no longer needed, to be renamed instead of writing a new one.
+    pub recycle: Option<PathBuf>,
+    pub reply: Arc<ColdReplies>,
+}
+
+/// Where a shard finds what became of its jobs.
+pub struct ColdReplies {
+    queue: ArrayQueue<(OpId, Result<(), DiskError>)>,
+    waker: Waker,
+}
+
+impl ColdReplies {
+    pub fn new(waker: Waker) -> Arc<Self> {
+        Arc::new(Self { queue: ArrayQueue::new(JOBS_MAX), waker })
+    }
+
+    pub fn pop(&self) -> Option<(OpId, Result<(), DiskError>)> {
+        self.queue.pop()
+    }
+}
+
+struct Shared {
+    jobs: ArrayQueue<PrepareJob>,
+    stop: AtomicBool,
+    eventfd: OwnedFd,
+}
+
+impl Shared {
+    fn signal(&self) {
+        let one = 1u64;
+        // SAFETY: writes the 8 bytes of `one` to a descriptor that `self` keeps open.
+        unsafe { libc::write(self.eventfd.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+}
+
+/// The executor's handle; stopped and joined when it is dropped.
+pub struct Cold {
+    shared: Arc<Shared>,
+    thread: Option<ExecutorJoinHandle<()>>,
+}
+
+impl Cold {
+    /// Starts the executor's thread.
+    pub fn start(name: &str) -> io::Result<Self> {
+        // SAFETY: no pointers; the result is checked before it is owned.
+        let raw = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        if raw < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `raw` is open and nobody else owns it.
+        let eventfd = unsafe { OwnedFd::from_raw_fd(raw) };
+        let jobs = ArrayQueue::new(JOBS_MAX);
+        let shared = Arc::new(Shared { jobs, stop: AtomicBool::new(false), eventfd });
+        let theirs = shared.clone();
+        let thread = LocalExecutorBuilder::new(Placement::Unbound)
+            .name(name)
+            .io_memory(4 * PIECE_BYTES)
+            .ring_depth(16)
+            .spawn(move || run(theirs))
+            .map_err(to_io)?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Queues a job. The log asks for so few at a time that the queue cannot be full.
+    pub fn submit(&self, job: PrepareJob) {
+        assert!(self.shared.jobs.push(job).is_ok(), "more than {JOBS_MAX} segments asked for");
+        self.shared.signal();
+    }
+}
+
+impl Drop for Cold {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.signal();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn run(shared: Arc<Shared>) {
+    let duplicate = shared.eventfd.try_clone().expect("a descriptor for the executor's own use");
+    let raw = std::os::fd::IntoRawFd::into_raw_fd(duplicate);
+    // SAFETY: the descriptor was just duplicated and given up; the file owns it from here on.
+    let events = unsafe { BufferedFile::from_raw_fd(raw) };
+    while !shared.stop.load(Ordering::Acquire) {
+        while let Some(job) = shared.jobs.pop() {
+            let result = prepare(&job).await.map_err(|error| disk_error(&to_io(error)));
+            if result.is_err() {
+                let _ = std::fs::remove_file(temporary(&job.path));
+            }
+            assert!(job.reply.queue.push((job.op, result)).is_ok(), "a reply for each job fits");
+            job.reply.waker.wake();
+            if shared.stop.load(Ordering::Acquire) {
+                break;
+            }
+        }
+        if events.read_at(0, 8).await.is_err() {
+            break;
+        }
+    }
+    let _ = events.close().await;
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("making")
+}
+
+/// Makes the file exist under its name for good: content first, then the name, then the directory.
+async fn prepare(job: &PrepareJob) -> Result<(), GlommioError<()>> {
+    let from = match &job.recycle {
+        Some(old) => old.clone(),
+        None => {
+            let path = temporary(&job.path);
+            write_zeros(&path, job.bytes).await?;
+            path
+        }
+    };
+    std::fs::rename(&from, &job.path)?;
+    let parent = job.path.parent().unwrap_or(Path::new("."));
+    let directory = Directory::open(parent).await?;
+    directory.sync().await?;
+    directory.close().await
+}
+
+async fn write_zeros(path: &Path, bytes: u64) -> Result<(), GlommioError<()>> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .dma_open(path)
+        .await?;
+    let result = fill(&file, bytes).await;
+    file.close().await?;
+    result
+}
+
+async fn fill(file: &DmaFile, bytes: u64) -> Result<(), GlommioError<()>> {
+    file.pre_allocate(bytes, false).await?;
+    let mut buffer = file.alloc_dma_buffer(PIECE_BYTES);
+    buffer.as_bytes_mut().fill(0);
+    let zeros = Rc::new(buffer);
+    let mut at = 0;
+    while at < bytes {
+        at += file.write_rc_at(zeros.clone(), at).await? as u64;
+    }
+    file.fdatasync().await
+}
+
+/// Keeps the system's error number, which tells a full disk from a broken one.
+fn to_io<T>(error: GlommioError<T>) -> io::Error {
+    match error {
+        GlommioError::EnhancedIoError { source, .. } => source,
+        other => other.into(),
+    }
+}

@@ -1,0 +1,445 @@
+//! Who is at the other end of each connection, from the first byte to the last.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::net::{ConnId, Net};
+use super::reactor::Reactor;
+use super::ring::Ring;
+use super::routing::{Arrival, Routes};
+use crate::ids::{Incarnation, NodeId, Tick};
+use crate::machine::StateMachine;
+use crate::wire::frame::Frame;
+use crate::wire::hello::{HELLO_BYTES, Hello, HelloReply, Refusal, Role};
+
+/// A connection that has not completed its handshake after this is closed.
+const GREETING_US: u64 = 3_000_000;
+const DIAL_AGAIN_MIN_US: u64 = 50_000;
+const DIAL_AGAIN_MAX_US: u64 = 1_000_000;
+/// Lines about connections and roles in any second; what is over is counted.
+const LOG_LINES_PER_SECOND: u32 = 50;
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub enum Link {
+    None,
+    /// Accepted; has to say hello by then.
+    Greeting {
+        role: Role,
+        until: Tick,
+    },
+    /// We connect, or have said hello.
+    Dialling {
+        node: NodeId,
+        until: Tick,
+    },
+    /// We send to this peer.
+    PeerOut {
+        node: NodeId,
+    },
+    /// This peer sends to us.
+    PeerIn {
+        node: NodeId,
+    },
+    Client,
+    /// Closed as soon as it has been told why.
+    Refused,
+}
+
+/// This node, as handshakes show it.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    pub cluster: u128,
+    pub disk: u128,
+    pub config_hash: u64,
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    pub shard: u32,
+    pub shards: u32,
+    pub groups: u32,
+}
+
+struct Dial {
+    node: NodeId,
+    address: SocketAddr,
+    conn: Option<ConnId>,
+    up: bool,
+    next_try: Tick,
+    pause_us: u64,
+    /// The last failure that was logged, so that it is not logged each second.
+    logged: String,
+}
+
+/// All links of a shard.
+pub struct Links {
+    identity: Identity,
+    by_slot: Vec<(ConnId, Link, bool)>,
+    dials: Vec<Dial>,
+    /// Listening sockets (shard 0 only), with the role that is welcome there.
+    sockets: Vec<(OwnedFd, Role)>,
+    roles: Vec<Role>,
+    routes: Arc<Routes>,
+    connections_max: usize,
+    draining: bool,
+    greetings: usize,
+    log_second: u64,
+    log_lines: u32,
+}
+
+impl Links {
+    pub fn new(
+        identity: Identity,
+        peers: Vec<(NodeId, SocketAddr)>,
+        sockets: Vec<(OwnedFd, Role)>,
+        routes: Arc<Routes>,
+        connections_max: usize,
+    ) -> Self {
+        let dial = |(node, address)| Dial {
+            node,
+            address,
+            conn: None,
+            up: false,
+            next_try: Tick::ZERO,
+            pause_us: DIAL_AGAIN_MIN_US,
+            logged: String::new(),
+        };
+        Self {
+            identity,
+            by_slot: Vec::new(),
+            dials: peers.into_iter().map(dial).collect(),
+            roles: sockets.iter().map(|(_, role)| *role).collect(),
+            sockets,
+            routes,
+            connections_max,
+            draining: false,
+            greetings: 0,
+            log_second: 0,
+            log_lines: 0,
+        }
+    }
+
+    /// Begins to accept.
+    pub fn listen(&mut self, ring: &mut Ring, net: &mut Net) {
+        for (socket, _) in self.sockets.drain(..) {
+            net.listen(ring, socket);
+        }
+    }
+
+    pub fn get(&self, conn: ConnId) -> &Link {
+        match self.by_slot.get(conn.slot()) {
+            Some((id, link, _)) if *id == conn => link,
+            _ => &Link::None,
+        }
+    }
+
+    pub fn set(&mut self, conn: ConnId, link: Link) {
+        if self.by_slot.len() <= conn.slot() {
+            self.by_slot.resize(conn.slot() + 1, (ConnId::default(), Link::None, false));
+        }
+        let waits = |link: &Link| matches!(link, Link::Greeting { .. } | Link::Dialling { .. });
+        let slot = &mut self.by_slot[conn.slot()];
+        if waits(&slot.1) {
+            self.greetings -= 1;
+        }
+        if waits(&link) {
+            self.greetings += 1;
+        }
+        *slot = (conn, link, false);
+    }
+
+    /// Stops reading from a client that does not read its answers.
+    pub fn pause(&mut self, conn: ConnId) {
+        self.by_slot[conn.slot()].2 = true;
+    }
+
+    /// Whether reading had stopped; it has not any more.
+    pub fn resume(&mut self, conn: ConnId) -> bool {
+        std::mem::take(&mut self.by_slot[conn.slot()].2)
+    }
+
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// True when a timer must look after links.
+    pub fn has_chores(&self) -> bool {
+        self.greetings > 0 || self.dials.iter().any(|dial| !dial.up)
+    }
+
+    /// Peers of this shard, whether linked or not.
+    pub fn peer_count(&self) -> usize {
+        self.dials.len()
+    }
+
+    /// The `i`-th peer and the connection on which it is sent to, while there is one.
+    pub fn peer_up(&self, i: usize) -> Option<(NodeId, ConnId)> {
+        let dial = &self.dials[i];
+        if dial.up { dial.conn.map(|conn| (dial.node, conn)) } else { None }
+    }
+
+    pub fn describe(&self, conn: ConnId) -> String {
+        match self.get(conn) {
+            Link::PeerIn { node } | Link::PeerOut { node } | Link::Dialling { node, .. } => {
+                format!("node {node}")
+            }
+            Link::Client => "client".into(),
+            Link::Greeting { role: Role::Peer, .. } => "stranger on the peer port".into(),
+            Link::Greeting { role: Role::Client, .. } => "stranger on the client port".into(),
+            Link::Refused | Link::None => "stranger".into(),
+        }
+    }
+
+    /// Keeps a flood of bad connections from becoming a flood of lines.
+    pub fn may_log(&mut self, now: Tick) -> bool {
+        let second = now.0 / 1_000_000;
+        if second != self.log_second {
+            let over = self.log_lines.saturating_sub(LOG_LINES_PER_SECOND);
+            if over > 0 {
+                warn!(lines = over, "lines left out in one second");
+            }
+            (self.log_second, self.log_lines) = (second, 0);
+        }
+        self.log_lines += 1;
+        self.log_lines <= LOG_LINES_PER_SECOND
+    }
+
+    fn dial_of(&mut self, conn: ConnId) -> Option<&mut Dial> {
+        self.dials.iter_mut().find(|dial| dial.conn == Some(conn))
+    }
+
+    fn hello_to(&self, node: NodeId) -> Hello {
+        Hello {
+            role: Role::Peer,
+            cluster: self.identity.cluster,
+            disk: self.identity.disk,
+            config: self.identity.config_hash,
+            node: Some(self.identity.node),
+            incarnation: self.identity.incarnation,
+            to: Some(node),
+            shard: self.identity.shard,
+        }
+    }
+
+    fn reply(&self, refusal: Option<Refusal>) -> HelloReply {
+        let Identity { cluster, disk, config_hash, node, incarnation, shard, shards, groups } =
+            self.identity;
+        let config = config_hash;
+        HelloReply { refusal, cluster, disk, config, node, incarnation, shard, shards, groups }
+    }
+
+    /// Whether whoever said this hello on a port for `role` is welcome.
+    fn check(&self, role: Role, hello: &Hello, connections: usize) -> Result<(), Refusal> {
+        let ours = &self.identity;
+        let any_cluster = hello.role == Role::Client && hello.cluster == 0;
+        if hello.role != role {
+            return Err(Refusal::Port);
+        }
+        if hello.cluster != ours.cluster && !any_cluster {
+            return Err(Refusal::Cluster);
+        }
+        if hello.to.is_some_and(|to| to != ours.node) {
+            return Err(Refusal::Node);
+        }
+        if hello.shard >= ours.shards {
+            return Err(Refusal::Shard);
+        }
+        if self.draining {
+            return Err(Refusal::Shutdown);
+        }
+        match hello.node {
+            Some(node) => self.check_peer(node, hello),
+            None if connections > self.connections_max => Err(Refusal::Connections),
+            None => Ok(()),
+        }
+    }
+
+    fn check_peer(&self, node: NodeId, hello: &Hello) -> Result<(), Refusal> {
+        if !self.dials.iter().any(|dial| dial.node == node) {
+            return Err(Refusal::Node);
+        }
+        if hello.config != self.identity.config_hash {
+            return Err(Refusal::Config);
+        }
+        if self.routes.is_known_disk(node, hello.disk) { Ok(()) } else { Err(Refusal::Disk) }
+    }
+}
+
+impl<M: StateMachine> Reactor<M> {
+    pub(super) fn accepted(&mut self, now: Tick, listener: usize, socket: OwnedFd) {
+        let conn = self.net.adopt(socket);
+        let role = self.links.roles[listener];
+        self.links.set(conn, Link::Greeting { role, until: now.plus(GREETING_US) });
+        self.net.receive_exact(&mut self.ring, conn, HELLO_BYTES);
+    }
+
+    /// Bytes of a handshake: exactly its size is received, never more.
+    pub(super) fn greeting_bytes(&mut self, now: Tick, conn: ConnId) {
+        let Some(inbox) = self.net.inbox(conn) else { return };
+        let have = inbox.len();
+        match Frame::take(inbox) {
+            Ok(None) if have < HELLO_BYTES => {
+                self.net.receive_exact(&mut self.ring, conn, HELLO_BYTES - have);
+            }
+            Ok(Some(frame)) => match self.links.get(conn).clone() {
+                Link::Greeting { role, .. } => match Hello::read(&frame) {
+                    Ok(hello) => self.greeted(now, conn, role, hello),
+                    Err(error) => self.complain(conn, &error.to_string()),
+                },
+                Link::Dialling { node, .. } => self.answered(now, conn, node, &frame),
+                _ => {}
+            },
+            Ok(None) => self.complain(conn, "not a Ringraft handshake: wrong size"),
+            Err(error) => self.complain(conn, &format!("not a Ringraft handshake: {error}")),
+        }
+    }
+
+    fn greeted(&mut self, now: Tick, conn: ConnId, role: Role, hello: Hello) {
+        if let Err(refusal) = self.links.check(role, &hello, self.net.count()) {
+            if self.links.may_log(now) {
+                let link = self.links.describe(conn);
+                warn!(%link, node = hello.node.map_or(0, |n| n.0), reason = %refusal, "refused");
+            }
+            return self.send_reply(conn, Some(refusal), Link::Refused);
+        }
+        if hello.shard == self.links.identity.shard {
+            return self.welcome(conn, &hello);
+        }
+        let Some(socket) = self.net.release(conn) else { return };
+        self.links.set(conn, Link::None);
+        if self.links.routes.clone().hand_over(Arrival { socket, hello }).is_err() {
+            warn!(shard = hello.shard, "connection dropped: the shard's queue is full");
+        }
+    }
+
+    /// A connection that shard 0 accepted for this one.
+    pub(super) fn welcome_arrival(&mut self, arrival: Arrival) {
+        let conn = self.net.adopt(arrival.socket);
+        self.links.set(conn, Link::None);
+        self.welcome(conn, &arrival.hello);
+    }
+
+    fn welcome(&mut self, conn: ConnId, hello: &Hello) {
+        let link = match hello.node {
+            Some(node) => Link::PeerIn { node },
+            None => {
+                self.shard.client_opened(conn.to_u64());
+                Link::Client
+            }
+        };
+        self.send_reply(conn, None, link);
+        self.net.receive(&mut self.ring, conn, 0);
+    }
+
+    fn send_reply(&mut self, conn: ConnId, refusal: Option<Refusal>, link: Link) {
+        let mut buffer = self.buffers.pop().unwrap_or_default();
+        self.links.reply(refusal).write(&mut buffer);
+        self.links.set(conn, link);
+        self.net.send(&mut self.ring, conn, buffer);
+    }
+
+    /// Connects to peers that are not connected and whose turn has come.
+    pub(super) fn dial(&mut self, now: Tick) {
+        for i in 0..self.links.dials.len() {
+            let dial = &mut self.links.dials[i];
+            if dial.conn.is_some() || now < dial.next_try {
+                continue;
+            }
+            dial.next_try = now.plus(dial.pause_us);
+            dial.pause_us = (dial.pause_us * 2).min(DIAL_AGAIN_MAX_US);
+            let node = dial.node;
+            if let Ok(conn) = self.net.connect(&mut self.ring, dial.address) {
+                dial.conn = Some(conn);
+                self.links.set(conn, Link::Dialling { node, until: now.plus(GREETING_US) });
+            }
+        }
+    }
+
+    /// A dialled connection stands: say hello.
+    pub(super) fn opened(&mut self, conn: ConnId) {
+        let Link::Dialling { node, .. } = *self.links.get(conn) else { return };
+        let mut buffer = self.buffers.pop().unwrap_or_default();
+        self.links.hello_to(node).write(&mut buffer);
+        self.net.send(&mut self.ring, conn, buffer);
+        self.net.receive_exact(&mut self.ring, conn, HELLO_BYTES);
+    }
+
+    fn answered(&mut self, now: Tick, conn: ConnId, node: NodeId, frame: &Frame) {
+        let reply = match HelloReply::read(frame) {
+            Ok(reply) => reply,
+            Err(error) => return self.complain(conn, &error.to_string()),
+        };
+        let ours = &self.links.identity;
+        let refusal = reply.refusal.or_else(|| {
+            if reply.node != node {
+                Some(Refusal::Node)
+            } else if reply.cluster != ours.cluster {
+                Some(Refusal::Cluster)
+            } else if reply.config != ours.config_hash {
+                Some(Refusal::Config)
+            } else if !self.links.routes.is_known_disk(node, reply.disk) {
+                Some(Refusal::Disk)
+            } else {
+                None
+            }
+        });
+        if let Some(refusal) = refusal {
+            return self.net.close(conn, &refusal.to_string());
+        }
+        self.links.set(conn, Link::PeerOut { node });
+        if let Some(dial) = self.links.dial_of(conn) {
+            dial.up = true;
+            dial.pause_us = DIAL_AGAIN_MIN_US;
+            dial.logged.clear();
+        }
+        if self.links.may_log(now) {
+            info!(node = node.0, incarnation = reply.incarnation.0, "peer connected");
+        }
+        self.shard.peer_connected(now, node, reply.incarnation);
+        self.net.receive(&mut self.ring, conn, 0);
+    }
+
+    pub(super) fn closed(&mut self, now: Tick, conn: ConnId, reason: &str) {
+        self.forget_link(conn);
+        if let Some(dial) = self.links.dial_of(conn) {
+            let (node, was_up) = (dial.node, dial.up);
+            dial.conn = None;
+            dial.up = false;
+            dial.next_try = now.plus(dial.pause_us);
+            let news = dial.logged != reason;
+            dial.logged = reason.to_owned();
+            if news && self.links.may_log(now) {
+                warn!(node = node.0, reason, "no link to peer");
+            }
+            if was_up {
+                self.shard.peer_disconnected(now, node);
+            }
+        }
+        self.links.set(conn, Link::None);
+    }
+
+    /// Tells the shard that a client is gone.
+    pub(super) fn forget_link(&mut self, conn: ConnId) {
+        if matches!(self.links.get(conn), Link::Client) {
+            self.shard.client_closed(conn.to_u64());
+        }
+    }
+
+    /// Closes connections whose handshake does not come.
+    pub(super) fn close_silent(&mut self, now: Tick) {
+        if self.links.greetings == 0 {
+            return;
+        }
+        let late = |link: &Link| match link {
+            Link::Greeting { until, .. } | Link::Dialling { until, .. } => *until <= now,
+            _ => false,
+        };
+        let silent: Vec<ConnId> =
+            self.links.by_slot.iter().filter(|s| late(&s.1)).map(|s| s.0).collect();
+        for conn in silent {
+            self.complain(conn, "no handshake within 3 s");
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! A shard's loop: wait, hand completions to the shard, take a turn, submit what it asks for.
+//! Nothing is decided here but which bytes go where.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tracing::{error, info, warn};
+
+use super::cold::{Cold, ColdReplies, PrepareJob};
+use super::disk::{Disk, DiskEvent, segment_path};
+use super::links::{Link, Links};
+use super::net::{ConnId, Net, NetEvent};
+use super::ring::{Completion, Ring};
+use super::routing::ShardPort;
+use crate::ids::Tick;
+use crate::machine::StateMachine;
+use crate::shard::{Output, Shard};
+use crate::wal::{DiskDone, DiskOp, WalError};
+use crate::wire::frame::{Frame, write_close};
+
+/// How long a stopping shard waits for what is in flight.
+const DRAIN_US: u64 = 2_000_000;
+/// How often connections that do not move are looked at.
+const CHORES_US: u64 = 50_000;
+
+/// Everything of one shard that touches the kernel.
+pub struct Reactor<M> {
+    pub(super) ring: Ring,
+    pub(super) net: Net,
+    disk: Disk,
+    pub(super) shard: Shard<M>,
+    pub(super) links: Links,
+    port: Arc<ShardPort>,
+    cold: Arc<Cold>,
+    cold_replies: Arc<ColdReplies>,
+    segment_bytes: u64,
+    segment_dir: std::path::PathBuf,
+    out: Output,
+    completions: Vec<Completion>,
+    net_events: Vec<NetEvent>,
+    disk_events: Vec<DiskEvent>,
+    dirty: Vec<u64>,
+    /// Sent buffers, to be filled again.
+    pub(super) buffers: Vec<Vec<u8>>,
+    next_chores: Tick,
+    draining_until: Option<Tick>,
+    spin_us: u64,
+    name: String,
+}
+
+/// What a reactor is made of; see the fields of the same name.
+pub struct ReactorParts<M> {
+    pub ring: Ring,
+    pub shard: Shard<M>,
+    pub links: Links,
+    pub port: Arc<ShardPort>,
+    pub cold: Arc<Cold>,
+    pub segment_dir: std::path::PathBuf,
+    pub segment_bytes: u64,
+    pub fail_write_in: Option<u64>,
+    /// Time to look for completions before sleeping.
+    pub spin_us: u64,
+    pub name: String,
+}
+
+impl<M: StateMachine> Reactor<M> {
+    pub fn new(parts: ReactorParts<M>) -> Self {
+        let ReactorParts { ring, shard, links, port, cold, segment_dir, .. } = parts;
+        let cold_replies = ColdReplies::new(ring.waker());
+        Self {
+            net: Net::default(),
+            disk: Disk::new(segment_dir.clone(), parts.fail_write_in),
+            shard,
+            links,
+            port,
+            cold,
+            cold_replies,
+            segment_bytes: parts.segment_bytes,
+            segment_dir,
+            out: Output::default(),
+            completions: Vec::new(),
+            net_events: Vec::new(),
+            disk_events: Vec::new(),
+            dirty: Vec::new(),
+            buffers: Vec::new(),
+            next_chores: Tick::ZERO,
+            draining_until: None,
+            spin_us: parts.spin_us,
+            name: parts.name,
+            ring,
+        }
+    }
+
+    /// Runs until it is told to stop or the log fails. `Ok(true)`: everything is on stable storage.
+    pub fn run(mut self) -> Result<bool, WalError> {
+        self.links.listen(&mut self.ring, &mut self.net);
+        let result = loop {
+            let now = self.ring.now();
+            self.collect(now);
+            self.chores(now);
+            self.shard.turn(now, &mut self.out);
+            if let Some(error) = self.out.fatal.take() {
+                error!(shard = %self.name, "{error}");
+                break Err(error);
+            }
+            self.report_transitions();
+            self.start_disk();
+            self.send_to_peers();
+            if self.shard.has_work_to_apply() && self.ring.has_queued() {
+                // Flushes and messages are on their way before anything is applied.
+                let _ = self.ring.submit();
+            }
+            self.shard.apply(now);
+            self.send_to_clients();
+            if self.is_drained(now) {
+                break Ok(self.shard.is_quiet());
+            }
+            if let Err(error) = self.sleep() {
+                panic!("io_uring refuses to work: {error}");
+            }
+        };
+        self.wind_up();
+        result
+    }
+
+    /// Hands everything that has happened to the shard.
+    fn collect(&mut self, now: Tick) {
+        self.ring.reap(&mut self.completions);
+        for completion in self.completions.drain(..) {
+            let net = self.net.complete(&mut self.ring, &completion, &mut self.net_events);
+            if !net {
+                self.disk.complete(&mut self.ring, &completion, &mut self.disk_events);
+            }
+        }
+        self.disk.drain_failed(&mut self.disk_events);
+        for (op, result) in self.disk_events.drain(..) {
+            self.shard.disk_done(now, op, result);
+        }
+        while let Some((op, result)) = self.cold_replies.pop() {
+            self.shard.disk_done(now, op, result.map(|()| DiskDone::Prepared));
+        }
+        self.net.drain_closed(&mut self.net_events);
+        let mut events = std::mem::take(&mut self.net_events);
+        for event in events.drain(..) {
+            self.on_net(now, event);
+        }
+        self.net_events = events;
+        while let Some(arrival) = self.port.arrivals.pop() {
+            self.welcome_arrival(arrival);
+        }
+    }
+
+    fn on_net(&mut self, now: Tick, event: NetEvent) {
+        match event {
+            NetEvent::Accepted { listener, socket } => self.accepted(now, listener, socket),
+            NetEvent::Opened(conn) => self.opened(conn),
+            NetEvent::Received(conn) => self.received(now, conn),
+            NetEvent::Sent(conn, buffer) => self.sent(conn, buffer),
+            NetEvent::Closed(conn, reason) => self.closed(now, conn, &reason),
+        }
+    }
+
+    fn received(&mut self, now: Tick, conn: ConnId) {
+        match self.links.get(conn) {
+            Link::Client => self.client_bytes(conn),
+            Link::PeerIn { node } => {
+                let node = *node;
+                self.frames(conn, |shard, frame| shard.peer_frame(now, node, frame));
+            }
+            Link::Greeting { .. } | Link::Dialling { .. } => self.greeting_bytes(now, conn),
+            Link::PeerOut { .. } => {
+                self.complain(conn, "a peer that was dialled has nothing to say on that link");
+            }
+            Link::Refused | Link::None => {}
+        }
+    }
+
+    fn client_bytes(&mut self, conn: ConnId) {
+        let id = conn.to_u64();
+        if self.frames(conn, |shard, frame| shard.client_frame(id, frame))
+            && !self.shard.client_may_send(id)
+        {
+            self.links.pause(conn);
+        }
+    }
+
+    /// Gives the complete frames of an inbox to the shard and receives on. `false`: closed.
+    fn frames(
+        &mut self,
+        conn: ConnId,
+        mut give: impl FnMut(&mut Shard<M>, Frame) -> Result<(), crate::wire::frame::FrameError>,
+    ) -> bool {
+        let Some(inbox) = self.net.inbox(conn) else { return false };
+        let outcome = loop {
+            match Frame::take(inbox) {
+                Ok(Some(frame)) => {
+                    if let Err(error) = give(&mut self.shard, frame) {
+                        break Err(error);
+                    }
+                }
+                Ok(None) => break Ok(Frame::bytes_needed(inbox).saturating_sub(inbox.len())),
+                Err(error) => break Err(error),
+            }
+        };
+        match outcome {
+            Ok(room) => {
+                let paused = matches!(self.links.get(conn), Link::Client)
+                    && !self.shard.client_may_send(conn.to_u64());
+                if !paused {
+                    self.net.receive(&mut self.ring, conn, room);
+                }
+                true
+            }
+            Err(error) => {
+                self.complain(conn, &error.to_string());
+                false
+            }
+        }
+    }
+
+    /// Says why, on the connection and in the log, and closes it.
+    pub(super) fn complain(&mut self, conn: ConnId, reason: &str) {
+        if self.links.may_log(self.ring.now()) {
+            warn!(shard = %self.name, link = %self.links.describe(conn), reason, "connection closed");
+        }
+        if self.net.can_send(conn) {
+            let mut farewell = self.buffers.pop().unwrap_or_default();
+            write_close(&mut farewell, reason);
+            self.net.send(&mut self.ring, conn, farewell);
+            self.forget_link(conn);
+            self.links.set(conn, Link::Refused);
+        } else {
+            self.net.close(conn, reason);
+        }
+    }
+
+    fn sent(&mut self, conn: ConnId, buffer: Vec<u8>) {
+        if self.buffers.len() < 64 && buffer.capacity() <= 8 << 20 {
+            self.buffers.push(buffer);
+        }
+        match self.links.get(conn) {
+            Link::Refused => self.net.close(conn, "refused"),
+            Link::Client => {
+                self.send_to_client(conn.to_u64());
+                if self.links.resume(conn) {
+                    self.net.receive(&mut self.ring, conn, 0);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn start_disk(&mut self) {
+        for op in self.out.disk.drain(..) {
+            match op {
+                DiskOp::Prepare { op, segment, recycle } => {
+                    if let Some(old) = recycle {
+                        self.disk.forget(old);
+                    }
+                    self.cold.submit(PrepareJob {
+                        op,
+                        path: segment_path(&self.segment_dir, segment),
+                        bytes: self.segment_bytes,
+                        recycle: recycle.map(|old| segment_path(&self.segment_dir, old)),
+                        reply: self.cold_replies.clone(),
+                    });
+                }
+                op => self.disk.start(&mut self.ring, op),
+            }
+        }
+    }
+
+    fn send_to_peers(&mut self) {
+        for i in 0..self.links.peer_count() {
+            let Some((node, conn)) = self.links.peer_up(i) else { continue };
+            if !self.net.can_send(conn) {
+                continue;
+            }
+            let Some(egress) = self.shard.peer_egress(node) else { continue };
+            if !egress.is_empty() {
+                let next = self.buffers.pop().unwrap_or_default();
+                let full = std::mem::replace(egress, next);
+                self.net.send(&mut self.ring, conn, full);
+            }
+        }
+    }
+
+    fn send_to_clients(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        self.shard.take_dirty_clients(&mut dirty);
+        for conn in dirty.drain(..) {
+            self.send_to_client(conn);
+        }
+        self.dirty = dirty;
+    }
+
+    fn send_to_client(&mut self, raw: u64) {
+        let conn = ConnId::from_u64(raw);
+        let Some(egress) = self.shard.client_egress(raw) else { return };
+        if egress.is_empty() || !self.net.can_send(conn) {
+            return;
+        }
+        let next = self.buffers.pop().unwrap_or_default();
+        let full = std::mem::replace(egress, next);
+        self.net.send(&mut self.ring, conn, full);
+    }
+
+    fn report_transitions(&mut self) {
+        for t in self.out.transitions.drain(..) {
+            let leader = t.leader.map_or(0, |node| node.0);
+            if self.links.may_log(self.ring.now()) {
+                info!(shard = %self.name, group = t.group.0, term = t.term.0, role = ?t.role,
+                    leader, reason = t.reason, "role");
+            }
+        }
+    }
+
+    /// What is not urgent: dialling, connections that never say hello, the stop flag.
+    fn chores(&mut self, now: Tick) {
+        if self.port.stop.load(Ordering::Acquire) && self.draining_until.is_none() {
+            self.shard.drain();
+            self.links.drain();
+            self.draining_until = Some(now.plus(DRAIN_US));
+        }
+        if now < self.next_chores {
+            return;
+        }
+        self.next_chores = now.plus(CHORES_US);
+        self.net.resume_accepts(&mut self.ring);
+        self.close_silent(now);
+        self.dial(now);
+    }
+
+    fn is_drained(&self, now: Tick) -> bool {
+        self.draining_until.is_some_and(|until| now >= until || self.shard.is_quiet())
+    }
+
+    fn sleep(&mut self) -> std::io::Result<()> {
+        let now = self.ring.now();
+        let mut until = self.shard.deadline(now);
+        if self.links.has_chores() || self.net.has_paused() || self.draining_until.is_some() {
+            until = until.min(self.next_chores);
+        }
+        if until <= now || !self.port.arrivals.is_empty() {
+            return self.ring.submit();
+        }
+        if self.spin_us > 0 {
+            let spin_until = until.min(now.plus(self.spin_us));
+            self.ring.submit()?;
+            while self.ring.now() < spin_until {
+                if self.ring.has_completions() {
+                    return Ok(());
+                }
+                self.ring.submit()?;
+            }
+        }
+        self.ring.wait(until)
+    }
+
+    /// Lets the kernel finish with every buffer before any is freed.
+    fn wind_up(mut self) {
+        self.net.close_all("the node stops");
+        let until = self.ring.now().plus(DRAIN_US);
+        while (self.net.count() > 0 || self.disk.in_flight() > 0) && self.ring.now() < until {
+            let _ = self.ring.wait(self.ring.now().plus(10_000));
+            self.ring.reap(&mut self.completions);
+            for completion in self.completions.drain(..) {
+                if !self.net.complete(&mut self.ring, &completion, &mut self.net_events) {
+                    self.disk.complete(&mut self.ring, &completion, &mut self.disk_events);
+                }
+            }
+            self.net.drain_closed(&mut self.net_events);
+            self.net_events.clear();
+            self.disk_events.clear();
+        }
+        if self.disk.in_flight() > 0 || self.net.count() > 0 {
+            // The kernel may still write to these buffers: better to leak them than to free them.
+            std::mem::forget(self);
+        }
+    }
+}

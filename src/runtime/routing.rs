@@ -1,0 +1,77 @@
+//! Between the shards of a node: connections that one shard accepted for another.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crossbeam::queue::ArrayQueue;
+
+use super::ring::Waker;
+use crate::ids::NodeId;
+use crate::wire::hello::Hello;
+
+/// Connections that may wait for one shard.
+const ARRIVALS_MAX: usize = 1024;
+
+/// A connection whose handshake was read, on its way to the shard it names.
+pub struct Arrival {
+    pub socket: OwnedFd,
+    pub hello: Hello,
+}
+
+/// The way into a shard from other threads.
+pub struct ShardPort {
+    pub arrivals: ArrayQueue<Arrival>,
+    /// Set once: drain and stop.
+    pub stop: AtomicBool,
+    pub waker: Waker,
+}
+
+impl ShardPort {
+    pub fn new() -> std::io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            arrivals: ArrayQueue::new(ARRIVALS_MAX),
+            stop: AtomicBool::new(false),
+            waker: Waker::new()?,
+        }))
+    }
+
+    /// Tells the shard to drain and stop.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// What all shards of a node know of each other and of the other nodes' disks.
+pub struct Routes {
+    pub ports: Vec<Arc<ShardPort>>,
+    /// The disk id each node was first seen with (bug 31: a wiped disk is not the old voter).
+    disks: Mutex<Vec<(NodeId, u128)>>,
+}
+
+impl Routes {
+    pub fn new(ports: Vec<Arc<ShardPort>>) -> Arc<Self> {
+        Arc::new(Self { ports, disks: Mutex::new(Vec::new()) })
+    }
+
+    /// Gives a connection to its shard; it comes back when that shard's queue is full.
+    pub fn hand_over(&self, arrival: Arrival) -> Result<(), Arrival> {
+        let port = &self.ports[arrival.hello.shard as usize];
+        port.arrivals.push(arrival)?;
+        port.waker.wake();
+        Ok(())
+    }
+
+    /// Whether `node` may come with this disk: the first one it is seen with is the one it keeps.
+    pub fn is_known_disk(&self, node: NodeId, disk: u128) -> bool {
+        let mut disks = self.disks.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match disks.iter().find(|(known, _)| *known == node) {
+            Some((_, known)) => *known == disk,
+            None => {
+                disks.push((node, disk));
+                true
+            }
+        }
+    }
+}

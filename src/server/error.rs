@@ -1,0 +1,60 @@
+//! Why a node does not start, and how it ends.
+
+use thiserror::Error;
+
+use super::directory::DirectoryError;
+use crate::config::ConfigError;
+use crate::wal::WalError;
+
+/// Why a node does not start. One line each: what is wrong and how to mend it.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot listen on {address} for {role}: {reason}; free the port or choose another")]
+    Port { address: String, role: &'static str, reason: String },
+    #[error("cannot resolve {address} of node {node}: {reason}; correct it in cluster.nodes")]
+    Address { address: String, node: u32, reason: String },
+    #[error(
+        "too little locked memory: {have} KiB allowed, {need} KiB needed; raise it with \
+         `ulimit -l {need}`, or LimitMEMLOCK= in the service's unit"
+    )]
+    LockedMemory { have: u64, need: u64 },
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error("shard {shard}: {error}")]
+    Log { shard: u32, error: WalError },
+    #[error(
+        "shard {shard}: the log is damaged below its durable mark (valid to {valid}, durable to \
+         {durable}); restore this node's directory, or replace the node"
+    )]
+    Rot { shard: u32, valid: u64, durable: u64 },
+    #[error("the kernel refuses what a node needs: {0}; run `ringraft doctor`")]
+    Kernel(std::io::Error),
+    #[error("shard {0} did not start; see the log above")]
+    ThreadDied(u32),
+}
+
+impl StartError {
+    /// Whether the configuration, or the environment it asks for, is at fault and nothing was
+    /// written.
+    pub fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::Config(_)
+                | Self::Port { .. }
+                | Self::Address { .. }
+                | Self::LockedMemory { .. }
+                | Self::Directory(_)
+        )
+    }
+}
+
+/// How a node ended that was not asked to.
+#[derive(Debug, Error)]
+pub enum NodeFailure {
+    #[error("shard {shard} stopped: {error}")]
+    Log { shard: u32, error: WalError },
+    #[error("shard {shard} panicked; see the log above")]
+    Panic { shard: u32 },
+}

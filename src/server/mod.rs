@@ -1,0 +1,215 @@
+//! One node: checks, directory, recovery, threads; and its orderly end.
+//!
+//! The order of a start matters: everything that can be refused without a trace is checked first
+//! (configuration, locked memory, ports), then the directory is locked, the boot record written and
+//! synced, the logs recovered, and only then does a thread accept a connection.
+
+pub mod directory;
+mod error;
+mod plan;
+mod recovery;
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use tracing::{info, warn};
+
+use self::directory::DataDir;
+pub use self::directory::DirectoryError;
+pub use self::error::{NodeFailure, StartError};
+use self::plan::{ShardEnd, ShardPlan};
+use crate::config::NodeConfig;
+use crate::ids::NodeId;
+use crate::runtime::cold::Cold;
+use crate::runtime::machine::locked_memory_limit;
+use crate::runtime::routing::{Routes, ShardPort};
+use crate::wal::StartVerdict;
+use crate::wire::hello::Role;
+
+/// Locked memory below which a node does not start, bytes: the executor of the cold paths registers
+/// its buffers with the kernel.
+const LOCKED_MEMORY_MIN: u64 = 4 << 20;
+
+/// A running node with the event store as its state machine.
+pub struct Node {
+    ports: Vec<Arc<ShardPort>>,
+    threads: Vec<JoinHandle<()>>,
+    ends: mpsc::Receiver<ShardEnd>,
+    directory: DataDir,
+    client_address: SocketAddr,
+}
+
+/// Listening sockets, bound before anything is written.
+pub struct Listeners {
+    pub client: TcpListener,
+    pub peer: TcpListener,
+}
+
+impl Listeners {
+    /// Binds both ports of a node.
+    pub fn bind(client: &str, peer: &str) -> Result<Self, StartError> {
+        Ok(Self { client: bind(client, "clients")?, peer: bind(peer, "peers")? })
+    }
+}
+
+fn bind(address: &str, role: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).map_err(|error| StartError::Port {
+        address: address.into(),
+        role,
+        reason: error.to_string(),
+    })
+}
+
+impl Node {
+    /// Starts a node. When it returns, the node accepts connections.
+    pub fn start(config: &NodeConfig) -> Result<Self, StartError> {
+        config.validate()?;
+        let address = config.address();
+        let listeners = Listeners::bind(&address.client, &address.peer)?;
+        Self::start_on(config, listeners)
+    }
+
+    /// Starts a node on sockets that are bound already, as embedded clusters do.
+    pub fn start_on(config: &NodeConfig, listeners: Listeners) -> Result<Self, StartError> {
+        config.validate()?;
+        check_locked_memory()?;
+        let peers = resolve_peers(config)?;
+        let client_address = listeners.client.local_addr().map_err(StartError::Kernel)?;
+        let cluster = &config.cluster;
+        let directory =
+            DataDir::open(&config.data_dir, cluster.cluster_id(), config.id, cluster.shards)?;
+        report_verdict(config, directory.verdict());
+        let ports = (0..cluster.shards).map(|_| ShardPort::new()).collect::<Result<Vec<_>, _>>();
+        let (end, ends) = mpsc::channel();
+        let mut node = Self {
+            ports: ports.map_err(StartError::Kernel)?,
+            threads: Vec::new(),
+            ends,
+            directory,
+            client_address,
+        };
+        let started = node.start_shards(config, listeners, &peers, &end);
+        if let Err(error) = started {
+            node.stop();
+            node.threads.drain(..).for_each(|thread| drop(thread.join()));
+            return Err(error);
+        }
+        info!(node = config.id, incarnation = node.directory.incarnation().0,
+            clients = %client_address, "node started");
+        Ok(node)
+    }
+
+    fn start_shards(
+        &mut self,
+        config: &NodeConfig,
+        listeners: Listeners,
+        peers: &[(NodeId, SocketAddr)],
+        end: &mpsc::Sender<ShardEnd>,
+    ) -> Result<(), StartError> {
+        let routes = Routes::new(self.ports.clone());
+        let name = format!("node-{}-cold", config.id);
+        let cold = Arc::new(Cold::start(&name).map_err(StartError::Kernel)?);
+        // Shard 0 accepts for all; it starts last, when the others can take what it hands over.
+        let mut sockets = vec![
+            (OwnedFd::from(listeners.client), Role::Client),
+            (OwnedFd::from(listeners.peer), Role::Peer),
+        ];
+        for shard in (0..config.cluster.shards).rev() {
+            let plan = ShardPlan {
+                shard,
+                config: config.clone(),
+                identity: self.directory.identity(),
+                incarnation: self.directory.incarnation(),
+                mark: self.directory.durable_mark(shard),
+                dir: self.directory.shard_dir(shard)?,
+                peers: peers.to_vec(),
+                sockets: if shard == 0 { std::mem::take(&mut sockets) } else { Vec::new() },
+                routes: routes.clone(),
+                port: self.ports[shard as usize].clone(),
+                cold: cold.clone(),
+            };
+            self.threads.push(plan.spawn(end.clone())?);
+        }
+        Ok(())
+    }
+
+    /// Where clients reach this node.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Asks the node to drain and end; [`Node::wait`] returns when it has.
+    pub fn stop(&self) {
+        self.ports.iter().for_each(|port| port.stop());
+    }
+
+    /// Asks the same from another thread.
+    pub fn stopper(&self) -> impl Fn() + Send + use<> {
+        let ports = self.ports.clone();
+        move || ports.iter().for_each(|port| port.stop())
+    }
+
+    /// Waits for the end. After the first failure the other shards are stopped as well: a node with
+    /// half its shards is not a node.
+    pub fn wait(mut self) -> Result<(), NodeFailure> {
+        let mut result = Ok(());
+        let mut all_quiet = true;
+        for _ in 0..self.threads.len() {
+            let Ok(ShardEnd { shard, outcome }) = self.ends.recv() else { break };
+            match outcome {
+                Some(Ok(quiet)) => all_quiet &= quiet,
+                Some(Err(error)) => {
+                    self.stop();
+                    result = result.and(Err(NodeFailure::Log { shard, error }));
+                }
+                None => {
+                    self.stop();
+                    result = result.and(Err(NodeFailure::Panic { shard }));
+                }
+            }
+        }
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+        if result.is_ok() && all_quiet {
+            self.directory.mark_clean();
+        }
+        result
+    }
+}
+
+fn check_locked_memory() -> Result<(), StartError> {
+    match locked_memory_limit() {
+        Some(have) if have < LOCKED_MEMORY_MIN => {
+            Err(StartError::LockedMemory { have: have >> 10, need: LOCKED_MEMORY_MIN >> 10 })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn resolve_peers(config: &NodeConfig) -> Result<Vec<(NodeId, SocketAddr)>, StartError> {
+    let others = config.cluster.nodes.iter().filter(|node| node.id != config.id);
+    others
+        .map(|node| {
+            let bad = |reason: String| StartError::Address {
+                address: node.peer.clone(),
+                node: node.id,
+                reason,
+            };
+            let mut found = node.peer.to_socket_addrs().map_err(|e| bad(e.to_string()))?;
+            let address = found.next().ok_or_else(|| bad("it has no address".into()))?;
+            Ok((NodeId(node.id), address))
+        })
+        .collect()
+}
+
+fn report_verdict(config: &NodeConfig, verdict: StartVerdict) {
+    match verdict {
+        StartVerdict::PowerLossOrUnknown if !config.cluster.wal_sync => warn!(
+            "the machine went down without a clean stop and wal_sync is false: commands \
+             acknowledged in the last moments may be missing on this node"
+        ),
+        other => info!(node = config.id, verdict = ?other, "how this node ended last time"),
+    }
+}

@@ -1,0 +1,191 @@
+//! From configuration to a shard's running thread.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::error::StartError;
+use super::recovery;
+use crate::block::BLOCK_BYTES_MAX;
+use crate::config::NodeConfig;
+use crate::ids::{GroupId, Incarnation, Lsn, NodeId};
+use crate::machine::events::EventStore;
+use crate::raft;
+use crate::runtime::cold::Cold;
+use crate::runtime::links::{Identity, Links};
+use crate::runtime::placement::pin_to_core;
+use crate::runtime::reactor::{Reactor, ReactorParts};
+use crate::runtime::ring::Ring;
+use crate::runtime::routing::{Routes, ShardPort};
+use crate::shard::{Shard, ShardConfig};
+use crate::wal::{LogIdentity, WalConfig, WalError};
+use crate::wire::hello::Role;
+
+/// Submission queue of a shard's ring.
+const RING_ENTRIES: u32 = 1024;
+/// Least share of the in-memory tail for one of very many groups.
+const CACHE_BYTES_MIN: u64 = 64 << 10;
+
+/// How a shard's thread ended: `Ok(whether everything was on stable storage)`, the log's error, or
+/// `None` for a panic.
+pub struct ShardEnd {
+    pub shard: u32,
+    pub outcome: Option<Result<bool, WalError>>,
+}
+
+/// What a shard's thread is built from.
+pub struct ShardPlan {
+    pub shard: u32,
+    pub config: NodeConfig,
+    pub identity: LogIdentity,
+    pub incarnation: Incarnation,
+    /// Durable position that the boot record remembers.
+    pub mark: Lsn,
+    pub dir: PathBuf,
+    pub peers: Vec<(NodeId, SocketAddr)>,
+    pub sockets: Vec<(OwnedFd, Role)>,
+    pub routes: Arc<Routes>,
+    pub port: Arc<ShardPort>,
+    pub cold: Arc<Cold>,
+}
+
+/// Tells the end of the thread however it comes.
+struct EndReport {
+    shard: u32,
+    end: mpsc::Sender<ShardEnd>,
+    outcome: Option<Result<bool, WalError>>,
+}
+
+impl Drop for EndReport {
+    fn drop(&mut self) {
+        let _ = self.end.send(ShardEnd { shard: self.shard, outcome: self.outcome.take() });
+    }
+}
+
+impl ShardPlan {
+    /// Starts the thread and waits until its shard has recovered.
+    pub fn spawn(self, end: mpsc::Sender<ShardEnd>) -> Result<JoinHandle<()>, StartError> {
+        let name = format!("node-{}-s{}", self.config.id, self.shard);
+        let shard = self.shard;
+        let (ready, is_ready) = mpsc::channel();
+        let builder = std::thread::Builder::new().name(name.clone());
+        let body = move || {
+            let reactor = match self.build(name) {
+                Err(error) => return drop(ready.send(Err(error))),
+                Ok(reactor) => reactor,
+            };
+            let mut report = EndReport { shard, end, outcome: None };
+            let _ = ready.send(Ok(()));
+            report.outcome = Some(reactor.run());
+        };
+        let thread = builder.spawn(body).map_err(StartError::Kernel)?;
+        is_ready.recv().unwrap_or(Err(StartError::ThreadDied(shard))).map(|()| thread)
+    }
+
+    fn build(self, name: String) -> Result<Reactor<EventStore>, StartError> {
+        if self.config.runtime.pin_cores {
+            pin_to_core(self.shard as usize);
+        }
+        let waker = self.port.waker.clone();
+        let ring = Ring::new(RING_ENTRIES, Instant::now(), waker).map_err(StartError::Kernel)?;
+        let wal_config = self.wal_config();
+        let (wal, groups) = recovery::open(wal_config, self.identity, &self.dir, self.mark)?;
+        let limits = self.config.cluster.store.limits();
+        let machine = |_: GroupId| EventStore::new(limits);
+        let shard = Shard::new(self.shard_config(), wal, groups, machine, ring.now());
+        let (identity, connections) = (self.link_identity(), self.config.limits.client_connections);
+        let fault = self.config.fault.wal_write_error_at;
+        Ok(Reactor::new(ReactorParts {
+            ring,
+            shard,
+            links: Links::new(
+                identity,
+                self.peers,
+                self.sockets,
+                self.routes,
+                connections as usize,
+            ),
+            port: self.port,
+            cold: self.cold,
+            segment_dir: self.dir,
+            segment_bytes: wal_config.segment_bytes,
+            fail_write_in: (fault > 0).then_some(fault),
+            spin_us: self.config.runtime.spin_us,
+            name,
+        }))
+    }
+
+    fn link_identity(&self) -> Identity {
+        let cluster = &self.config.cluster;
+        Identity {
+            cluster: self.identity.cluster,
+            disk: self.identity.disk,
+            config_hash: cluster.hash(),
+            node: NodeId(self.config.id),
+            incarnation: self.incarnation,
+            shard: self.shard,
+            shards: cluster.shards,
+            groups: cluster.groups,
+        }
+    }
+
+    fn shard_config(&self) -> ShardConfig {
+        let NodeConfig { id, cluster, limits, .. } = &self.config;
+        ShardConfig {
+            node: NodeId(*id),
+            incarnation: self.incarnation,
+            voters: cluster.nodes.iter().map(|node| NodeId(node.id)).collect(),
+            shard: self.shard,
+            shards: cluster.shards,
+            groups: cluster.groups,
+            wal_sync: cluster.wal_sync,
+            sessions: cluster.store.session_limits(),
+            raft: self.raft_config(),
+            block_bytes_max: BLOCK_BYTES_MAX as u32,
+            apply_bytes_per_turn: 4 << 20,
+            peer_egress_bytes_max: (limits.inflight_mib as usize) << 20,
+            client_egress_bytes_max: 1 << 20,
+            client_blocks_max: 16_384,
+        }
+    }
+
+    fn raft_config(&self) -> raft::Config {
+        let NodeConfig { id, cluster, limits, .. } = &self.config;
+        let timing = &cluster.timing;
+        let voters = cluster.nodes.iter().map(|node| NodeId(node.id)).collect();
+        let groups_here = u64::from(cluster.groups.div_ceil(cluster.shards));
+        let share = (u64::from(limits.cache_shard_mib) << 20) / groups_here;
+        let cache = share.clamp(CACHE_BYTES_MIN, u64::from(limits.cache_mib) << 20);
+        raft::Config {
+            election_timeout_min_us: timing.election_timeout_min_ms * 1000,
+            election_timeout_max_us: timing.election_timeout_max_ms * 1000,
+            heartbeat_us: timing.heartbeat_ms * 1000,
+            rpc_timeout_us: timing.rpc_timeout_ms * 1000,
+            inflight_count_max: limits.inflight_appends,
+            inflight_bytes_max: u64::from(limits.inflight_mib) << 20,
+            uncommitted_bytes_max: u64::from(limits.uncommitted_mib) << 20,
+            cache_bytes_max: cache,
+            ..raft::Config::new(NodeId(*id), GroupId(0), voters, self.incarnation)
+        }
+    }
+
+    fn wal_config(&self) -> WalConfig {
+        let wal = &self.config.wal;
+        WalConfig {
+            shard: self.shard,
+            segment_bytes: wal.segment_bytes(),
+            block_bytes: wal.block_bytes,
+            depth: wal.depth,
+            linger_us: wal.linger_us,
+            segments_max: wal.segments_max(),
+            spare_segments: wal.spare_segments,
+            sync_lag_us: wal.sync_lag_ms * 1000,
+            sync_lag_bytes: wal.sync_lag_bytes,
+            staged_bytes_max: u64::from(self.config.limits.staged_mib) << 20,
+            ..WalConfig::default()
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Committed blocks become state, and whoever proposed them hears of it.
+//!
+//! Only here is a client acknowledged: the block is committed (on a majority, where its rule wants
+//! it) and applied on this node.
+
+use super::Shard;
+use super::group::Group;
+use super::proposals::Clients;
+use super::sessions::{self, Request, Sessions, Verdict};
+use crate::block::{Block, BlockKind};
+use crate::ids::{GroupId, Index, NodeId, Tick};
+use crate::machine::{Outcome, StateMachine};
+use crate::raft::Event;
+use crate::wire::client::{Answer, Committed, Durability, Refused};
+
+/// Bytes read at once when committed blocks are no longer in memory (after a restart).
+const APPLY_FETCH_BYTES: u32 = 1 << 20;
+/// Marks a read of the log as one for applying; others carry the follower's id.
+const APPLY_TOKEN: u64 = 1 << 63;
+
+impl<M: StateMachine> Shard<M> {
+    /// Applies what is committed, within the turn's budget, and writes the answers. Call it after
+    /// the turn's operations are on their way: nothing here delays a flush or a message.
+    pub fn apply(&mut self, now: Tick) {
+        let mut budget = self.config.apply_bytes_per_turn;
+        let mut rounds = self.applying.len();
+        while rounds > 0 && budget > 0 && self.fatal.is_none() {
+            rounds -= 1;
+            let Some(local) = self.applying.pop_front() else { break };
+            self.groups[local as usize].apply_dequeued();
+            self.apply_group(now, local, &mut budget);
+        }
+        self.clients.write_answers();
+    }
+
+    fn apply_group(&mut self, now: Tick, local: u32, budget: &mut u64) {
+        let group = &mut self.groups[local as usize];
+        let before = group.applied;
+        let in_memory = apply_cached(group, &mut self.clients, budget, &mut self.stats);
+        let (applied, commit) = (group.applied, group.raft.commit());
+        if !in_memory {
+            self.fetch_to_apply(local);
+        } else if applied < commit {
+            self.groups[local as usize].want_apply(local, &mut self.applying);
+        }
+        if applied > before {
+            self.step(now, local, Event::Applied { index: applied });
+        }
+    }
+
+    fn fetch_to_apply(&mut self, local: u32) {
+        let group = &mut self.groups[local as usize];
+        let (id, from, through) = (group.raft.group(), group.applied.next(), group.raft.commit());
+        let queue = &mut self.disk_queue;
+        let bytes = APPLY_FETCH_BYTES;
+        group.apply_fetching = self.wal.read(id, from, through, bytes, APPLY_TOKEN, queue).is_ok();
+    }
+
+    /// Blocks that were read back from the log, for a follower or to be applied here. None: the
+    /// read failed.
+    pub(super) fn fetched(
+        &mut self,
+        now: Tick,
+        token: u64,
+        group: GroupId,
+        mut blocks: Vec<Block>,
+    ) {
+        let Some(local) = self.local(group) else { return };
+        if token != APPLY_TOKEN {
+            let from = blocks.first().map_or(Index::ZERO, Block::first);
+            let to = NodeId(token as u32);
+            return self.step(now, local, Event::Fetched { to, from, blocks: &mut blocks });
+        }
+        let state = &mut self.groups[local as usize];
+        state.apply_fetching = false;
+        let commit = state.raft.commit();
+        for block in blocks.iter().take_while(|block| block.last() <= commit) {
+            if block.first() == state.applied.next() {
+                apply_block(state, &mut self.clients, block, &mut self.stats);
+            }
+        }
+        let applied = state.applied;
+        if applied < commit {
+            state.want_apply(local, &mut self.applying);
+        }
+        self.step(now, local, Event::Applied { index: applied });
+    }
+}
+
+/// Applies from memory while the budget lasts. `false`: the next block is no longer there.
+fn apply_cached<M: StateMachine>(
+    group: &mut Group<M>,
+    clients: &mut Clients,
+    budget: &mut u64,
+    stats: &mut super::ShardStats,
+) -> bool {
+    let commit = group.raft.commit();
+    let Group { raft, machine, sessions, applied, pending, sync, .. } = group;
+    if *applied >= commit {
+        return true;
+    }
+    let Some(blocks) = raft.log().blocks_from(applied.next()) else { return false };
+    let mut applier = Applier { machine, sessions, sync: *sync, pending, leader: raft.leader() };
+    for block in blocks.take_while(|block| block.last() <= commit) {
+        applier.apply(applied, block, clients, stats);
+        *budget = budget.saturating_sub(block.size() as u64);
+        if *budget == 0 {
+            break;
+        }
+    }
+    true
+}
+
+fn apply_block<M: StateMachine>(
+    group: &mut Group<M>,
+    clients: &mut Clients,
+    block: &Block,
+    stats: &mut super::ShardStats,
+) {
+    let Group { raft, machine, sessions, applied, pending, sync, .. } = group;
+    let mut applier = Applier { machine, sessions, sync: *sync, pending, leader: raft.leader() };
+    applier.apply(applied, block, clients, stats);
+}
+
+/// The parts of a group that applying changes, apart from its Raft, whose blocks are being read.
+struct Applier<'a, M> {
+    machine: &'a mut M,
+    sessions: &'a mut Sessions,
+    sync: bool,
+    pending: &'a mut std::collections::VecDeque<super::group::Pending>,
+    leader: Option<NodeId>,
+}
+
+impl<M: StateMachine> Applier<'_, M> {
+    fn apply(
+        &mut self,
+        applied: &mut Index,
+        block: &Block,
+        clients: &mut Clients,
+        stats: &mut super::ShardStats,
+    ) {
+        assert_eq!(block.first(), applied.next(), "blocks are applied in order, without a gap");
+        let result = match block.kind() {
+            BlockKind::Commands => self.run(block),
+            BlockKind::Noop | BlockKind::Membership => {
+                Ok(self.committed(block, Outcome::default()))
+            }
+        };
+        *applied = block.last();
+        stats.blocks_applied += 1;
+        stats.commands_applied += block.count();
+        self.answer(block, result, clients);
+    }
+
+    /// Exactly once: a block that the session's table knows is answered from it and not run again.
+    fn run(&mut self, block: &Block) -> Result<Committed, Refused> {
+        let header = block.header();
+        if header.client == 0 {
+            let outcome = self.machine.apply(block);
+            return Ok(self.committed(block, outcome));
+        }
+        let request = Request::of(header);
+        match self.sessions.check(&request) {
+            Verdict::New => {
+                let outcome = self.machine.apply(block);
+                let (first, term) = (block.first(), block.term());
+                self.sessions.record(&request, sessions::Answer { first, term, outcome });
+                Ok(self.committed(block, outcome))
+            }
+            Verdict::Duplicate(known) => Ok(Committed {
+                first: known.first,
+                term: known.term,
+                retry: true,
+                ..self.committed(block, known.outcome)
+            }),
+            Verdict::Stale | Verdict::Expired => Err(Refused::Stale),
+            Verdict::WindowTooLarge => Err(Refused::BadRequest),
+        }
+    }
+
+    fn committed(&self, block: &Block, outcome: Outcome) -> Committed {
+        Committed {
+            first: block.first(),
+            term: block.term(),
+            durability: if self.sync { Durability::Synced } else { Durability::Written },
+            duplicates: outcome.duplicates,
+            rejected: outcome.rejected,
+            retry: false,
+        }
+    }
+
+    /// Answers whoever proposed this block here. An entry of another term at this index was
+    /// replaced: its proposer is told to ask the leader again.
+    fn answer(&mut self, block: &Block, result: Result<Committed, Refused>, clients: &mut Clients) {
+        while let Some(front) = self.pending.front() {
+            if front.first > block.first() {
+                return;
+            }
+            let ours = front.first == block.first() && front.term == block.term();
+            let result = if ours { result } else { Err(Refused::NotLeader(self.leader)) };
+            let answer = Answer { group: block.group(), seq: front.seq, result };
+            clients.answer(front.conn, &answer);
+            self.pending.pop_front();
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Clients: their frames, their proposals, their answers.
+
+use zerocopy::IntoBytes;
+
+use super::Shard;
+use super::group::{Origin, Pending};
+use crate::block::Block;
+use crate::ids::{GroupId, NodeId, Tick};
+use crate::machine::StateMachine;
+use crate::raft::Event;
+use crate::raft::ready::Role;
+use crate::wire::client::{
+    Answer, AnswerEntry, Refused, read_query, write_answers, write_query_reply, write_status_reply,
+};
+use crate::wire::frame::{Frame, FrameError, FrameKind};
+
+/// One client's connection. `conn` numbers are the runtime's: slot in the low half, and never used
+/// twice.
+#[derive(Default)]
+struct ClientConn {
+    conn: u64,
+    open: bool,
+    answers: Vec<AnswerEntry>,
+    egress: Vec<u8>,
+    /// Blocks that wait for their answer.
+    waiting: u32,
+    dirty: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Clients {
+    slots: Vec<ClientConn>,
+    /// Connections with something to send.
+    dirty: Vec<u64>,
+}
+
+impl Clients {
+    fn get(&mut self, conn: u64) -> Option<&mut ClientConn> {
+        let client = self.slots.get_mut(conn as u32 as usize)?;
+        if client.open && client.conn == conn { Some(client) } else { None }
+    }
+
+    fn touch(&mut self, conn: u64) {
+        let Some(client) = self.get(conn) else { return };
+        if !std::mem::replace(&mut client.dirty, true) {
+            self.dirty.push(conn);
+        }
+    }
+
+    /// Queues the answer to a block that counts as waiting.
+    pub fn answer(&mut self, conn: u64, answer: &Answer) {
+        let Some(client) = self.get(conn) else { return };
+        client.waiting = client.waiting.saturating_sub(1);
+        client.answers.push(AnswerEntry::encode(answer));
+        self.touch(conn);
+    }
+
+    /// Turns the answers of this turn into frames.
+    pub fn write_answers(&mut self) {
+        for &conn in &self.dirty {
+            let client = &mut self.slots[conn as u32 as usize];
+            if client.conn == conn && !client.answers.is_empty() {
+                write_answers(&mut client.egress, &client.answers);
+                client.answers.clear();
+            }
+        }
+    }
+}
+
+impl<M: StateMachine> Shard<M> {
+    /// A client has completed its handshake.
+    pub fn client_opened(&mut self, conn: u64) {
+        let slot = conn as u32 as usize;
+        if self.clients.slots.len() <= slot {
+            self.clients.slots.resize_with(slot + 1, ClientConn::default);
+        }
+        self.clients.slots[slot] = ClientConn { conn, open: true, ..ClientConn::default() };
+    }
+
+    /// It is gone; answers to its proposals have nobody to go to.
+    pub fn client_closed(&mut self, conn: u64) {
+        if let Some(client) = self.clients.get(conn) {
+            *client = ClientConn::default();
+        }
+    }
+
+    /// Connections that have bytes to send, since the last call.
+    pub fn take_dirty_clients(&mut self, into: &mut Vec<u64>) {
+        into.append(&mut self.clients.dirty);
+    }
+
+    /// Bytes for a client's socket. Asking clears the connection's place among the dirty ones.
+    pub fn client_egress(&mut self, conn: u64) -> Option<&mut Vec<u8>> {
+        let client = self.clients.get(conn)?;
+        client.dirty = false;
+        Some(&mut client.egress)
+    }
+
+    /// Whether to go on reading from a client: not while it leaves its answers unread.
+    pub fn client_may_send(&mut self, conn: u64) -> bool {
+        let limit = self.config.client_egress_bytes_max;
+        self.clients.get(conn).is_some_and(|client| client.egress.len() < limit)
+    }
+
+    /// A frame from a client. An error means that the connection must be closed.
+    pub fn client_frame(&mut self, conn: u64, mut frame: Frame) -> Result<(), FrameError> {
+        match frame.kind {
+            FrameKind::Submit => self.submit(conn, &mut frame),
+            FrameKind::Query => self.query(conn, &frame),
+            FrameKind::Status => {
+                self.answer_status(conn, frame.token);
+                Ok(())
+            }
+            other => Err(FrameError::Unexpected(other)),
+        }
+    }
+
+    fn submit(&mut self, conn: u64, frame: &mut Frame) -> Result<(), FrameError> {
+        let mut blocks = std::mem::take(&mut self.incoming);
+        blocks.clear();
+        let taken = frame.take_blocks(frame.count, &mut blocks);
+        let whole = taken.is_ok() && frame.blocks.is_empty() && frame.control.is_empty();
+        if whole {
+            blocks.drain(..).for_each(|block| self.proposal(conn, block));
+        }
+        self.incoming = blocks;
+        taken?;
+        if whole { Ok(()) } else { Err(FrameError::Leftover) }
+    }
+
+    fn proposal(&mut self, conn: u64, block: Block) {
+        let (group, seq) = (block.group(), block.header().seq);
+        let limit = self.config.client_blocks_max;
+        let Some(client) = self.clients.get(conn) else { return };
+        client.waiting += 1;
+        let crowded = client.waiting > limit;
+        let admitted = if crowded { Err(Refused::Busy) } else { self.admit(&block) };
+        match admitted {
+            Err(refused) => self.refuse(conn, group, seq, refused),
+            Ok(local) => {
+                let state = &mut self.groups[local as usize];
+                if state.proposals.is_empty() {
+                    self.proposing.push(local);
+                }
+                state.origins.push(Origin { conn, seq, count: block.count() });
+                state.proposals.push(block);
+            }
+        }
+    }
+
+    fn refuse(&mut self, conn: u64, group: GroupId, seq: u64, refused: Refused) {
+        self.stats.proposals_refused += 1;
+        self.clients.answer(conn, &Answer { group, seq, result: Err(refused) });
+    }
+
+    /// Whether a proposal may go to its group: the cheap reasons why not come first.
+    fn admit(&self, block: &Block) -> Result<u32, Refused> {
+        let local = self.local(block.group()).ok_or(Refused::NoGroup)?;
+        if self.draining {
+            return Err(Refused::Shutdown);
+        }
+        let raft = &self.groups[local as usize].raft;
+        if raft.role() != Role::Leader {
+            return Err(Refused::NotLeader(raft.leader()));
+        }
+        if block.size() > self.config.block_bytes_max as usize {
+            return Err(Refused::TooLarge);
+        }
+        if self.wal.room() < 4 * block.size() as u64 {
+            return Err(Refused::ReadOnly);
+        }
+        if !self.wal.has_capacity() {
+            return Err(Refused::Busy);
+        }
+        block.validate_commands().map_err(|_| Refused::BadRequest)?;
+        Ok(local)
+    }
+
+    /// Hands each group all of its proposals of this turn.
+    pub(super) fn propose(&mut self, now: Tick) {
+        let mut proposing = std::mem::take(&mut self.proposing);
+        for local in proposing.drain(..) {
+            self.propose_to(now, local);
+        }
+        self.proposing = proposing;
+    }
+
+    fn propose_to(&mut self, now: Tick, local: u32) {
+        let group = &mut self.groups[local as usize];
+        let mut blocks = std::mem::take(&mut group.proposals);
+        let offered = blocks.len();
+        let mut first = group.raft.last_index().next();
+        self.step(now, local, Event::Propose { blocks: &mut blocks });
+        let group = &mut self.groups[local as usize];
+        let admitted = offered - blocks.len();
+        blocks.clear();
+        group.proposals = blocks;
+        let term = group.raft.term();
+        let refused = match group.raft.role() {
+            Role::Leader => Refused::Busy,
+            _ => Refused::NotLeader(group.raft.leader()),
+        };
+        for Origin { conn, seq, count } in group.origins.drain(..admitted) {
+            group.pending.push_back(Pending { first, term, conn, seq });
+            first = first.plus(count);
+        }
+        let id = group.raft.group();
+        for Origin { conn, seq, .. } in group.origins.drain(..) {
+            self.stats.proposals_refused += 1;
+            self.clients.answer(conn, &Answer { group: id, seq, result: Err(refused) });
+        }
+    }
+
+    /// This node no longer leads the group: who waits is sent to the leader. The fate of these
+    /// blocks is open; the session's sequence number makes the retry safe.
+    pub(super) fn disown(&mut self, local: u32, leader: Option<NodeId>) {
+        let group = &mut self.groups[local as usize];
+        let id = group.raft.group();
+        for pending in group.pending.drain(..) {
+            let result = Err(Refused::NotLeader(leader));
+            self.clients.answer(pending.conn, &Answer { group: id, seq: pending.seq, result });
+        }
+    }
+
+    /// Questions are answered from what this replica has applied.
+    fn query(&mut self, conn: u64, frame: &Frame) -> Result<(), FrameError> {
+        let query = read_query(frame)?;
+        let question = query.result.map_err(|_| FrameError::BadEntry(0))?;
+        let mut reply = Vec::new();
+        let result = match self.local(query.group) {
+            None => Err(Refused::NoGroup),
+            Some(local) => self.groups[local as usize]
+                .machine
+                .query(&question, &mut reply)
+                .map_err(|_| Refused::BadRequest),
+        };
+        if let Some(client) = self.clients.get(conn) {
+            let result = result.map(|()| reply.as_bytes());
+            write_query_reply(&mut client.egress, query.token, query.group, result);
+            self.clients.touch(conn);
+        }
+        Ok(())
+    }
+
+    fn answer_status(&mut self, conn: u64, token: u64) {
+        let json = self.status().to_json();
+        if let Some(client) = self.clients.get(conn) {
+            write_status_reply(&mut client.egress, token, &json);
+            self.clients.touch(conn);
+        }
+    }
+}

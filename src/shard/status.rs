@@ -1,0 +1,102 @@
+//! What a shard tells about itself.
+
+use serde::{Deserialize, Serialize};
+
+use super::Shard;
+use crate::machine::StateMachine;
+use crate::raft::ready::Role;
+
+/// One group on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    pub group: u32,
+    /// "leader", "follower", "candidate" or "pre-candidate".
+    pub role: String,
+    /// Node id; 0 = unknown.
+    pub leader: u32,
+    pub term: u64,
+    pub commit: u64,
+    pub applied: u64,
+    pub last: u64,
+    /// Of the state machine and the sessions at `applied`; equal on all replicas at equal indices.
+    pub digest: String,
+}
+
+/// One shard of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    pub node: u32,
+    pub incarnation: u32,
+    pub shard: u32,
+    pub shards: u32,
+    pub groups: Vec<GroupStatus>,
+    pub peers_connected: u32,
+    pub commands_applied: u64,
+    pub blocks_applied: u64,
+    pub proposals_refused: u64,
+    pub flushes: u64,
+    pub wal_bytes: u64,
+    /// "ok", or why the shard takes no more proposals.
+    pub space: String,
+}
+
+impl ShardStatus {
+    /// As it goes over the wire.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("plain data has no map keys or values that JSON lacks")
+    }
+
+    /// Back from the wire.
+    pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+}
+
+impl<M: StateMachine> Shard<M> {
+    /// Everything at this moment.
+    pub fn status(&self) -> ShardStatus {
+        let wal = self.wal.stats();
+        ShardStatus {
+            node: self.config.node.0,
+            incarnation: self.config.incarnation.0,
+            shard: self.config.shard,
+            shards: self.config.shards,
+            groups: (0..self.groups.len()).map(|local| self.group_status(local)).collect(),
+            peers_connected: self.peers.iter().filter(|peer| peer.connected).count() as u32,
+            commands_applied: self.stats.commands_applied,
+            blocks_applied: self.stats.blocks_applied,
+            proposals_refused: self.stats.proposals_refused,
+            flushes: wal.flushes,
+            wal_bytes: wal.bytes,
+            space: match self.wal.space() {
+                crate::wal::Space::Ok => "ok".into(),
+                crate::wal::Space::NoSpace { message, .. } => format!("disk full: {message}"),
+                crate::wal::Space::LimitReached => {
+                    "log limit reached: raise limits.log_max_gib".into()
+                }
+            },
+        }
+    }
+
+    fn group_status(&self, local: usize) -> GroupStatus {
+        let group = &self.groups[local];
+        let raft = &group.raft;
+        let role = match raft.role() {
+            Role::Follower => "follower",
+            Role::PreCandidate => "pre-candidate",
+            Role::Candidate => "candidate",
+            Role::Leader => "leader",
+        };
+        let digest = group.machine.digest() ^ group.sessions.digest().rotate_left(32);
+        GroupStatus {
+            group: raft.group().0,
+            role: role.into(),
+            leader: raft.leader().map_or(0, |node| node.0),
+            term: raft.term().0,
+            commit: raft.commit().0,
+            applied: group.applied.0,
+            last: raft.last_index().0,
+            digest: format!("{digest:016x}"),
+        }
+    }
+}
