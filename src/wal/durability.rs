@@ -271,6 +271,18 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_waits_until_it_can_serve_the_one_that_waits_for_it() {
+        let mut m = marks();
+        m.issued(OpId(1), S1, Lsn(10), false);
+        m.wrote(OpId(1), Tick(0));
+        m.issued(OpId(2), S1, Lsn(20), false);
+        m.issued(OpId(3), S1, Lsn(30), true);
+        assert_eq!(due(&m), None, "flush 2 would need a second one");
+        m.wrote(OpId(2), Tick(0));
+        assert_eq!(due(&m), Some(S1));
+    }
+
+    #[test]
     fn what_is_written_after_a_sync_was_issued_is_not_covered_by_it() {
         let mut m = marks();
         m.issued(OpId(1), S1, Lsn(10), false);

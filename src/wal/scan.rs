@@ -18,7 +18,7 @@ pub trait SegmentSource {
 }
 
 /// One read of recovery, bytes.
-const WINDOW_BYTES: u64 = 4 << 20;
+const WINDOW_BYTES: u64 = 8 << 20;
 
 /// A verified flush.
 #[derive(Debug)]

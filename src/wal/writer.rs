@@ -239,11 +239,13 @@ impl Writer {
         front.buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Takes a buffer back from the disk. The pool never holds more than can be in flight.
+    /// Takes a buffer back from the disk. The pool never holds more than can be staged and in
+    /// flight at once.
     pub fn recycle(&mut self, buffer: AlignedBuf) {
-        let most = self.config.flush_bytes_max as usize + self.config.lead();
-        let usual = buffer.capacity() <= 2 * most;
-        if usual && self.pool.len() < self.config.depth as usize + 1 {
+        let flush_max = u64::from(self.config.flush_bytes_max);
+        let usual = buffer.capacity() as u64 <= 2 * flush_max + self.config.lead() as u64;
+        let staged_max = self.config.staged_bytes_max / flush_max;
+        if usual && (self.pool.len() as u64) <= u64::from(self.config.depth) + staged_max {
             self.pool.push(buffer);
         }
     }

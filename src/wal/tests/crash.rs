@@ -1,6 +1,6 @@
 //! Images of power cuts and kills: a recorded run, cut at each of its steps.
 
-use super::disk::{Disk, Image, Rng};
+use super::disk::{Disk, Image, Rng, Unsafe};
 use super::story::{ME, Story, block, read_back, small};
 use crate::ids::{GroupId, Index, Lsn, Tick};
 use crate::wal::{DiskOp, Wal, recover};
@@ -35,7 +35,7 @@ fn power_cuts(story: &mut Story, dense: bool) -> Vec<Image> {
         for percent in [50, 85] {
             images.push(story.disk.image(|_, _| rng.chance(percent)));
             let kept: Vec<_> = story.disk.at_risk.iter().map(|_| rng.chance(percent)).collect();
-            let at = |write: &super::disk::Unsafe| {
+            let at = |write: &Unsafe| {
                 story.disk.at_risk.iter().position(|other| std::ptr::eq(other, write)).unwrap()
             };
             images.push(story.disk.image(|write, _| kept[at(write)]));
@@ -97,10 +97,15 @@ fn ten_thousand_crash_images_recover_what_was_acknowledged() {
                     resumed += 1;
                 }
             }
-            let mut killed = story.disk.after_kill();
+            // A kill leaves completed writes, and the others half done.
             let written = story.wal.written();
-            story.check_image(&mut killed, written);
-            kills += 1;
+            let mut rng = Rng(story.rng.next());
+            for percent in [0, 50, 100] {
+                let done = |write: &Unsafe, _| write.completed || rng.chance(percent);
+                let mut killed = story.disk.image(done);
+                story.check_image(&mut killed, written);
+                kills += 1;
+            }
         }
         recycled += story.wal.stats().recycled;
     }

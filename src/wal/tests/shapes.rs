@@ -148,6 +148,10 @@ fn unsynced_bytes_are_synced_behind_by_age_and_a_membership_entry_by_itself() {
     story.wal.append(G, &[change], false, false);
     story.flush();
     assert!(matches!(story.disk.ops[0], DiskOp::Write { sync: true, .. }), "R1");
+    let _ = story.complete(0);
+    story.wal.append(G, &[block(G, 2, 3, 8, 1)], true, false);
+    story.flush();
+    assert!(matches!(story.disk.ops[0], DiskOp::Write { sync: true, .. }), "a truncation, too");
 }
 
 #[test]
