@@ -6,12 +6,11 @@ use super::{Config, Event, Raft, Ready, Restored, Role};
 use crate::block::{Block, BlockBuilder, Command};
 use crate::ids::{GroupId, Incarnation, Index, NodeId, Tick};
 
-/// One replica with the `Ready` it fills and the one that is being carried out.
+/// One replica with the `Ready` it fills.
 #[derive(Debug)]
 struct Replica {
     raft: Raft,
-    ready: Ready,
-    carried_out: Ready,
+    ready: Box<Ready>,
     commands: u64,
 }
 
@@ -21,6 +20,8 @@ pub struct Cluster {
     replicas: Vec<Replica>,
     leader: usize,
     now: Tick,
+    /// The `Ready` that is being carried out changes places with the one being filled.
+    spare: Option<Box<Ready>>,
     /// Lent to `Receive`.
     blocks: Vec<Block>,
     /// `handle` calls so far.
@@ -35,12 +36,17 @@ impl Cluster {
             let mut config = Config::new(id, GroupId(0), voters.clone(), Incarnation(1));
             config.preferred = id == NodeId(1);
             let raft = Raft::new(config, Restored::default(), Tick::ZERO);
-            let (ready, carried_out) = (Ready::default(), Ready::default());
-            Replica { raft, ready, carried_out, commands: 0 }
+            Replica { raft, ready: Box::default(), commands: 0 }
         };
         let replicas = voters.iter().map(replica).collect();
-        let mut cluster =
-            Self { replicas, leader: 0, now: Tick::ZERO, blocks: Vec::new(), events: 0 };
+        let mut cluster = Self {
+            replicas,
+            leader: 0,
+            now: Tick::ZERO,
+            spare: Some(Box::default()),
+            blocks: Vec::new(),
+            events: 0,
+        };
         cluster.now = cluster.replicas[0].raft.deadline();
         cluster.handle(0, Event::Timeout);
         cluster.settle();
@@ -105,15 +111,15 @@ impl Cluster {
         if replica.ready.is_empty() {
             return false;
         }
-        std::mem::swap(&mut replica.ready, &mut replica.carried_out);
-        let mut work = std::mem::take(&mut replica.carried_out);
+        let mut work = self.spare.take().expect("put back after each turn");
+        std::mem::swap(&mut replica.ready, &mut work);
         if let Some(last) = work.persists.last() {
             self.handle(i, Event::Persisted { seq: last.seq });
         }
         self.deliver(i, &work);
         self.apply(i, &work);
         work.clear();
-        self.replicas[i].carried_out = work;
+        self.spare = Some(work);
         true
     }
 

@@ -23,8 +23,8 @@
 //!
 //! # Parts
 //!
-//! [`election`] terms, votes, timeouts · [`leader`] proposals, replication, commit, heartbeats ·
-//! [`follower`] appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
+//! `election` terms, votes, timeouts · `leader` proposals, replication, commit, heartbeats ·
+//! `follower` appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
 //! follower · [`quorum`] majorities · [`message`], [`ready`] what goes out.
 
 pub mod config;
@@ -39,6 +39,7 @@ pub mod progress;
 pub mod quorum;
 pub mod ready;
 mod rng;
+mod view;
 
 pub use config::{Config, ConfigError, Restored};
 pub use log::{Log, TermRun};
@@ -49,7 +50,7 @@ pub use ready::{
 };
 
 use crate::block::Block;
-use crate::ids::{GroupId, HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
+use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
 use quorum::JointConfig;
 use rng::Rng;
 
@@ -329,11 +330,16 @@ impl Raft {
 
     /// Gives (term, vote) to be persisted if they changed. Runs before anything that could reveal
     /// them is pushed, and at the end of `handle`.
+    #[inline]
     fn save_hard_state(&mut self, ready: &mut Ready) {
-        let before = self.hard_state;
-        if (before.term, before.vote) == (self.term, self.vote) {
-            return;
+        if (self.hard_state.term, self.hard_state.vote) != (self.term, self.vote) {
+            self.issue_hard_state(ready);
         }
+    }
+
+    #[cold]
+    fn issue_hard_state(&mut self, ready: &mut Ready) {
+        let before = self.hard_state;
         assert!(
             self.term > before.term || (self.term == before.term && before.vote.is_none()),
             "terms do not fall and a vote does not change (§5.2)"
@@ -413,93 +419,6 @@ impl Raft {
 impl Peer {
     fn new(id: NodeId) -> Self {
         Self { id, incarnation: Incarnation::ZERO, vote: None, progress: Progress::new() }
-    }
-}
-
-/// Views for status, tests and the shard.
-impl Raft {
-    pub fn id(&self) -> NodeId {
-        self.config.id
-    }
-
-    pub fn group(&self) -> GroupId {
-        self.config.group
-    }
-
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    #[inline]
-    pub fn role(&self) -> Role {
-        self.role
-    }
-
-    pub fn term(&self) -> Term {
-        self.term
-    }
-
-    pub fn vote(&self) -> Option<NodeId> {
-        self.vote
-    }
-
-    /// Who leads this term, as far as is known here.
-    pub fn leader(&self) -> Option<NodeId> {
-        self.leader
-    }
-
-    pub fn commit(&self) -> Index {
-        self.log.commit()
-    }
-
-    pub fn last_index(&self) -> Index {
-        self.log.last_index()
-    }
-
-    /// Highest index whose own write has completed.
-    pub fn durable_index(&self) -> Index {
-        self.log.durable()
-    }
-
-    /// Bytes of blocks beyond the commit index.
-    pub fn uncommitted_bytes(&self) -> u64 {
-        self.log.uncommitted_bytes()
-    }
-
-    /// Bytes of blocks held in memory.
-    pub fn cached_bytes(&self) -> u64 {
-        self.log.cached_bytes()
-    }
-
-    pub fn log(&self) -> &Log {
-        &self.log
-    }
-
-    /// The followers as this leader sees them; nothing unless it leads.
-    pub fn progress(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
-        let peers = if self.role == Role::Leader { self.peers.as_slice() } else { &[] };
-        peers.iter().map(|p| (p.id, &p.progress))
-    }
-
-    /// Panics if something is true that never may be. Costs a walk over the cache.
-    pub fn check_invariants(&self) {
-        self.log.check_invariants();
-        assert!(self.term >= self.log.last_term());
-        assert!(self.persisted <= self.issued && self.hard_state_seq <= self.issued);
-        assert_eq!((self.hard_state.term, self.hard_state.vote), (self.term, self.vote));
-        match self.role {
-            Role::Leader => {
-                assert_eq!(self.leader, Some(self.config.id));
-                assert_eq!(self.log.last_term(), self.term, "a leader's term begins with a no-op");
-                assert!(self.persisted >= self.hard_state_seq);
-                for peer in &self.peers {
-                    peer.progress.check_invariants();
-                    assert!(peer.progress.next() <= self.log.last_index().next());
-                }
-            }
-            Role::Candidate | Role::PreCandidate => assert_eq!(self.leader, None),
-            Role::Follower => assert_ne!(self.leader, Some(self.config.id)),
-        }
     }
 }
 

@@ -37,9 +37,9 @@ fn probing() -> Progress {
 
 #[test]
 fn each_edge_of_the_state_machine() {
-    type Step = fn(&mut Progress);
-    // what it is, what happens, then: state, matched, next, appends under way
-    let edges: [(&str, Progress, Step, (State, u64, u64, usize)); 14] = [
+    // what happens to whom, then: state, matched, next, appends under way
+    type Edge = (&'static str, Progress, fn(&mut Progress), (State, u64, u64, usize));
+    let edges: [Edge; 14] = [
         ("new leader", pipelining(), |p| p.reset(Index(12)), (PROBE, 0, 12, 0)),
         ("connection lost", pipelining(), |p| p.become_probe(p.next()), (PROBE, 5, 10, 0)),
         (

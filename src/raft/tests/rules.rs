@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::world::{Envelope, World};
+use crate::ids::GroupId;
 use crate::raft::harness::{Cluster, sample_block};
 
 const N1: NodeId = NodeId(1);

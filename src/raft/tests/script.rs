@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::*;
 use super::world::{Envelope, World};
+use crate::ids::GroupId;
 use crate::raft::harness::sample_block;
 
 #[test]

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::*;
+use crate::ids::GroupId;
 use crate::raft::harness::sample_block;
 
 /// A message on its way.

@@ -1,0 +1,91 @@
+//! What others may see of a group, and what must always be true of it.
+
+use super::{Config, Log, Progress, Raft, Role};
+use crate::ids::{GroupId, Index, NodeId, Term};
+
+/// Views for status, tests and the shard.
+impl Raft {
+    pub fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    pub fn group(&self) -> GroupId {
+        self.config.group
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    #[inline]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    pub fn vote(&self) -> Option<NodeId> {
+        self.vote
+    }
+
+    /// Who leads this term, as far as is known here.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    pub fn commit(&self) -> Index {
+        self.log.commit()
+    }
+
+    pub fn last_index(&self) -> Index {
+        self.log.last_index()
+    }
+
+    /// Highest index whose own write has completed.
+    pub fn durable_index(&self) -> Index {
+        self.log.durable()
+    }
+
+    /// Bytes of blocks beyond the commit index.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.log.uncommitted_bytes()
+    }
+
+    /// Bytes of blocks held in memory.
+    pub fn cached_bytes(&self) -> u64 {
+        self.log.cached_bytes()
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The followers as this leader sees them; nothing unless it leads.
+    pub fn progress(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
+        let peers = if self.role == Role::Leader { self.peers.as_slice() } else { &[] };
+        peers.iter().map(|p| (p.id, &p.progress))
+    }
+
+    /// Panics if something is true that never may be. Costs a walk over the cache.
+    pub fn check_invariants(&self) {
+        self.log.check_invariants();
+        assert!(self.term >= self.log.last_term());
+        assert!(self.persisted <= self.issued && self.hard_state_seq <= self.issued);
+        assert_eq!((self.hard_state.term, self.hard_state.vote), (self.term, self.vote));
+        match self.role {
+            Role::Leader => {
+                assert_eq!(self.leader, Some(self.config.id));
+                assert_eq!(self.log.last_term(), self.term, "a leader's term begins with a no-op");
+                assert!(self.persisted >= self.hard_state_seq);
+                for peer in &self.peers {
+                    peer.progress.check_invariants();
+                    assert!(peer.progress.next() <= self.log.last_index().next());
+                }
+            }
+            Role::Candidate | Role::PreCandidate => assert_eq!(self.leader, None),
+            Role::Follower => assert_ne!(self.leader, Some(self.config.id)),
+        }
+    }
+}
