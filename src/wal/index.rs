@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::SegmentNo;
 use super::config::WalConfig;
+use super::record::{HARD_STATE_BYTES, RECORD_HEADER_BYTES};
 use super::segment::{Need, Refs};
 use crate::ids::{GroupId, HardState, Index, Lsn};
 
@@ -53,7 +54,7 @@ impl LogIndex {
     /// Notes a record that was staged or recovered. `flush` is the position of its flush header.
     pub fn push(&mut self, refs: &mut Refs, group: GroupId, run: Run, flush: Lsn, truncates: bool) {
         if truncates {
-            self.cut(refs, group, run.first);
+            self.cut(refs, group, run.first, Lsn(run.end()));
         }
         let log = self.groups.entry(group).or_default();
         if let Some(last) = log.runs.back_mut() {
@@ -70,15 +71,15 @@ impl LogIndex {
         log.runs.push_back(run);
     }
 
-    /// Forgets the entries from `from` on.
-    pub fn cut(&mut self, refs: &mut Refs, group: GroupId, from: Index) {
+    /// Forgets the entries from `from` on; `after` is the end of the record that replaces them.
+    pub fn cut(&mut self, refs: &mut Refs, group: GroupId, from: Index, after: Lsn) {
         let Some(log) = self.groups.get_mut(&group) else { return };
         while let Some(run) = log.runs.back_mut() {
             if run.first < from {
                 run.last = run.last.min(from.prev());
                 return;
             }
-            refs.drop(self.config.segment_of(run.lsn), Need::Run);
+            refs.drop(self.config.segment_of(run.lsn), Need::Run, after);
             log.runs.pop_back();
         }
     }
@@ -88,7 +89,7 @@ impl LogIndex {
         let Some(log) = self.groups.get_mut(&group) else { return };
         while log.runs.front().is_some_and(|run| run.last <= through) {
             let run = log.runs.pop_front().expect("looked at");
-            refs.drop(self.config.segment_of(run.lsn), Need::Run);
+            refs.drop(self.config.segment_of(run.lsn), Need::Run, Lsn::ZERO);
         }
     }
 
@@ -98,7 +99,8 @@ impl LogIndex {
         let log = self.groups.entry(group).or_default();
         if let Some(old) = log.state_in {
             assert!(!regresses(log.state, state), "{group:?}: {:?} then {state:?}", log.state);
-            refs.drop(old, Need::State);
+            let end = lsn.plus((RECORD_HEADER_BYTES + HARD_STATE_BYTES) as u64);
+            refs.drop(old, Need::State, end);
         }
         let segment = self.config.segment_of(lsn);
         refs.hold(segment, Need::State);
@@ -171,7 +173,7 @@ mod tests {
         index.push(&mut refs, G, run(11, 20, BASE + 8256), Lsn(BASE + 8192), false);
         index.release(&mut refs, G, Index(15));
         assert_eq!(index.groups[&G].runs.len(), 1);
-        index.cut(&mut refs, G, Index(11));
+        index.cut(&mut refs, G, Index(11), Lsn::ZERO);
         assert!(index.groups[&G].runs.is_empty());
     }
 

@@ -246,7 +246,7 @@ impl Wal {
         if self.poisoned.is_some() {
             return;
         }
-        self.segments.reclaim(self.marks.durable(), self.writer.end());
+        self.segments.reclaim(self.marks.durable());
         if let Some((segment, recycle)) = self.segments.prepare_due(now) {
             let op = self.op();
             self.segments.prepare_issued(op, recycle);
@@ -390,7 +390,7 @@ impl Wal {
 
     fn complete_fetch(&mut self, at: usize, result: Result<DiskDone, DiskError>) -> Completed {
         let fetch = self.fetches.swap_remove(at);
-        self.segments.refs.drop(fetch.segment, Need::Read);
+        self.segments.refs.drop(fetch.segment, Need::Read, Lsn::ZERO);
         let Fetch { token, group, .. } = fetch;
         let blocks = match result {
             Ok(DiskDone::Read { bytes }) => fetch.blocks(&bytes),

@@ -151,11 +151,6 @@ impl SegmentHeader {
         Ok(())
     }
 
-    /// What the flushes of this segment seed their checksums with.
-    pub fn seed(&self) -> u32 {
-        generation_seed(self.epoch, SegmentNo(self.segment))
-    }
-
     /// The chain this segment continues.
     pub fn previous(&self) -> Chain {
         Chain { end: Lsn(self.previous_end), checksum: self.previous_checksum }
@@ -164,7 +159,7 @@ impl SegmentHeader {
 
 /// A segment's generation: bytes that an earlier life of the file left behind do not verify (bugs
 /// 12). Never 0, so that zeros do not either.
-pub(super) fn generation_seed(epoch: u64, segment: SegmentNo) -> u32 {
+fn generation_seed(epoch: u64, segment: SegmentNo) -> u32 {
     let mixed =
         (epoch ^ segment.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     (mixed >> 32) as u32 | 1
@@ -186,14 +181,16 @@ pub(super) struct FlushHeader {
     /// Checksum of the flush before.
     pub previous: u32,
     pub flags: u32,
-    pub reserved: [u8; 24],
+    /// That of the log's life that wrote it; together with the segment it makes the seed.
+    pub epoch: u64,
+    pub reserved: [u8; 16],
 }
 
 impl FlushHeader {
     /// Stamps the front of `flush` (header and payload, without padding); returns the checksum.
     pub fn seal(
         flush: &mut [u8],
-        seed: u32,
+        (epoch, segment): (u64, SegmentNo),
         lsn: Lsn,
         records: u32,
         durable: Lsn,
@@ -209,9 +206,11 @@ impl FlushHeader {
             durable: durable.0,
             previous,
             flags: if sync { FLAG_SYNC } else { 0 },
-            reserved: [0; 24],
+            epoch,
+            reserved: [0; 16],
         };
         flush[..FLUSH_HEADER_BYTES].copy_from_slice(header.as_bytes());
+        let seed = generation_seed(epoch, segment);
         header.checksum = crc32c::crc32c_append(seed, &flush[4..]);
         flush[..4].copy_from_slice(&header.checksum.to_le_bytes());
         header.checksum
@@ -231,7 +230,8 @@ impl FlushHeader {
     }
 
     /// Does the checksum vouch for `flush` (exactly [`FlushHeader::size`] bytes)?
-    pub fn verifies(&self, flush: &[u8], seed: u32) -> bool {
+    pub fn verifies(&self, flush: &[u8], segment: SegmentNo) -> bool {
+        let seed = generation_seed(self.epoch, segment);
         flush.len() == self.size() && crc32c::crc32c_append(seed, &flush[4..]) == self.checksum
     }
 }
@@ -335,11 +335,11 @@ mod tests {
     #[test]
     fn the_layout_is_pinned_by_golden_bytes() {
         let mut flush = vec![0; FLUSH_HEADER_BYTES + 16];
-        let seed = generation_seed(7, SegmentNo(3));
-        FlushHeader::seal(&mut flush, seed, Lsn(0x0102), 5, Lsn(0x0100), 0x0a0b_0c0d, true);
+        let generation = (7, SegmentNo(3));
+        FlushHeader::seal(&mut flush, generation, Lsn(0x0102), 5, Lsn(0x0100), 0x0a0b_0c0d, true);
         assert_eq!(&flush[4..16], b"RRF1\x10\0\0\0\x05\0\0\0");
         assert_eq!(&flush[16..32], b"\x02\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0");
-        assert_eq!(&flush[32..40], b"\x0d\x0c\x0b\x0a\x01\0\0\0");
+        assert_eq!(&flush[32..48], b"\x0d\x0c\x0b\x0a\x01\0\0\0\x07\0\0\0\0\0\0\0");
         let header = record_header(GroupId(9), KIND_BLOCKS, FLAG_TRUNCATES, 88, 1);
         assert_eq!(header.as_bytes(), b"\x58\0\0\0\x01\x01\0\0\x09\0\0\0\x01\0\0\0");
         let state = HardState { term: Term(4), vote: Some(NodeId(2)), commit: Index(6) };
@@ -351,12 +351,11 @@ mod tests {
     #[test]
     fn a_flush_verifies_only_under_its_own_generation() {
         let mut flush = vec![9; FLUSH_HEADER_BYTES + 32];
-        let seed = generation_seed(7, SegmentNo(3));
-        FlushHeader::seal(&mut flush, seed, Lsn(512), 1, Lsn(0), 0, false);
+        FlushHeader::seal(&mut flush, (7, SegmentNo(3)), Lsn(512), 1, Lsn(0), 0, false);
         let header = FlushHeader::peek(&flush, Lsn(512), 4096).unwrap();
-        assert!(header.verifies(&flush, seed));
-        assert!(!header.verifies(&flush, generation_seed(7, SegmentNo(4))));
-        assert!(!header.verifies(&flush, generation_seed(8, SegmentNo(3))));
+        assert!(header.verifies(&flush, SegmentNo(3)));
+        assert!(!header.verifies(&flush, SegmentNo(4)));
+        assert!(!FlushHeader { epoch: 8, ..header }.verifies(&flush, SegmentNo(3)));
         assert!(FlushHeader::peek(&flush, Lsn(1024), 4096).is_none());
     }
 }

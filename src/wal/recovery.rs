@@ -82,9 +82,10 @@ const fn rule(start: Option<Start>, short: Option<bool>, tail: Option<Tail>, row
 
 /// Every combination matches exactly one line (a test tries them all).
 #[rustfmt::skip]
-pub(super) const TABLE: [Rule; 7] = [
+pub(super) const TABLE: [Rule; 8] = [
     //   start                  V < D        behind V              verdict
-    rule(Some(Start::NoLog),    Some(false), None,                 Row::Empty),
+    rule(Some(Start::NoLog),    Some(false), Some(Tail::Nothing),  Row::Empty),
+    rule(Some(Start::NoLog),    Some(false), Some(Tail::Traces),   Row::TornTail), // first write torn
     rule(Some(Start::NoLog),    Some(true),  None,                 Row::Rot),      // all headers gone
     rule(Some(Start::Found),    Some(false), Some(Tail::Nothing),  Row::Clean),
     rule(Some(Start::Found),    Some(false), Some(Tail::Traces),   Row::TornTail),
@@ -214,7 +215,7 @@ impl<'a> Recovery<'a> {
         for at in (1..self.headers.len()).rev() {
             let (no, header) = self.headers[at];
             if begins_anew(&self.config, no, &header) {
-                let mut scan = Scan::new(&self.config, &mut *self.files, no, header.seed());
+                let mut scan = Scan::new(&self.config, &mut *self.files, no);
                 // The beginning counts once its first flush is there.
                 if scan.flush_at(self.config.lead() as u64)?.is_some() {
                     self.headers.drain(..at);
@@ -250,10 +251,10 @@ impl<'a> Recovery<'a> {
     }
 
     fn walk_segment(&mut self, no: SegmentNo, header: &SegmentHeader) -> Result<(), WalError> {
-        let mut scan = Scan::new(&self.config, &mut *self.files, no, header.seed());
+        let mut scan = Scan::new(&self.config, &mut *self.files, no);
         let mut offset = self.config.lead() as u64;
         while let Some(flush) = scan.flush_at(offset)? {
-            if !flush.follows(self.chain) {
+            if !flush.follows(self.chain, header.epoch) {
                 break;
             }
             if self.ends.last().is_none_or(|(last, _)| *last != no) {
@@ -269,29 +270,25 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    /// Searches what lies behind the end of the chain, in its segment and in all later ones, for
-    /// valid flushes: they may name a durable position beyond V.
+    /// Searches what lies behind the end of the chain, in its segment and in all later files, for
+    /// valid flushes: they may name a durable position beyond V. Files whose header is gone are
+    /// searched too, since a flush verifies without it.
     fn look_behind(&mut self) -> Result<(), WalError> {
         let last = self.ends.last().copied();
-        for at in 0..self.headers.len() {
-            let (no, header) = self.headers[at];
+        for at in 0..self.numbers.len() {
+            let no = self.numbers[at];
             let from = match last {
                 Some((of, _)) if no < of => continue,
                 Some((of, end)) if no == of => end.since(self.config.start_of(no)),
                 _ => self.config.lead() as u64,
             };
-            self.search(no, &header, from)?;
+            self.search(no, from)?;
         }
         Ok(())
     }
 
-    fn search(
-        &mut self,
-        no: SegmentNo,
-        header: &SegmentHeader,
-        mut from: u64,
-    ) -> Result<(), WalError> {
-        let mut scan = Scan::new(&self.config, &mut *self.files, no, header.seed());
+    fn search(&mut self, no: SegmentNo, mut from: u64) -> Result<(), WalError> {
+        let mut scan = Scan::new(&self.config, &mut *self.files, no);
         if scan.trace_at(from)? {
             self.tail = Tail::Traces;
         }

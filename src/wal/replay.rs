@@ -106,7 +106,7 @@ impl Replay {
         } else if known.last.next() != first {
             // Only a released log starts anew further on (a snapshot took its place): the chain
             // has no holes, and an append that leaves one is refused when it is staged.
-            self.index.cut(&mut self.refs, group, Index::ZERO);
+            self.index.cut(&mut self.refs, group, Index::ZERO, lsn);
             *known = RecoveredGroup { hard_state: known.hard_state, ..Default::default() };
         }
         let blocks = known.take_blocks(group, record.payload)?;

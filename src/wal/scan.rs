@@ -32,9 +32,9 @@ pub(super) struct Flush {
 }
 
 impl Flush {
-    /// Is this the one after `chain`?
-    pub fn follows(&self, chain: Chain) -> bool {
-        self.header.previous == chain.checksum
+    /// Is this the one after `chain`, of the life that began its segment?
+    pub fn follows(&self, chain: Chain, epoch: u64) -> bool {
+        self.header.previous == chain.checksum && self.header.epoch == epoch
     }
 
     /// The chain with this flush added.
@@ -48,7 +48,6 @@ pub(super) struct Scan<'a> {
     config: &'a WalConfig,
     files: &'a mut dyn SegmentSource,
     segment: SegmentNo,
-    seed: u32,
     window: Bytes,
     window_at: u64,
 }
@@ -58,9 +57,8 @@ impl<'a> Scan<'a> {
         config: &'a WalConfig,
         files: &'a mut dyn SegmentSource,
         segment: SegmentNo,
-        seed: u32,
     ) -> Self {
-        Self { config, files, segment, seed, window: Bytes::new(), window_at: 0 }
+        Self { config, files, segment, window: Bytes::new(), window_at: 0 }
     }
 
     /// Up to `len` bytes at `offset`, from the window or by moving it there.
@@ -91,7 +89,7 @@ impl<'a> Scan<'a> {
         let front = self.bytes(offset, FLUSH_HEADER_BYTES)?;
         let Some(header) = FlushHeader::peek(&front, lsn, room) else { return Ok(None) };
         let bytes = self.bytes(offset, header.size())?;
-        if !header.verifies(&bytes, self.seed) {
+        if !header.verifies(&bytes, self.segment) {
             return Ok(None);
         }
         let end = lsn.plus(self.config.padded(bytes.len()) as u64);

@@ -28,8 +28,8 @@ struct Live {
     states: u32,
     /// Reads under way.
     pins: u32,
-    /// Once nothing needs it: it may go when the log is durable up to here.
-    free_at: Option<Lsn>,
+    /// It may go when the log is durable up to here: past each record that took a need away.
+    free_at: Lsn,
 }
 
 /// Reference counts of the segments that hold the log, lowest number first (bug 14: an index that
@@ -59,7 +59,7 @@ impl Refs {
     /// A segment joins the log.
     pub fn open(&mut self, no: SegmentNo) {
         assert!(self.0.back().is_none_or(|last| last.no < no), "segments join in order");
-        self.0.push_back(Live { no, runs: 0, states: 0, pins: 0, free_at: None });
+        self.0.push_back(Live { no, runs: 0, states: 0, pins: 0, free_at: Lsn::ZERO });
     }
 
     /// Adds the segments of `all` that are not there yet; nothing needs them, but they keep their
@@ -67,7 +67,7 @@ impl Refs {
     pub fn join(&mut self, all: &[SegmentNo]) {
         for &no in all {
             if let Err(at) = self.0.binary_search_by_key(&no, |live| live.no) {
-                self.0.insert(at, Live { no, runs: 0, states: 0, pins: 0, free_at: None });
+                self.0.insert(at, Live { no, runs: 0, states: 0, pins: 0, free_at: Lsn::ZERO });
             }
         }
     }
@@ -76,8 +76,12 @@ impl Refs {
         *self.find(no).count(need) += 1;
     }
 
-    pub fn drop(&mut self, no: SegmentNo, need: Need) {
-        let count = self.find(no).count(need);
+    /// Gives a need back. `after`: the end of the record that replaces what was needed, which must
+    /// be durable before the old bytes go; `Lsn::ZERO` when nothing replaces it.
+    pub fn drop(&mut self, no: SegmentNo, need: Need, after: Lsn) {
+        let live = self.find(no);
+        live.free_at = live.free_at.max(after);
+        let count = live.count(need);
         assert!(*count > 0, "segment {no:?} released more often than held");
         *count -= 1;
     }
@@ -163,10 +167,11 @@ impl Segments {
     pub fn prepare_due(&mut self, now: Tick) -> Option<(SegmentNo, Option<SegmentNo>)> {
         let ahead = self.head().0 + u64::from(self.config.spare_segments);
         let wanted = self.preparing.is_none() && self.ready_through.0 < ahead;
+        if !wanted || (self.full.is_some() && now < self.retry_at) {
+            return None;
+        }
         let possible = !self.reusable.is_empty() || self.files() < self.max();
-        let patient = self.full.is_none() || now >= self.retry_at;
-        (wanted && possible && patient)
-            .then(|| (self.ready_through.next(), self.reusable.pop_front()))
+        possible.then(|| (self.ready_through.next(), self.reusable.pop_front()))
     }
 
     pub fn prepare_issued(&mut self, op: OpId, recycle: Option<SegmentNo>) {
@@ -234,16 +239,14 @@ impl Segments {
         (front.no != self.head() && front.runs == 0 && front.states > 0).then_some(front.no)
     }
 
-    /// Lets go of segments at the front that nothing needs. Each waits until all that was staged
-    /// when it came free is durable: the truncation or the hard state that freed it must not be
-    /// lost after the bytes it replaced are gone.
-    pub fn reclaim(&mut self, durable: Lsn, staged: Lsn) {
-        let head = self.head();
-        while let Some(front) = self.refs.0.front_mut() {
-            if front.no == head || front.runs + front.states + front.pins > 0 {
-                break;
-            }
-            if durable < *front.free_at.get_or_insert(staged) {
+    /// Lets go of segments at the front that nothing needs. A truncation or a hard state that freed
+    /// one must be durable first, or it could be lost after the bytes it replaced are gone; and so
+    /// must the beginning of the next segment, where the log will then start.
+    pub fn reclaim(&mut self, durable: Lsn) {
+        while let (Some(front), Some(next)) = (self.refs.0.front(), self.refs.0.get(1)) {
+            let needed = front.runs + front.states + front.pins > 0;
+            let early = durable < front.free_at || durable <= self.config.start_of(next.no);
+            if needed || early {
                 break;
             }
             self.reusable.push_back(front.no);
@@ -276,10 +279,10 @@ mod tests {
         let mut s = segments();
         s.refs.hold(SegmentNo(1), Need::Run);
         s.refs.open(SegmentNo(2));
-        s.refs.drop(SegmentNo(1), Need::Run);
-        s.reclaim(Lsn(10), Lsn(20));
+        s.refs.drop(SegmentNo(1), Need::Run, Lsn(20_000));
+        s.reclaim(Lsn(19_999));
         assert_eq!(s.refs.len(), 2, "not yet durable");
-        s.reclaim(Lsn(20), Lsn(30));
+        s.reclaim(Lsn(20_000));
         assert_eq!(s.refs.len(), 1);
         s.ready_through = SegmentNo(2);
         assert_eq!(s.prepare_due(Tick(0)), Some((SegmentNo(3), Some(SegmentNo(1)))));
@@ -290,8 +293,8 @@ mod tests {
     fn a_reference_is_given_back_once() {
         let mut s = segments();
         s.refs.hold(SegmentNo(1), Need::Run);
-        s.refs.drop(SegmentNo(1), Need::Run);
-        s.refs.drop(SegmentNo(1), Need::Run);
+        s.refs.drop(SegmentNo(1), Need::Run, Lsn::ZERO);
+        s.refs.drop(SegmentNo(1), Need::Run, Lsn::ZERO);
     }
 
     #[test]

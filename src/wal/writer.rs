@@ -18,7 +18,6 @@ use super::config::{LogIdentity, WalConfig};
 use super::ops::SegmentNo;
 use super::record::{
     Chain, FLUSH_HEADER_BYTES, FlushHeader, RECORD_HEADER_BYTES, RecordHeader, SegmentHeader,
-    generation_seed,
 };
 use crate::block::Block;
 use crate::ids::Lsn;
@@ -75,6 +74,8 @@ pub(super) struct Writer {
     pool: Vec<AlignedBuf>,
     /// Last flush sealed.
     chain: Chain,
+    /// Where a log that begins anew begins: up to here there is nothing to be durable.
+    origin: Lsn,
     /// Where the next flush opens: block-aligned, in `head` or at its very end.
     next: Lsn,
     head: SegmentNo,
@@ -91,8 +92,9 @@ impl Writer {
         head: SegmentNo,
     ) -> Self {
         let next = config.start_of(head);
+        let origin = if chain.checksum == 0 { chain.end } else { Lsn::ZERO };
         let (staged, pool) = (VecDeque::new(), Vec::new());
-        Self { config, identity, epoch, staged, pool, chain, next, head, staged_bytes: 0 }
+        Self { origin, config, identity, epoch, staged, pool, chain, next, head, staged_bytes: 0 }
     }
 
     /// The segment that staging has reached.
@@ -200,6 +202,7 @@ impl Writer {
         let (lsn, segment, lead) = (front.lsn, front.segment, front.lead);
         assert!(front.records > 0 && front.buffer.len() <= front.limit);
         assert!(lsn >= self.chain.end && durable <= self.chain.end);
+        let durable = if durable <= self.origin { Lsn::ZERO } else { durable };
         if lead > 0 {
             self.stamp_segment(&mut front, durable);
         }
@@ -207,7 +210,7 @@ impl Writer {
         let used = flush.len();
         let checksum = FlushHeader::seal(
             flush,
-            generation_seed(self.epoch, segment),
+            (self.epoch, segment),
             lsn,
             front.records,
             durable,

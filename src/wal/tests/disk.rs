@@ -181,6 +181,16 @@ impl Disk {
         self.image(|write, _| write.completed)
     }
 
+    /// The process is gone: operations in flight are forgotten, completed writes stay at risk.
+    pub fn kill(&mut self) {
+        self.ops.clear();
+        self.covers.clear();
+        self.at_risk.retain(|write| write.completed);
+        for (n, write) in self.at_risk.iter_mut().enumerate() {
+            write.op = OpId(u64::MAX - n as u64);
+        }
+    }
+
     /// The image with the outcome of a prepare in flight: renamed already, or a new file cut short.
     pub fn with_prepare(&self, mut image: Image, rng: &mut Rng) -> Image {
         let prepare = self.ops.iter().find_map(|op| match op {
