@@ -9,7 +9,6 @@
 //! side         one contestant: a step of work; rounds interleaved, medians and ratios
 //! table        what `compare` prints
 //! calibration  what the disk itself gives in this minute
-//! realtime     other work on the machine kept out
 //! scratch      a directory on the real disk that vanishes
 //! raft_rs      peer: crate `raft`, three replicas in one thread
 //! raft_engine  peer: crate `raft-engine`, one writer, a sync per append
@@ -25,7 +24,6 @@ pub mod our_stream;
 pub mod our_wal;
 pub mod raft_engine;
 pub mod raft_rs;
-pub mod realtime;
 pub mod scratch;
 pub mod segments;
 pub mod side;
