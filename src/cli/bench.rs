@@ -8,7 +8,9 @@ use clap::builder::RangedU64ValueParser;
 
 use super::{Failure, OutputArg, parse_address};
 use crate::block::{BLOCK_BYTES_MAX, BLOCK_COUNT_MAX};
-use crate::load::options::{BenchOptions, DEFAULT_PROFILES, ProfileOverrides};
+use crate::load::options::{BenchOptions, DEFAULT_PROFILES, Output, ProfileOverrides};
+use crate::load::runner::{BenchEvent, bench};
+use crate::load::table;
 
 /// Measure a cluster: an embedded one of three nodes, or a running one
 ///
@@ -105,8 +107,22 @@ impl BenchArgs {
 
 pub(super) fn run(args: BenchArgs) -> Result<(), Failure> {
     let options = args.into_options();
-    let profiles = options.profiles.join(", ");
-    Err(Failure::Run(format!("bench ({profiles}) is not available in this build")))
+    let people = options.output == Output::Table;
+    let report = bench(&options, |event| {
+        // The machine and its costs come first; a run that takes long shows what is known.
+        if let (true, BenchEvent::Calibrated(machine, calibration)) = (people, event) {
+            let head = table::render_machine(machine) + &table::render_calibration(calibration);
+            let _ = super::print(&head);
+        }
+    })
+    .map_err(|error| match error.is_usage() {
+        true => Failure::Usage(error.to_string()),
+        false => Failure::Run(error.to_string()),
+    })?;
+    match options.output {
+        Output::Table => super::print(&table::render_runs(&report.runs)),
+        Output::Json => super::print(&(report.to_json() + "\n")),
+    }
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {

@@ -12,10 +12,17 @@ const FILTER: &str = "RINGRAFT_LOG";
 /// `text` (default) or `json`.
 const FORMAT: &str = "RINGRAFT_LOG_FORMAT";
 
-/// Installs the process's subscriber.
+/// Installs the process's subscriber: warnings as text, unless the environment says otherwise.
 pub(super) fn start() -> Result<(), Failure> {
-    let filter = filter(&variable(FILTER)?)?;
-    let json = is_json(&variable(FORMAT)?)?;
+    start_with("warn", false)
+}
+
+/// The same with other defaults.
+pub(super) fn start_with(level: &str, json: bool) -> Result<(), Failure> {
+    let directives = variable(FILTER)?;
+    let filter = filter(if directives.is_empty() { level } else { &directives })?;
+    let format = variable(FORMAT)?;
+    let json = if format.is_empty() { json } else { is_json(&format)? };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let installed = if json { builder.json().try_init() } else { builder.try_init() };
     installed.map_err(|e| Failure::Run(format!("cannot start logging: {e}")))

@@ -59,10 +59,14 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> Result<(), Failure> {
+    if let Command::Serve(args) = command {
+        // A node's log has its level and format in its configuration.
+        return serve::run(args);
+    }
     logging::start()?;
     match command {
         Command::Bench(args) => bench::run(args),
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(_) => unreachable!("handled above"),
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(&args),
     }

@@ -3,8 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::info;
 
 use super::Failure;
+use crate::config::{LogFormat, NodeConfig};
+use crate::server::Node;
 
 /// What one node is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +31,23 @@ pub(super) struct ServeArgs {
 
 pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
     let options = ServeOptions { config: args.config };
-    let config = options.config.display();
-    Err(Failure::Run(format!("serve (with {config}) is not available in this build")))
+    let config = NodeConfig::load(&options.config).map_err(|e| Failure::Usage(e.to_string()))?;
+    super::logging::start_with(config.log.level.as_str(), config.log.format == LogFormat::Json)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|e| Failure::Run(format!("cannot wait for signals: {e}")))?;
+    let node = Node::start(&config).map_err(|error| match error.is_configuration() {
+        true => Failure::Usage(error.to_string()),
+        false => Failure::Run(error.to_string()),
+    })?;
+    let (stop, handle) = (node.stopper(), signals.handle());
+    let waiter = std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            info!("asked to stop: draining");
+            stop();
+        }
+    });
+    let result = node.wait();
+    handle.close();
+    let _ = waiter.join();
+    result.map_err(|failure| Failure::Run(failure.to_string()))
 }

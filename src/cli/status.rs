@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{Failure, OutputArg, parse_address};
+use crate::client::status::cluster_status;
 use crate::load::options::Output;
 
 /// Whose status is asked for.
@@ -28,6 +29,10 @@ pub(super) struct StatusArgs {
 
 pub(super) fn run(args: StatusArgs) -> Result<(), Failure> {
     let options = StatusOptions { cluster: args.cluster, output: args.output.into() };
-    let cluster = options.cluster.join(",");
-    Err(Failure::Run(format!("status (of {cluster}) is not available in this build")))
+    let report = cluster_status(&options.cluster).map_err(|e| Failure::Run(e.to_string()))?;
+    match options.output {
+        Output::Table => super::print(&report.render())?,
+        Output::Json => super::print(&(report.to_json() + "\n"))?,
+    }
+    if report.is_complete() { Ok(()) } else { Err(Failure::Told) }
 }

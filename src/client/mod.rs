@@ -65,11 +65,13 @@
 
 mod answer;
 mod core;
+pub mod driver;
 mod error;
 mod link;
 mod question;
 mod route;
 mod session;
+pub mod status;
 mod timer;
 mod trouble;
 

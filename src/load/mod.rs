@@ -17,10 +17,13 @@
 //! RunReport::new(&Measured { latency, cpu: CpuUse::between(&before, &ThreadCpu::sample()?), ... })
 //! ```
 
+pub mod drive;
+pub mod embedded;
 pub mod histogram;
 pub mod options;
 pub mod progress;
 pub mod report;
+pub mod runner;
 pub mod sample;
 pub mod schedule;
 pub mod table;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::queue::ArrayQueue;
-use glommio::io::{BufferedFile, Directory, DmaFile, OpenOptions};
+use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
 
 use super::disk::disk_error;
@@ -149,9 +149,10 @@ async fn prepare(job: &PrepareJob) -> Result<(), GlommioError<()>> {
     };
     std::fs::rename(&from, &job.path)?;
     let parent = job.path.parent().unwrap_or(Path::new("."));
-    let directory = Directory::open(parent).await?;
-    directory.sync().await?;
-    directory.close().await
+    // Not glommio's `Directory`: its descriptor is one that fsync refuses (EBADF). This thread has
+    // nothing else to do meanwhile.
+    std::fs::File::open(parent)?.sync_all()?;
+    Ok(())
 }
 
 async fn write_zeros(path: &Path, bytes: u64) -> Result<(), GlommioError<()>> {

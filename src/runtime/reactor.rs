@@ -93,6 +93,7 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Runs until it is told to stop or the log fails. `Ok(true)`: everything is on stable storage.
     pub fn run(mut self) -> Result<bool, WalError> {
+        self.finish_recovery();
         self.links.listen(&mut self.ring, &mut self.net);
         let result = loop {
             let now = self.ring.now();
@@ -121,6 +122,19 @@ impl<M: StateMachine> Reactor<M> {
         };
         self.wind_up();
         result
+    }
+
+    /// Syncs what recovery found, before anybody can ask for it.
+    fn finish_recovery(&mut self) {
+        while self.shard.is_starting(self.ring.now(), &mut self.out) {
+            self.start_disk();
+            let until = self.ring.now().plus(CHORES_US);
+            if let Err(error) = self.ring.wait(until) {
+                panic!("io_uring refuses to work: {error}");
+            }
+            self.collect(self.ring.now());
+        }
+        self.start_disk();
     }
 
     /// Hands everything that has happened to the shard.

@@ -113,6 +113,8 @@ pub struct Shard<M> {
     /// Reads that were started outside a turn.
     disk_queue: Vec<DiskOp>,
     fatal: Option<WalError>,
+    /// Where the log ended when it was recovered.
+    recovered_end: Lsn,
     draining: bool,
     stats: ShardStats,
 }
@@ -130,6 +132,7 @@ impl<M: StateMachine> Shard<M> {
         let peers: Vec<Peer> =
             config.voters.iter().filter(|&&n| n != config.node).map(|&n| Peer::new(n)).collect();
         let outgoing = peers.iter().map(|_| Vec::new()).collect();
+        let recovered_end = wal.written();
         let mut shard = Self {
             groups: Vec::new(),
             wal,
@@ -145,6 +148,7 @@ impl<M: StateMachine> Shard<M> {
             incoming: Vec::new(),
             disk_queue: Vec::new(),
             fatal: None,
+            recovered_end,
             draining: false,
             stats: ShardStats::default(),
             config,
@@ -346,9 +350,21 @@ impl<M: StateMachine> Shard<M> {
         !self.applying.is_empty()
     }
 
-    /// Refuses new proposals from now on; what is in flight goes on.
+    /// Refuses new proposals from now on; what is in flight goes on, and is synced.
     pub fn drain(&mut self) {
         self.draining = true;
+        self.wal.sync();
+    }
+
+    /// One step of the start: `false` once everything that recovery found is on stable storage. A
+    /// killed process may leave completed writes in the disk's volatile cache; until they are
+    /// synced, no group may speak for them (durability.md R1, R2).
+    pub fn is_starting(&mut self, now: Tick, out: &mut Output) -> bool {
+        if self.fatal.is_some() {
+            return false;
+        }
+        self.wal.flush(now, &mut out.disk);
+        self.wal.durable() < self.recovered_end
     }
 
     /// True when no proposal waits for its answer and everything staged is on stable storage.
