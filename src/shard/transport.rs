@@ -167,7 +167,7 @@ fn continues(group: GroupId, message: &Message, blocks: &[Block]) -> bool {
 /// by its own timeout and probes); votes and heartbeats never are. Returns how many were left out.
 fn write_frames(out: &mut Vec<u8>, messages: &[Outgoing], ready: &Ready, limit: usize) -> u64 {
     let full = out.len() > limit;
-    let wanted = |m: &&Outgoing| !(full && !m.blocks.is_empty());
+    let wanted = |m: &&Outgoing| !full || m.blocks.is_empty();
     let mut held = 0;
     let mut rest = messages;
     while !rest.is_empty() {
