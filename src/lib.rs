@@ -1,6 +1,7 @@
 //! Ringraft: a batched multi-Raft replication engine for Linux.
 
 pub mod block;
+pub mod checksum;
 pub mod cli;
 pub mod client;
 pub mod config;
