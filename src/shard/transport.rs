@@ -148,17 +148,18 @@ impl<M: StateMachine> Shard<M> {
 /// with terms that a leader of the message's term can have.
 fn continues(group: GroupId, message: &Message, blocks: &[Block]) -> bool {
     let Body::Append { prev_index, prev_term, .. } = message.body else { return true };
-    let mut next = prev_index.next();
-    let mut term = prev_term;
+    // Numbers from outside: checked, because the sum may leave the range.
+    let (mut last, mut term) = (prev_index.get(), prev_term);
     for block in blocks {
-        if block.group() != group || block.first() != next || block.term() < term {
+        let follows = last.checked_add(1) == Some(block.first().get());
+        let Some(end) = last.checked_add(block.count()) else { return false };
+        if block.group() != group || !follows || block.term() < term {
             return false;
         }
         if block.term() > message.term || block.term() == Term::ZERO {
             return false;
         }
-        next = block.last().next();
-        term = block.term();
+        (last, term) = (end, block.term());
     }
     true
 }
