@@ -165,8 +165,12 @@ fn continues(group: GroupId, message: &Message, blocks: &[Block]) -> bool {
 }
 
 /// Writes messages as few frames. Over the limit, appends with blocks are left out (Raft finds out
-/// by its own timeout and probes); votes and heartbeats never are. Returns how many were left out.
+/// by its own timeout and probes), and over twice the limit everything is: that socket has been
+/// stuck for long, and messages may be lost. Returns how many were left out.
 fn write_frames(out: &mut Vec<u8>, messages: &[Outgoing], ready: &Ready, limit: usize) -> u64 {
+    if out.len() > 2 * limit {
+        return messages.len() as u64;
+    }
     let full = out.len() > limit;
     let wanted = |m: &&Outgoing| !(full && !m.blocks.is_empty());
     let mut held = 0;
@@ -174,6 +178,10 @@ fn write_frames(out: &mut Vec<u8>, messages: &[Outgoing], ready: &Ready, limit: 
     while !rest.is_empty() {
         let (part, after) = rest.split_at(fits(rest, ready));
         rest = after;
+        if !part.iter().any(|m| wanted(&m)) {
+            held += part.len() as u64;
+            continue;
+        }
         let mut writer = FrameWriter::begin(out);
         let mut count = 0;
         for m in part.iter().filter(wanted) {
