@@ -158,7 +158,7 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// Whether a proposal may go to its group: the cheap reasons why not come first.
-    fn admit(&self, block: &Block) -> Result<u32, Refused> {
+    fn admit(&mut self, block: &Block) -> Result<u32, Refused> {
         let local = self.local(block.group()).ok_or(Refused::NoGroup)?;
         if self.draining {
             return Err(Refused::Shutdown);
@@ -170,13 +170,15 @@ impl<M: StateMachine> Shard<M> {
         if block.size() > self.config.block_bytes_max as usize {
             return Err(Refused::TooLarge);
         }
-        if self.wal.room() < 4 * block.size() as u64 {
+        let size = block.size() as u64;
+        if self.wal.room() < 4 * size + self.claimed {
             return Err(Refused::ReadOnly);
         }
-        if !self.wal.has_capacity() {
+        if self.wal.capacity() <= self.claimed {
             return Err(Refused::Busy);
         }
         block.validate_commands().map_err(|_| Refused::BadRequest)?;
+        self.claimed += size;
         Ok(local)
     }
 

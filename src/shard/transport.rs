@@ -118,17 +118,18 @@ impl<M: StateMachine> Shard<M> {
         blocks: &mut Vec<Block>,
     ) {
         let Some(local) = self.local(group) else { return };
-        if !blocks.is_empty() && !self.log_takes(blocks) {
+        let bytes: u64 = blocks.iter().map(|block| block.size() as u64).sum();
+        if bytes > 0 && !self.log_takes(bytes) {
             // Not acknowledged, so sent again when the log has room.
             self.stats.appends_held_back += 1;
             return;
         }
+        self.claimed += bytes;
         self.step(now, local, Event::Receive { from, message, blocks });
     }
 
-    fn log_takes(&self, blocks: &[Block]) -> bool {
-        let bytes: u64 = blocks.iter().map(|block| block.size() as u64).sum();
-        self.wal.room() > 2 * bytes && self.wal.has_capacity()
+    fn log_takes(&self, bytes: u64) -> bool {
+        self.wal.room() > 2 * bytes + self.claimed && self.wal.capacity() > self.claimed
     }
 
     /// Turns this turn's messages into frames.
