@@ -33,8 +33,8 @@ use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Seq, Tick};
 use crate::machine::StateMachine;
 use crate::raft::ready::{Fetch, Outbound, Persist, PersistOp, Ready, Role, Transition};
-use crate::raft::{self, Event, Raft, Restored};
-use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, Wal, WalError};
+use crate::raft::{self, Event, Raft, Restored, TermRun};
+use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Wal, WalError};
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -416,6 +416,14 @@ impl<M: StateMachine> Shard<M> {
             assert!(group.settled() <= Seq(u64::MAX));
         }
     }
+}
+
+/// What a group starts from, out of what its log holds. A log that names the group by a vote alone
+/// has no first entry.
+pub fn restored(group: &RecoveredGroup) -> Restored {
+    let terms = group.terms.iter().map(|&(first, term)| TermRun { first, term }).collect();
+    let first = if group.last == Index::ZERO { Index(1) } else { group.first };
+    Restored { hard_state: group.hard_state, terms, first, last: group.last }
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {

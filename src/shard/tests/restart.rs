@@ -128,6 +128,27 @@ fn nothing_leaves_until_the_recovered_log_is_durable() {
 }
 
 #[test]
+fn a_node_that_voted_and_never_held_an_entry_starts_again() {
+    let mut c = Setup::new(1).start();
+    c.run_until("a vote", 1000 * MS, |c| {
+        (0..3).any(|i| c.raft(i, 0).vote().is_some() && c.raft(i, 0).last_index().0 == 0)
+    });
+    let of = |c: &Cluster<Ledger>, i| (c.raft(i, 0).term(), c.raft(i, 0).vote());
+    let voted = (0..3).find(|&i| c.raft(i, 0).vote().is_some()).unwrap();
+    c.isolate(voted);
+    c.run(10 * MS);
+    let before = of(&c, voted);
+    assert_eq!(c.raft(voted, 0).last_index().0, 0);
+    c.cut_power(voted);
+    c.boot(voted);
+    assert_eq!(of(&c, voted), before, "and remembers its vote");
+    c.heal();
+    commit(&mut c, 1, 3);
+    c.converge();
+    all_there(&c, 3);
+}
+
+#[test]
 fn a_deposed_leaders_own_entries_give_way() {
     let mut c = Setup::new(1).start();
     commit(&mut c, 1, 5);

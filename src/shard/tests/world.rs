@@ -9,8 +9,8 @@ use super::machine::Ledger;
 use crate::block::{Block, BlockBuilder, Command};
 use crate::ids::{GroupId, Incarnation, NodeId, Tick};
 use crate::machine::StateMachine;
+use crate::raft;
 use crate::raft::ready::{Role, Transition};
-use crate::raft::{self, Restored, TermRun};
 use crate::shard::sessions::SessionLimits;
 use crate::shard::{Output, Recovered, Shard, ShardConfig};
 use crate::wal::tests::disk::{Disk, Image, Rng};
@@ -239,7 +239,8 @@ impl<M: StateMachine> Cluster<M> {
         let mut found = recover(self.setup.wal, identity, &mut image).expect("the log is readable");
         let rot = matches!(found.verdict, crate::wal::Verdict::Rot { .. });
         assert!(!rot, "an honest disk does not rot");
-        let groups: Recovered = found.groups.iter().map(|(&id, g)| (id, restored(g))).collect();
+        let groups: Recovered =
+            found.groups.iter().map(|(&id, g)| (id, crate::shard::restored(g))).collect();
         let wal = Wal::resume(self.setup.wal, identity, epoch, &mut found);
         node.shard = Some(Shard::new(config, wal, groups, self.machine, now));
         (node.fatal, node.out, node.woken) = (None, Output::default(), true);
@@ -337,11 +338,6 @@ impl<M: StateMachine> Cluster<M> {
         self.connect_all();
         self.schedule_disks();
     }
-}
-
-fn restored(group: &crate::wal::RecoveredGroup) -> Restored {
-    let terms = group.terms.iter().map(|&(first, term)| TermRun { first, term }).collect();
-    Restored { hard_state: group.hard_state, terms, first: group.first, last: group.last }
 }
 
 /// Time.
