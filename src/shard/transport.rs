@@ -173,7 +173,7 @@ fn write_frames(out: &mut Vec<u8>, messages: &[Outgoing], ready: &Ready, limit: 
         return messages.len() as u64;
     }
     let full = out.len() > limit;
-    let wanted = |m: &&Outgoing| !(full && !m.blocks.is_empty());
+    let wanted = |m: &&Outgoing| !full || m.blocks.is_empty();
     let mut held = 0;
     let mut rest = messages;
     while !rest.is_empty() {

@@ -83,7 +83,7 @@ fn bytes_that_no_entry_speaks_for_are_refused() {
     let (mut c, i, leader) = follower();
     let heartbeat = message(&c, i, Body::Heartbeat { commit: Index(0), context: 0 });
     let good = stamped(&c, i, 0, 0, 0);
-    let leftover = frame(0, &heartbeat, 0, &[good.clone()]);
+    let leftover = frame(0, &heartbeat, 0, std::slice::from_ref(&good));
     assert_eq!(refused(&mut c, i, leader, leftover), FrameError::Leftover);
     let missing = frame(0, &append(&c, i), 1, &[]);
     assert!(matches!(refused(&mut c, i, leader, missing), FrameError::Block(_)));

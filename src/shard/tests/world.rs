@@ -284,8 +284,9 @@ impl<M: StateMachine> Cluster<M> {
     }
 
     fn connect(&mut self, from: usize, to: usize) {
+        let there = self.is_up(to);
         let wire = &mut self.wires[from][to];
-        if wire.up || wire.cut || !self.nodes[to].shard.is_some() {
+        if wire.up || wire.cut || !there {
             return;
         }
         let incarnation = Incarnation(self.nodes[to].incarnation);
