@@ -159,7 +159,8 @@ fn contains_name(line: &str, name: &str) -> bool {
     line.match_indices(name).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + name.len()..].chars().next();
-        !(open && before.is_some_and(is_word)) && !(close && after.is_some_and(is_word))
+        let longer = open && before.is_some_and(is_word) || close && after.is_some_and(is_word);
+        !longer
     })
 }
 
