@@ -279,7 +279,8 @@ impl<'a> FrameWriter<'a> {
 /// Writes a [`FrameKind::Close`] frame that says why.
 pub fn write_close(out: &mut Vec<u8>, reason: &str) {
     let mut writer = FrameWriter::begin(out);
-    let cut = reason.floor_char_boundary(512);
+    let most = reason.len().min(512);
+    let cut = (0..=most).rev().find(|&at| reason.is_char_boundary(at)).unwrap_or(0);
     writer.control_bytes(&reason.as_bytes()[..cut]);
     writer.finish(FrameKind::Close, cut as u32, 0);
 }
