@@ -20,7 +20,7 @@ use crate::load::table;
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     /// Measured seconds for each profile
-    #[arg(long, default_value = "8", value_name = "S", value_parser = parse_seconds)]
+    #[arg(long, default_value = "6", value_name = "S", value_parser = parse_seconds)]
     seconds: f64,
 
     /// Profile to run, by name or as a TOML file; repeatable [default: financial, iot, logging,
