@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Every ordering rule of the data path is in this module and in `raft` and `wal`:
-//! - a message leaves only when the persist it speaks for is settled ([`group`]);
-//! - a client hears of a block only when it is committed and applied ([`apply`]);
+//! - a message leaves only when the persist it speaks for is settled (`group`);
+//! - a client hears of a block only when it is committed and applied (`apply`);
 //! - after the log's first error nothing is acknowledged, voted or sent any more.
 
 mod apply;
