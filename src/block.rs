@@ -33,6 +33,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::checksum;
 use crate::ids::{GroupId, Index, Term};
 
 /// Bytes of a block's header.
@@ -100,7 +101,7 @@ pub struct BlockHeader {
 
 impl BlockHeader {
     fn checksum(&self) -> u32 {
-        crc32c::crc32c(&self.as_bytes()[4..])
+        checksum::crc32c(&self.as_bytes()[4..])
     }
 }
 
@@ -182,7 +183,7 @@ impl Block {
     ) -> Self {
         let mut header = BlockHeader {
             header_checksum: 0,
-            body_checksum: crc32c::crc32c(&body),
+            body_checksum: checksum::crc32c(&body),
             size: (HEADER_BYTES + body.len()) as u32,
             count,
             term: 0,
@@ -239,7 +240,7 @@ impl Block {
         if header.count == 0 || header.count as usize > BLOCK_COUNT_MAX {
             return Err(BlockError::BadCount(header.count));
         }
-        if crc32c::crc32c(&rest[..size - HEADER_BYTES]) != header.body_checksum {
+        if checksum::crc32c(&rest[..size - HEADER_BYTES]) != header.body_checksum {
             return Err(BlockError::BodyChecksum);
         }
         Ok((header, size))

@@ -1,6 +1,7 @@
 //! Logs: to standard error, filtered by `RINGRAFT_LOG`, as text or as JSON.
 
 use std::env::{self, VarError};
+use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
@@ -23,7 +24,11 @@ pub(super) fn start_with(level: &str, json: bool) -> Result<(), Failure> {
     let filter = filter(if directives.is_empty() { level } else { &directives })?;
     let format = variable(FORMAT)?;
     let json = if format.is_empty() { json } else { is_json(&format)? };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colour = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colour)
+        .with_writer(std::io::stderr);
     let installed = if json { builder.json().try_init() } else { builder.try_init() };
     installed.map_err(|e| Failure::Run(format!("cannot start logging: {e}")))
 }

@@ -67,6 +67,7 @@ mod answer;
 mod core;
 pub mod driver;
 mod error;
+pub mod handle;
 mod link;
 mod question;
 mod route;

@@ -71,7 +71,7 @@ fn default_in_flight() -> u32 {
 }
 
 fn default_connections() -> u32 {
-    4
+    1
 }
 
 fn default_value_bytes() -> u32 {

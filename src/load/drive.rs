@@ -8,7 +8,7 @@ use super::schedule::{Next, Pacer, Schedule};
 use super::workload::{Workload, WorkloadError, WorkloadOptions};
 use crate::client::driver::Driver;
 use crate::client::{ClientConfig, ClientError, Done};
-use crate::ids::GroupId;
+use crate::ids::{GroupId, Tick};
 use crate::runtime::ring::Waker;
 use crate::shard::ShardStatus;
 use thiserror::Error;
@@ -61,6 +61,9 @@ pub enum DriveError {
     Kernel(#[from] std::io::Error),
 }
 
+/// What is submitted leaves at the latest when it is this much.
+const SEND_EARLY_BYTES: usize = 32 << 10;
+
 /// A block in flight.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sent {
@@ -85,6 +88,8 @@ pub struct Load {
     pacer: Pacer,
     next_seat: usize,
     start: Instant,
+    /// The driver's clock at `start`: one reading serves both.
+    driver_start: Tick,
     unix_us: u64,
     measuring: bool,
     outcome: RunOutcome,
@@ -113,6 +118,7 @@ impl Load {
             .collect::<Result<_, WorkloadError>>()?;
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let mut load = Self {
+            driver_start: driver.now(),
             driver,
             offers,
             sent: Vec::new(),
@@ -161,7 +167,8 @@ impl Load {
         let mut left = 0;
         for seat in 0..self.offers.len() {
             for group in 0..self.plan.groups {
-                self.submit(seat, GroupId(group), 0);
+                let now_ns = self.now_ns();
+                self.submit(seat, GroupId(group), now_ns, now_ns);
                 left += 1;
             }
         }
@@ -221,6 +228,7 @@ impl Load {
 
     fn restart_clock(&mut self) {
         self.start = Instant::now();
+        self.driver_start = self.driver.now();
         self.pacer = Pacer::new(self.plan.schedule);
     }
 
@@ -233,7 +241,7 @@ impl Load {
         loop {
             self.driver.turn()?;
             self.collect();
-            let wake = self.offer();
+            let wake = self.offer()?;
             self.driver.turn()?;
             let now = self.start.elapsed();
             if now >= end {
@@ -274,14 +282,20 @@ impl Load {
     }
 
     /// Submits what is due. Returns how long nothing more will be, in ns, if that is known.
-    fn offer(&mut self) -> Option<u64> {
+    fn offer(&mut self) -> Result<Option<u64>, DriveError> {
+        let mut unsent = 0;
         loop {
-            let Some((seat, group)) = self.next_place() else { return Some(1_000_000) };
+            let Some((seat, group)) = self.next_place() else { return Ok(Some(1_000_000)) };
             let now_ns = self.now_ns();
             match self.pacer.next(now_ns) {
-                Next::Send { due_ns } => self.submit(seat, group, due_ns),
-                Next::At(due_ns) => return Some(due_ns - now_ns),
-                Next::Full => return None,
+                Next::Send { due_ns } => unsent += self.submit(seat, group, due_ns, now_ns),
+                Next::At(due_ns) => return Ok(Some(due_ns - now_ns)),
+                Next::Full => return Ok(None),
+            }
+            if unsent >= SEND_EARLY_BYTES {
+                // The cluster begins with these while the next are made.
+                self.driver.turn()?;
+                unsent = 0;
             }
         }
     }
@@ -302,19 +316,21 @@ impl Load {
         None
     }
 
-    fn submit(&mut self, seat: usize, group: GroupId, due_ns: u64) {
-        let sent_ns = self.now_ns();
+    /// Submits one block and returns its bytes.
+    fn submit(&mut self, seat: usize, group: GroupId, due_ns: u64, sent_ns: u64) -> usize {
         let tag = self.free.pop().unwrap_or_else(|| {
             self.sent.push(Sent::default());
             (self.sent.len() - 1) as u32
         });
         self.sent[tag as usize] = Sent { due_ns, sent_ns };
-        let now = self.driver.now();
+        let now = self.driver_start.plus(sent_ns / 1000);
         let core = self.driver.core(seat);
         let stamp = core.stamp(group);
         let timestamp = self.unix_us + sent_ns / 1000;
         let block = self.offers[seat].workload.block(group, stamp.seq, stamp.pending, timestamp);
+        let bytes = block.size();
         core.submit(now, block, u64::from(tag)).expect("room was asked for");
+        bytes
     }
 
     /// Waits for what is in flight, without counting it.
@@ -347,7 +363,7 @@ impl Load {
         while answered < asked && Instant::now() < until {
             self.driver.turn()?;
             self.collect();
-            self.offer();
+            self.offer()?;
             for (_, reply) in self.driver.take_replies() {
                 answered += 1;
                 let Ok(json) = reply.result else { return Ok(None) };

@@ -222,6 +222,10 @@ impl Raft {
         (hint_index, hint_term): (Index, Term),
         ready: &mut Ready,
     ) {
+        // About an entry that this leader never had: not from a follower of ours.
+        if prev > self.log.last_index() {
+            return;
+        }
         let (agree, _) = self.log.highest_with_term_at_most(hint_index, hint_term);
         let progress = &mut self.peers[i].progress;
         progress.contact(now);

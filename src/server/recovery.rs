@@ -11,12 +11,10 @@ use tracing::{info, warn};
 use super::StartError;
 use super::directory::random;
 use crate::ids::Lsn;
-use crate::raft::{Restored, TermRun};
 use crate::runtime::disk::{disk_error, segment_of, segment_path};
 use crate::shard;
 use crate::wal::{
-    DiskError, LogIdentity, RecoveredGroup, SegmentNo, SegmentSource, Verdict, Wal, WalConfig,
-    recover_from,
+    DiskError, LogIdentity, SegmentNo, SegmentSource, Verdict, Wal, WalConfig, recover_from,
 };
 
 /// The log, and what its groups start from.
@@ -45,14 +43,9 @@ pub fn open(
             "log recovered"
         ),
     }
-    let groups = recovered.groups.iter().map(|(id, group)| (*id, restored(group))).collect();
+    let groups = recovered.groups.iter().map(|(id, group)| (*id, shard::restored(group))).collect();
     let epoch = random().map_err(StartError::Kernel)? as u64;
     Ok((Wal::resume(config, identity, epoch, &mut recovered), groups))
-}
-
-fn restored(group: &RecoveredGroup) -> Restored {
-    let terms = group.terms.iter().map(|&(first, term)| TermRun { first, term }).collect();
-    Restored { hard_state: group.hard_state, terms, first: group.first, last: group.last }
 }
 
 /// The segment files of a directory, read with plain reads: this happens once, before the loop.

@@ -3,19 +3,20 @@
 //! Only here is a client acknowledged: the block is committed (on a majority, where its rule wants
 //! it) and applied on this node.
 
-use super::Shard;
 use super::group::Group;
 use super::proposals::Clients;
 use super::sessions::{self, Request, Sessions, Verdict};
+use super::{FollowerRead, Shard};
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, Index, NodeId, Tick};
 use crate::machine::{Outcome, StateMachine};
 use crate::raft::Event;
+use crate::wal::{ReadError, WalError};
 use crate::wire::client::{Answer, Committed, Durability, Refused};
 
 /// Bytes read at once when committed blocks are no longer in memory (after a restart).
 const APPLY_FETCH_BYTES: u32 = 1 << 20;
-/// Marks a read of the log as one for applying; others carry the follower's id.
+/// Marks a read of the log as one for applying; the others are counted.
 const APPLY_TOKEN: u64 = 1 << 63;
 
 impl<M: StateMachine> Shard<M> {
@@ -53,11 +54,31 @@ impl<M: StateMachine> Shard<M> {
         let (id, from, through) = (group.raft.group(), group.applied.next(), group.raft.commit());
         let queue = &mut self.disk_queue;
         let bytes = APPLY_FETCH_BYTES;
-        group.apply_fetching = self.wal.read(id, from, through, bytes, APPLY_TOKEN, queue).is_ok();
+        match self.wal.read(id, from, through, bytes, APPLY_TOKEN, queue) {
+            Ok(()) => group.apply_fetching = true,
+            Err(error) => drop(self.fatal.get_or_insert(WalError::Lost { group: id, error })),
+        }
     }
 
-    /// Blocks that were read back from the log, for a follower or to be applied here. None: the
-    /// read failed.
+    /// Raft is told which of its questions this answers: the block that holds the index asked for
+    /// may begin before it, and a failed read has no blocks at all.
+    fn fetched_for_follower(&mut self, now: Tick, local: u32, token: u64, blocks: &mut Vec<Block>) {
+        let Some(at) = self.reads.iter().position(|read| read.token == token) else { return };
+        let FollowerRead { to, from, .. } = self.reads.swap_remove(at);
+        self.step(now, local, Event::Fetched { to, from, blocks });
+    }
+
+    /// A follower's blocks are asked for again after a while. What is committed and cannot be read
+    /// back here stops the shard: this replica has lost it.
+    pub(super) fn fetch_failed(&mut self, now: Tick, token: u64, group: GroupId, error: ReadError) {
+        if token == APPLY_TOKEN {
+            self.fatal.get_or_insert(WalError::Lost { group, error });
+        } else {
+            self.fetched(now, token, group, Vec::new());
+        }
+    }
+
+    /// Blocks that were read back from the log, for a follower or to be applied here.
     pub(super) fn fetched(
         &mut self,
         now: Tick,
@@ -67,9 +88,10 @@ impl<M: StateMachine> Shard<M> {
     ) {
         let Some(local) = self.local(group) else { return };
         if token != APPLY_TOKEN {
-            let from = blocks.first().map_or(Index::ZERO, Block::first);
-            let to = NodeId(token as u32);
-            return self.step(now, local, Event::Fetched { to, from, blocks: &mut blocks });
+            return self.fetched_for_follower(now, local, token, &mut blocks);
+        }
+        if self.fatal.is_some() {
+            return;
         }
         let state = &mut self.groups[local as usize];
         state.apply_fetching = false;

@@ -30,11 +30,11 @@ pub use self::status::{GroupStatus, ShardStatus};
 use self::timers::Timers;
 use self::transport::{Outgoing, Peer};
 use crate::block::Block;
-use crate::ids::{GroupId, Incarnation, Lsn, NodeId, Seq, Tick};
+use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Seq, Tick};
 use crate::machine::StateMachine;
 use crate::raft::ready::{Fetch, Outbound, Persist, PersistOp, Ready, Role, Transition};
-use crate::raft::{self, Event, Raft, Restored};
-use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, Wal, WalError};
+use crate::raft::{self, Event, Raft, Restored, TermRun};
+use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Wal, WalError};
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -87,6 +87,16 @@ pub struct ShardStats {
     pub turns: u64,
 }
 
+/// Deadlines are kept to this part of a heartbeat.
+const TIMER_GRID: u64 = 16;
+
+/// A read of blocks for a follower that is under way.
+struct FollowerRead {
+    token: u64,
+    to: NodeId,
+    from: Index,
+}
+
 /// A persist that is settled when the log reaches `lsn`.
 type Mark = (Lsn, u32);
 
@@ -112,6 +122,13 @@ pub struct Shard<M> {
     incoming: Vec<Block>,
     /// Reads that were started outside a turn.
     disk_queue: Vec<DiskOp>,
+    reads: Vec<FollowerRead>,
+    next_read: u64,
+    /// Bytes of blocks taken in since the log was last given its due: spoken for, not yet staged.
+    claimed: u64,
+    /// The end of what recovery found. Groups speak for it as durable, so nothing leaves before it
+    /// is.
+    recovered: Lsn,
     fatal: Option<WalError>,
     /// Where the log ended when it was recovered.
     recovered_end: Lsn,
@@ -135,9 +152,8 @@ impl<M: StateMachine> Shard<M> {
         let recovered_end = wal.written();
         let mut shard = Self {
             groups: Vec::new(),
-            wal,
             ready: Ready::default(),
-            timers: Timers::default(),
+            timers: Timers::new(config.raft.heartbeat_us / TIMER_GRID),
             peers,
             clients: Clients::default(),
             outgoing,
@@ -147,6 +163,11 @@ impl<M: StateMachine> Shard<M> {
             applying: VecDeque::new(),
             incoming: Vec::new(),
             disk_queue: Vec::new(),
+            reads: Vec::new(),
+            next_read: 0,
+            claimed: 0,
+            recovered: wal.written(),
+            wal,
             fatal: None,
             recovered_end,
             draining: false,
@@ -202,8 +223,8 @@ impl<M: StateMachine> Shard<M> {
             Ok(Completed::Fetched { token, group, blocks }) => {
                 self.fetched(now, token, group, blocks);
             }
-            Ok(Completed::FetchFailed { token, group, .. }) => {
-                self.fetched(now, token, group, Vec::new());
+            Ok(Completed::FetchFailed { token, group, error }) => {
+                self.fetch_failed(now, token, group, error);
             }
             Err(error) => self.fatal = Some(error),
         }
@@ -217,6 +238,10 @@ impl<M: StateMachine> Shard<M> {
             out.fatal.clone_from(&self.fatal);
             return self.ready.clear();
         }
+        if !self.is_recovered() {
+            self.wal.flush(now, &mut self.disk_queue);
+            return out.disk.append(&mut self.disk_queue);
+        }
         self.run_timers(now);
         self.propose(now);
         self.settle(now);
@@ -227,6 +252,12 @@ impl<M: StateMachine> Shard<M> {
         out.disk.append(&mut self.disk_queue);
         self.gather();
         self.ready.clear();
+    }
+
+    /// Whether what recovery found is durable, and not only written: a killed process may have left
+    /// it in a volatile cache. The log syncs it first thing.
+    fn is_recovered(&self) -> bool {
+        self.wal.durable() >= self.recovered
     }
 
     fn run_timers(&mut self, now: Tick) {
@@ -269,6 +300,7 @@ impl<M: StateMachine> Shard<M> {
 
     /// Copies what the groups want logged into the log's buffer, in their order.
     fn stage(&mut self) {
+        self.claimed = 0;
         for Persist { group, seq, op } in &self.ready.persists {
             let local = local_of(*group, &self.config);
             let (lsn, durable) = match op {
@@ -323,11 +355,14 @@ impl<M: StateMachine> Shard<M> {
         while i < self.ready.fetches.len() {
             let Fetch { group, to, from, through, bytes_max } = self.ready.fetches[i];
             i += 1;
-            let token = u64::from(to.0);
+            let token = self.next_read;
+            self.next_read += 1;
             let queue = &mut self.disk_queue;
             if self.wal.read(group, from, through, bytes_max, token, queue).is_err() {
                 let local = local_of(group, &self.config);
                 self.step(now, local, Event::Fetched { to, from, blocks: &mut Vec::new() });
+            } else {
+                self.reads.push(FollowerRead { token, to, from });
             }
         }
         self.ready.fetches.clear();
@@ -339,7 +374,13 @@ impl<M: StateMachine> Shard<M> {
             || !self.disk_queue.is_empty()
             || !self.ready.is_empty()
             || !self.proposing.is_empty();
-        if left_over || self.fatal.is_some() {
+        if self.fatal.is_some() {
+            return now;
+        }
+        if !self.is_recovered() {
+            return self.wal.deadline();
+        }
+        if left_over {
             return now;
         }
         self.timers.next().min(self.wal.deadline())
@@ -393,6 +434,14 @@ impl<M: StateMachine> Shard<M> {
     }
 }
 
+/// What a group starts from, out of what its log holds. A log that names the group by a vote alone
+/// has no first entry.
+pub fn restored(group: &RecoveredGroup) -> Restored {
+    let terms = group.terms.iter().map(|&(first, term)| TermRun { first, term }).collect();
+    let first = if group.last == Index::ZERO { Index(1) } else { group.first };
+    Restored { hard_state: group.hard_state, terms, first, last: group.last }
+}
+
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {
     group.0 / config.shards
 }
@@ -402,3 +451,6 @@ fn seed(node: NodeId, incarnation: Incarnation, group: GroupId) -> u64 {
     let mixed = u64::from(node.0) << 48 ^ u64::from(incarnation.0) << 24 ^ u64::from(group.0);
     mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
+
+#[cfg(test)]
+mod tests;

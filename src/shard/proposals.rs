@@ -12,7 +12,11 @@ use crate::raft::ready::Role;
 use crate::wire::client::{
     Answer, AnswerEntry, Refused, read_query, write_answers, write_query_reply, write_status_reply,
 };
-use crate::wire::frame::{Frame, FrameError, FrameKind};
+use crate::wire::frame::{FRAME_BYTES_MAX, Frame, FrameError, FrameKind};
+
+/// Groups in one answer about the shard, so that it fits a frame.
+const STATUS_GROUPS_MAX: usize = 16_384;
+const _: () = assert!(STATUS_GROUPS_MAX * 256 <= FRAME_BYTES_MAX);
 
 /// One client's connection. `conn` numbers are the runtime's: slot in the low half, and never used
 /// twice.
@@ -154,7 +158,7 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// Whether a proposal may go to its group: the cheap reasons why not come first.
-    fn admit(&self, block: &Block) -> Result<u32, Refused> {
+    fn admit(&mut self, block: &Block) -> Result<u32, Refused> {
         let local = self.local(block.group()).ok_or(Refused::NoGroup)?;
         if self.draining {
             return Err(Refused::Shutdown);
@@ -166,13 +170,15 @@ impl<M: StateMachine> Shard<M> {
         if block.size() > self.config.block_bytes_max as usize {
             return Err(Refused::TooLarge);
         }
-        if self.wal.room() < 4 * block.size() as u64 {
+        let size = block.size() as u64;
+        if self.wal.room() < 4 * size + self.claimed {
             return Err(Refused::ReadOnly);
         }
-        if !self.wal.has_capacity() {
+        if self.wal.capacity() <= self.claimed {
             return Err(Refused::Busy);
         }
         block.validate_commands().map_err(|_| Refused::BadRequest)?;
+        self.claimed += size;
         Ok(local)
     }
 
@@ -228,6 +234,7 @@ impl<M: StateMachine> Shard<M> {
         let question = query.result.map_err(|_| FrameError::BadEntry(0))?;
         let mut reply = Vec::new();
         let result = match self.local(query.group) {
+            _ if !self.client_may_send(conn) => Err(Refused::Busy),
             None => Err(Refused::NoGroup),
             Some(local) => self.groups[local as usize]
                 .machine
@@ -243,10 +250,16 @@ impl<M: StateMachine> Shard<M> {
     }
 
     fn answer_status(&mut self, conn: u64, token: u64) {
-        let json = self.status().to_json();
-        if let Some(client) = self.clients.get(conn) {
-            write_status_reply(&mut client.egress, token, &json);
-            self.clients.touch(conn);
+        let json = self.client_may_send(conn).then(|| {
+            let mut status = self.status();
+            status.groups.truncate(STATUS_GROUPS_MAX);
+            status.to_json()
+        });
+        let Some(client) = self.clients.get(conn) else { return };
+        match json {
+            Some(json) => write_status_reply(&mut client.egress, token, &json),
+            None => write_query_reply(&mut client.egress, token, GroupId(0), Err(Refused::Busy)),
         }
+        self.clients.touch(conn);
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Shard;
 use crate::machine::StateMachine;
 use crate::raft::ready::Role;
+use crate::wal::Space;
 
 /// One group on one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,13 +69,17 @@ impl<M: StateMachine> Shard<M> {
             proposals_refused: self.stats.proposals_refused,
             flushes: wal.flushes,
             wal_bytes: wal.bytes,
-            space: match self.wal.space() {
-                crate::wal::Space::Ok => "ok".into(),
-                crate::wal::Space::NoSpace { message, .. } => format!("disk full: {message}"),
-                crate::wal::Space::LimitReached => {
-                    "log limit reached: raise limits.log_max_gib".into()
-                }
-            },
+            space: self.space(),
+        }
+    }
+
+    /// Small proposals may still be taken when the largest are refused.
+    fn space(&self) -> String {
+        let nearly_full = self.wal.room() < 4 * u64::from(self.config.block_bytes_max);
+        match self.wal.space() {
+            Space::NoSpace { message, .. } => format!("disk full: {message}"),
+            Space::Ok if !nearly_full => "ok".into(),
+            Space::Ok | Space::LimitReached => "log limit reached: raise limits.log_max_gib".into(),
         }
     }
 

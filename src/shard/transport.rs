@@ -118,17 +118,18 @@ impl<M: StateMachine> Shard<M> {
         blocks: &mut Vec<Block>,
     ) {
         let Some(local) = self.local(group) else { return };
-        if !blocks.is_empty() && !self.log_takes(blocks) {
+        let bytes: u64 = blocks.iter().map(|block| block.size() as u64).sum();
+        if bytes > 0 && !self.log_takes(bytes) {
             // Not acknowledged, so sent again when the log has room.
             self.stats.appends_held_back += 1;
             return;
         }
+        self.claimed += bytes;
         self.step(now, local, Event::Receive { from, message, blocks });
     }
 
-    fn log_takes(&self, blocks: &[Block]) -> bool {
-        let bytes: u64 = blocks.iter().map(|block| block.size() as u64).sum();
-        self.wal.room() > 2 * bytes && self.wal.has_capacity()
+    fn log_takes(&self, bytes: u64) -> bool {
+        self.wal.room() > 2 * bytes + self.claimed && self.wal.capacity() > self.claimed
     }
 
     /// Turns this turn's messages into frames.
@@ -148,31 +149,40 @@ impl<M: StateMachine> Shard<M> {
 /// with terms that a leader of the message's term can have.
 fn continues(group: GroupId, message: &Message, blocks: &[Block]) -> bool {
     let Body::Append { prev_index, prev_term, .. } = message.body else { return true };
-    let mut next = prev_index.next();
-    let mut term = prev_term;
+    // Numbers from outside: checked, because the sum may leave the range.
+    let (mut last, mut term) = (prev_index.get(), prev_term);
     for block in blocks {
-        if block.group() != group || block.first() != next || block.term() < term {
+        let follows = last.checked_add(1) == Some(block.first().get());
+        let Some(end) = last.checked_add(block.count()) else { return false };
+        if block.group() != group || !follows || block.term() < term {
             return false;
         }
         if block.term() > message.term || block.term() == Term::ZERO {
             return false;
         }
-        next = block.last().next();
-        term = block.term();
+        (last, term) = (end, block.term());
     }
     true
 }
 
 /// Writes messages as few frames. Over the limit, appends with blocks are left out (Raft finds out
-/// by its own timeout and probes); votes and heartbeats never are. Returns how many were left out.
+/// by its own timeout and probes), and over twice the limit everything is: that socket has been
+/// stuck for long, and messages may be lost. Returns how many were left out.
 fn write_frames(out: &mut Vec<u8>, messages: &[Outgoing], ready: &Ready, limit: usize) -> u64 {
+    if out.len() > 2 * limit {
+        return messages.len() as u64;
+    }
     let full = out.len() > limit;
-    let wanted = |m: &&Outgoing| !(full && !m.blocks.is_empty());
+    let wanted = |m: &&Outgoing| !full || m.blocks.is_empty();
     let mut held = 0;
     let mut rest = messages;
     while !rest.is_empty() {
         let (part, after) = rest.split_at(fits(rest, ready));
         rest = after;
+        if !part.iter().any(|m| wanted(&m)) {
+            held += part.len() as u64;
+            continue;
+        }
         let mut writer = FrameWriter::begin(out);
         let mut count = 0;
         for m in part.iter().filter(wanted) {

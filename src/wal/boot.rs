@@ -25,6 +25,7 @@ use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::config::LogIdentity;
+use crate::checksum;
 use crate::ids::{Incarnation, Lsn};
 
 /// Size of a slot; two make the file.
@@ -152,7 +153,7 @@ impl BootRecord {
         for (i, lsn) in self.durable.iter().enumerate() {
             slot[HEAD_BYTES + 8 * i..][..8].copy_from_slice(&lsn.0.to_le_bytes());
         }
-        let checksum = crc32c::crc32c(&slot[4..]);
+        let checksum = checksum::crc32c(&slot[4..]);
         slot[..4].copy_from_slice(&checksum.to_le_bytes());
         Ok((self.writes % 2, slot))
     }
@@ -181,7 +182,7 @@ impl BootRecord {
 fn decode_slot(slot: &[u8]) -> Result<Option<BootRecord>, BootError> {
     let Ok((head, rest)) = Head::read_from_prefix(slot) else { return Ok(None) };
     let whole = slot.len() == SLOT_BYTES && head.magic == MAGIC;
-    if !whole || head.checksum != crc32c::crc32c(&slot[4..]) {
+    if !whole || head.checksum != checksum::crc32c(&slot[4..]) {
         return Ok(None);
     }
     if head.version != VERSION {

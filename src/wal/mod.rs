@@ -41,7 +41,7 @@ mod segment;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use zerocopy::IntoBytes;
 
@@ -453,7 +453,12 @@ impl Wal {
 
     /// Whether the caller may stage more: less than `staged_bytes_max` waits.
     pub fn has_capacity(&self) -> bool {
-        self.writer.staged_bytes() < self.config.staged_bytes_max
+        self.capacity() > 0
+    }
+
+    /// Bytes that may still be staged before `staged_bytes_max` wait; the last record may go over.
+    pub fn capacity(&self) -> u64 {
+        self.config.staged_bytes_max.saturating_sub(self.writer.staged_bytes())
     }
 
     /// Why `room` is what it is.

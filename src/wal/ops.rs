@@ -125,6 +125,11 @@ pub enum WalError {
          checking the disk"
     )]
     Poisoned { what: &'static str, error: DiskError },
+    #[error(
+        "committed entries of group {group} cannot be read back: {error}; check the disk, then \
+         restart the node"
+    )]
+    Lost { group: GroupId, error: ReadError },
     #[error("cannot read segment {segment} while recovering: {error}", segment = .segment.0)]
     Unreadable { segment: SegmentNo, error: DiskError },
     #[error(

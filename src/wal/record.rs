@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::config::{LogIdentity, WalConfig};
 use super::ops::{SegmentNo, WalError};
+use crate::checksum;
 use crate::ids::{GroupId, HardState, Index, Lsn, NodeId, Term};
 
 /// "RRSG": the front of a segment.
@@ -96,7 +97,7 @@ impl SegmentHeader {
             previous_checksum: chain.checksum,
             reserved: [0; 28],
         };
-        header.checksum = crc32c::crc32c(&header.as_bytes()[4..]);
+        header.checksum = checksum::crc32c(&header.as_bytes()[4..]);
         header
     }
 
@@ -110,7 +111,7 @@ impl SegmentHeader {
     ) -> Result<Option<Self>, WalError> {
         let Ok((header, _)) = Self::read_from_prefix(bytes) else { return Ok(None) };
         let sound = header.magic == SEGMENT_MAGIC
-            && header.checksum == crc32c::crc32c(&header.as_bytes()[4..]);
+            && header.checksum == checksum::crc32c(&header.as_bytes()[4..]);
         if !sound {
             return Ok(None);
         }
@@ -211,7 +212,7 @@ impl FlushHeader {
         };
         flush[..FLUSH_HEADER_BYTES].copy_from_slice(header.as_bytes());
         let seed = generation_seed(epoch, segment);
-        header.checksum = crc32c::crc32c_append(seed, &flush[4..]);
+        header.checksum = checksum::crc32c_append(seed, &flush[4..]);
         flush[..4].copy_from_slice(&header.checksum.to_le_bytes());
         header.checksum
     }
@@ -232,7 +233,7 @@ impl FlushHeader {
     /// Does the checksum vouch for `flush` (exactly [`FlushHeader::size`] bytes)?
     pub fn verifies(&self, flush: &[u8], segment: SegmentNo) -> bool {
         let seed = generation_seed(self.epoch, segment);
-        flush.len() == self.size() && crc32c::crc32c_append(seed, &flush[4..]) == self.checksum
+        flush.len() == self.size() && checksum::crc32c_append(seed, &flush[4..]) == self.checksum
     }
 }
 

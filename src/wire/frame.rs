@@ -21,6 +21,7 @@ use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::block::{BLOCK_BYTES_MAX, Block, BlockError};
+use crate::checksum;
 
 /// Bytes of a frame's header.
 pub const FRAME_HEADER_BYTES: usize = 32;
@@ -206,7 +207,7 @@ fn check(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, FrameError> {
         return Ok(None);
     }
     let control_end = FRAME_HEADER_BYTES + control;
-    if crc32c::crc32c(&bytes[4..control_end]) != header.checksum {
+    if checksum::crc32c(&bytes[4..control_end]) != header.checksum {
         return Err(FrameError::Checksum);
     }
     Ok(Some((header, control_end)))
@@ -270,7 +271,7 @@ impl<'a> FrameWriter<'a> {
         let frame = &mut self.out[self.start..];
         frame[..FRAME_HEADER_BYTES].copy_from_slice(header.as_bytes());
         let control_end = self.control_end - self.start;
-        header.checksum = crc32c::crc32c(&frame[4..control_end]);
+        header.checksum = checksum::crc32c(&frame[4..control_end]);
         frame[..4].copy_from_slice(&header.checksum.to_le_bytes());
     }
 }
@@ -278,7 +279,8 @@ impl<'a> FrameWriter<'a> {
 /// Writes a [`FrameKind::Close`] frame that says why.
 pub fn write_close(out: &mut Vec<u8>, reason: &str) {
     let mut writer = FrameWriter::begin(out);
-    let cut = reason.floor_char_boundary(512);
+    let most = reason.len().min(512);
+    let cut = (0..=most).rev().find(|&at| reason.is_char_boundary(at)).unwrap_or(0);
     writer.control_bytes(&reason.as_bytes()[..cut]);
     writer.finish(FrameKind::Close, cut as u32, 0);
 }

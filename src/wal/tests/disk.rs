@@ -9,6 +9,8 @@ use crate::wal::{AlignedBuf, DiskDone, DiskError, DiskErrorKind, DiskOp, OpId, S
 use crate::wal::{SegmentSource, WalConfig};
 
 pub const SECTOR: usize = 512;
+/// Names of writes whose process is gone begin here.
+const LEFT_BEHIND: OpId = OpId(u64::MAX / 2);
 
 /// Small deterministic random numbers (splitmix64).
 #[derive(Clone)]
@@ -124,6 +126,9 @@ impl Disk {
                 DiskDone::Synced
             }
             DiskOp::Prepare { segment, recycle, .. } => {
+                // A killed process may leave completed writes behind a hole, in a file that is not
+                // part of the log any more: preparing it syncs them. The log's own never are there.
+                self.make_safe(|w| recycle == Some(w.segment) && w.op >= LEFT_BEHIND);
                 rename(&mut self.safe, segment, recycle, self.config.segment_bytes as usize);
                 DiskDone::Prepared
             }

@@ -2,6 +2,7 @@
 
 use super::disk::{Disk, Image};
 use super::story::{ME, Story, block, small};
+use crate::checksum;
 use crate::ids::{GroupId, HardState, Index, Lsn, NodeId, Term, Tick};
 use crate::wal::{
     Completed, DiskErrorKind, DiskOp, LogIdentity, NEVER, ReadError, Space, Wal, WalConfig,
@@ -202,7 +203,7 @@ fn another_nodes_log_another_version_or_other_sizes_are_refused_by_name() {
     let mut newer = image.clone();
     let file = newer.0.values_mut().next().unwrap();
     file[8] = 2;
-    let checksum = crc32c::crc32c(&file[4..128]);
+    let checksum = checksum::crc32c(&file[4..128]);
     file[..4].copy_from_slice(&checksum.to_le_bytes());
     let error = recover(small(), ME, &mut newer).unwrap_err();
     assert!(matches!(error, WalError::Version { found: 2, expected: 1, .. }));

@@ -5,7 +5,7 @@
 //! shapes.rs: sizes, edges and orders; fuzz.rs: bytes that no log wrote.
 
 mod crash;
-mod disk;
+pub(crate) mod disk;
 mod faults;
 mod fuzz;
 mod rot;

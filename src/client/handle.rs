@@ -1,0 +1,344 @@
+//! The client for programs: one thread with a [`Driver`] behind a handle that any thread may use.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use ringraft::block::{BlockBuilder, Command, CommandKind};
+//! use ringraft::client::handle::Client;
+//! use ringraft::ids::GroupId;
+//!
+//! let client = Client::connect(["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"])?;
+//! let mut block = BlockBuilder::default();
+//! let (key, value) = (b"orders/new".as_slice(), b"{}".as_slice());
+//! block.push(&Command { kind: CommandKind::SetEvent as u8, flags: 0, timestamp: 0, key, value })?;
+//! let ticket = client.submit(GroupId(0), block)?;
+//! let committed = ticket.wait(Duration::from_secs(10))?;
+//! println!("stored at {}", committed.first);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam::queue::ArrayQueue;
+use thiserror::Error;
+
+use super::driver::Driver;
+use super::{ClientConfig, ClientError, QueryTarget, SubmitError};
+use crate::block::BlockBuilder;
+use crate::ids::{GroupId, NodeId};
+use crate::runtime::ring::Waker;
+use crate::server::directory::random;
+use crate::wire::client::Committed;
+
+/// Requests that may wait for the client's thread.
+const REQUESTS_MAX: usize = 4096;
+/// How long a request waits for the first handshake or for room in its group.
+const ROOM_LIMIT_US: u64 = 10_000_000;
+/// How often waiting requests are looked at without other news.
+const LOOK_AGAIN_US: u64 = 5_000;
+
+/// Why a request did not get its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RequestError {
+    /// Nothing was sent. Try again a little later.
+    #[error("too many requests wait in this client; try again a little later")]
+    Busy,
+    /// A block without commands.
+    #[error("the block has no commands; push at least one")]
+    Empty,
+    /// The cluster's answer, or none in time.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The request does not fit this cluster.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// [`Ticket::wait`] gave up first; the request goes on, its fate is unknown.
+    #[error("no answer within the time given to wait; the request may still succeed")]
+    StillWaiting,
+    /// The client was dropped.
+    #[error("the client has ended")]
+    Ended,
+}
+
+type Answer<T> = mpsc::SyncSender<Result<T, RequestError>>;
+
+enum Work {
+    Submit(BlockBuilder, Answer<Committed>),
+    Query(Option<NodeId>, Bytes, Answer<Bytes>),
+}
+
+struct Request {
+    group: GroupId,
+    /// When it entered the client's thread, on the driver's clock; 0 before.
+    since_us: u64,
+    work: Work,
+}
+
+enum Waiting {
+    Commit(Answer<Committed>),
+    Bytes(Answer<Bytes>),
+}
+
+struct Shared {
+    requests: ArrayQueue<Request>,
+    stop: AtomicBool,
+    waker: Waker,
+}
+
+/// A session with a cluster. Cheap to share behind an `Arc`; dropping it ends the session.
+pub struct Client {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The answer to come.
+#[derive(Debug)]
+pub struct Ticket<T>(mpsc::Receiver<Result<T, RequestError>>);
+
+impl<T> Ticket<T> {
+    /// Waits for the answer, at most `limit`.
+    pub fn wait(&self, limit: Duration) -> Result<T, RequestError> {
+        match self.0.recv_timeout(limit) {
+            Ok(answer) => answer,
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(RequestError::StillWaiting),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(RequestError::Ended),
+        }
+    }
+}
+
+impl Client {
+    /// Starts a session with the cluster that these nodes belong to. Does not wait for it: the
+    /// first requests do.
+    pub fn connect<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> io::Result<Self> {
+        let session = random()? as u64 | 1;
+        Self::start(ClientConfig::new(addresses, session))
+    }
+
+    /// The same with every setting.
+    pub fn start(config: ClientConfig) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            requests: ArrayQueue::new(REQUESTS_MAX),
+            stop: AtomicBool::new(false),
+            waker: Waker::new()?,
+        });
+        let theirs = shared.clone();
+        let (ready, is_ready) = mpsc::channel();
+        let body = move || match Driver::new(vec![config], theirs.waker.clone()) {
+            Err(error) => drop(ready.send(Err(error))),
+            Ok(driver) => {
+                let _ = ready.send(Ok(()));
+                Worker { shared: theirs, driver, parked: VecDeque::new(), waiting: Vec::new() }
+                    .run();
+            }
+        };
+        let thread = std::thread::Builder::new().name("client".into()).spawn(body)?;
+        is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("the client's thread died")))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Proposes the commands in `block` to a group, exactly once however often it is retried.
+    pub fn submit(
+        &self,
+        group: GroupId,
+        block: BlockBuilder,
+    ) -> Result<Ticket<Committed>, RequestError> {
+        if block.count() == 0 {
+            return Err(RequestError::Empty);
+        }
+        let (answer, ticket) = mpsc::sync_channel(1);
+        self.push(group, Work::Submit(block, answer))?;
+        Ok(Ticket(ticket))
+    }
+
+    /// Asks a group's state machine on `node`, or on the leader: answered from what that node has
+    /// applied, which may lag behind what is committed.
+    pub fn query(
+        &self,
+        group: GroupId,
+        node: Option<NodeId>,
+        question: Bytes,
+    ) -> Result<Ticket<Bytes>, RequestError> {
+        let (answer, ticket) = mpsc::sync_channel(1);
+        self.push(group, Work::Query(node, question, answer))?;
+        Ok(Ticket(ticket))
+    }
+
+    fn push(&self, group: GroupId, work: Work) -> Result<(), RequestError> {
+        let request = Request { group, since_us: 0, work };
+        self.shared.requests.push(request).map_err(|_| RequestError::Busy)?;
+        self.shared.waker.wake();
+        Ok(())
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.waker.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The client's thread.
+struct Worker {
+    shared: Arc<Shared>,
+    driver: Driver,
+    /// Requests without room yet.
+    parked: VecDeque<Request>,
+    /// By tag.
+    waiting: Vec<Option<Waiting>>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while !self.shared.stop.load(Ordering::Acquire) {
+            self.take_requests();
+            if self.driver.turn().is_err() {
+                break;
+            }
+            self.give_answers();
+            let idle = if self.parked.is_empty() { 1_000_000 } else { LOOK_AGAIN_US };
+            let until = self.driver.now().plus(idle);
+            if self.driver.wait(until).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn take_requests(&mut self) {
+        let now_us = self.driver.now().0.max(1);
+        while self.parked.len() < REQUESTS_MAX {
+            let Some(request) = self.shared.requests.pop() else { break };
+            self.parked.push_back(Request { since_us: now_us, ..request });
+        }
+        for _ in 0..self.parked.len() {
+            let Some(request) = self.parked.pop_front() else { break };
+            self.start(now_us, request);
+        }
+    }
+
+    /// Gives a request to the core, parks it again while there is no room, or ends it.
+    fn start(&mut self, now_us: u64, request: Request) {
+        let Request { group, since_us, work } = request;
+        let waited_us = now_us - since_us;
+        let known = self.driver.core(0).groups();
+        let fault = self.driver.core(0).fault();
+        let no_group = known.is_some_and(|groups| group.0 >= groups);
+        let ready = known.is_some() && (no_group || self.driver.core(0).room(group) > 0);
+        if !ready && fault.is_none() && waited_us < ROOM_LIMIT_US {
+            return self.parked.push_back(Request { group, since_us, work });
+        }
+        match work {
+            Work::Submit(block, answer) => self.submit(group, block, answer),
+            Work::Query(node, question, answer) => self.query(group, node, question, answer),
+        }
+    }
+
+    fn submit(&mut self, group: GroupId, mut block: BlockBuilder, answer: Answer<Committed>) {
+        let (now, tag) = (self.driver.now(), self.tag());
+        let core = self.driver.core(0);
+        let stamp = core.stamp(group);
+        let block = block.finish(group, stamp.client, stamp.seq, stamp.pending);
+        match core.submit(now, block, tag as u64) {
+            Ok(()) => self.waiting[tag] = Some(Waiting::Commit(answer)),
+            Err(error) => drop(answer.send(Err(error.into()))),
+        }
+    }
+
+    fn query(
+        &mut self,
+        group: GroupId,
+        node: Option<NodeId>,
+        question: Bytes,
+        answer: Answer<Bytes>,
+    ) {
+        let (now, tag) = (self.driver.now(), self.tag());
+        let target = node.map_or(QueryTarget::Leader, QueryTarget::Node);
+        match self.driver.core(0).query(now, group, target, question, tag as u64) {
+            Ok(()) => self.waiting[tag] = Some(Waiting::Bytes(answer)),
+            Err(error) => drop(answer.send(Err(error.into()))),
+        }
+    }
+
+    /// A free place among those who wait.
+    fn tag(&mut self) -> usize {
+        match self.waiting.iter().position(Option::is_none) {
+            Some(free) => free,
+            None => {
+                self.waiting.push(None);
+                self.waiting.len() - 1
+            }
+        }
+    }
+
+    fn give_answers(&mut self) {
+        for (_, done) in self.driver.take_done() {
+            if let Some(Waiting::Commit(answer)) = self.waiting[done.tag as usize].take() {
+                let _ = answer.send(done.result.map_err(RequestError::from));
+            }
+        }
+        for (_, reply) in self.driver.take_replies() {
+            if let Some(Waiting::Bytes(answer)) = self.waiting[reply.tag as usize].take() {
+                let _ = answer.send(reply.result.map_err(RequestError::from));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Command, CommandKind};
+    use crate::config::Profile;
+    use crate::load::embedded::EmbeddedCluster;
+    use crate::machine::events::query::{Query, ReadReply};
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn event(value: &[u8]) -> BlockBuilder {
+        let mut block = BlockBuilder::default();
+        let kind = CommandKind::SetEvent as u8;
+        block.push(&Command { kind, flags: 0, timestamp: 1, key: b"orders/new", value }).unwrap();
+        block
+    }
+
+    #[test]
+    fn what_a_program_stores_it_reads_back_from_the_leader() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let mut profile = Profile::builtin("financial").unwrap();
+        profile.nodes = 1;
+        let cluster = EmbeddedCluster::start(&profile, dir.path()).unwrap();
+        let client = Client::connect(cluster.addresses()).unwrap();
+        let tickets: Vec<_> = [b"one", b"two"]
+            .map(|value| client.submit(GroupId(0), event(value)).unwrap())
+            .into_iter()
+            .collect();
+        let first: Vec<u64> = tickets.iter().map(|t| t.wait(LIMIT).unwrap().first.0).collect();
+        assert_eq!(first[1], first[0] + 1);
+
+        let question = Query::Read {
+            queue: b"orders",
+            from: crate::ids::Index::ZERO,
+            limit: 10,
+            bytes_max: 1000,
+        };
+        let ticket = client.query(GroupId(0), None, Bytes::from(question.encode())).unwrap();
+        let answer = ticket.wait(LIMIT).unwrap();
+        let read = ReadReply::decode(&answer).unwrap();
+        let values: Vec<_> = read.events.iter().map(|event| event.value.to_vec()).collect();
+        assert_eq!(values, [b"one".to_vec(), b"two".to_vec()]);
+        assert!(matches!(
+            client.submit(GroupId(0), BlockBuilder::default()),
+            Err(RequestError::Empty)
+        ));
+        drop(client);
+        cluster.stop().unwrap();
+    }
+}

@@ -1,0 +1,16 @@
+//! The project's documents, as they lie in `src/docs/`.
+
+#[doc = include_str!("docs/architecture.md")]
+pub mod architecture {}
+
+#[doc = include_str!("docs/formats.md")]
+pub mod formats {}
+
+#[doc = include_str!("docs/invariants.md")]
+pub mod invariants {}
+
+#[doc = include_str!("docs/decisions.md")]
+pub mod decisions {}
+
+#[doc = include_str!("docs/benchmarking.md")]
+pub mod benchmarking {}
