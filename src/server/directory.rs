@@ -56,7 +56,7 @@ impl DataDir {
     ) -> Result<Self, DirectoryError> {
         let io = io_error(path);
         fs::create_dir_all(path).map_err(&io)?;
-        let lock = lock(path)?;
+        let mut lock = lock(path)?;
         let boot_path = path.join("boot");
         let boot_file = open_private(&boot_path).map_err(&io)?;
         let mut slots = Vec::new();
@@ -71,6 +71,9 @@ impl DataDir {
         if let Some(record) = &previous {
             record.check_identity(&identity).map_err(bad)?;
         }
+        // For people who wonder which process it is; the lock itself is the kernel's. Not before the
+        // directory is known to be ours: one that is refused stays as it is.
+        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         let (mut boot, verdict) = next_start(previous.as_ref(), identity, boot_id().map_err(&io)?);
         // No group enters RECOVERING yet, so nothing would ever clear the mark again.
         boot.recovering = false;
@@ -132,13 +135,9 @@ fn open_private(path: &Path) -> std::io::Result<File> {
 
 fn lock(path: &Path) -> Result<File, DirectoryError> {
     let file_path = path.join("LOCK");
-    let mut file = open_private(&file_path).map_err(io_error(&file_path))?;
+    let file = open_private(&file_path).map_err(io_error(&file_path))?;
     match file.try_lock() {
-        Ok(()) => {
-            // For people who wonder which process it is; the lock itself is the kernel's.
-            let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-            Ok(file)
-        }
+        Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(DirectoryError::InUse { path: path.into() }),
         Err(fs::TryLockError::Error(error)) => Err(io_error(&file_path)(error)),
     }

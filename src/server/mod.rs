@@ -9,11 +9,13 @@ mod error;
 mod plan;
 mod recovery;
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
@@ -32,6 +34,10 @@ use crate::wire::hello::Role;
 /// Locked memory below which a node does not start, bytes: the executor of the cold paths registers
 /// its buffers with the kernel.
 const LOCKED_MEMORY_MIN: u64 = 4 << 20;
+
+/// How long a port may be in use before that is an error, and the pause between two attempts.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+const PORT_PAUSE: Duration = Duration::from_millis(5);
 
 /// A running node with the event store as its state machine.
 pub struct Node {
@@ -55,12 +61,24 @@ impl Listeners {
     }
 }
 
+/// Tries again for a while: after kill -9 the kernel takes the old process's ring apart in the
+/// background, and until then that ring holds the ports, although the process is gone.
 fn bind(address: &str, role: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).map_err(|error| StartError::Port {
-        address: address.into(),
-        role,
-        reason: error.to_string(),
-    })
+    let until = Instant::now() + PORT_PATIENCE;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(PORT_PAUSE);
+            }
+            result => {
+                return result.map_err(|error| StartError::Port {
+                    address: address.into(),
+                    role,
+                    reason: error.to_string(),
+                });
+            }
+        }
+    }
 }
 
 impl Node {

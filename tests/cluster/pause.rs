@@ -1,0 +1,53 @@
+//! Nodes that stand still for a while (SIGSTOP): a slow machine, a paused VM.
+
+use ringraft::ids::GroupId;
+use ringraft::wire::client::Refused;
+
+use crate::check::verify;
+use crate::cluster::{Cluster, Spec};
+use crate::load::{Load, STEADY, block_of, new_session};
+use crate::process::{PATIENCE, eventually};
+use crate::raw::RawClient;
+
+#[test]
+fn a_paused_follower_holds_nobody_up_and_catches_up_afterwards() {
+    let mut cluster = Cluster::start(Spec::default());
+    let load = Load::start(&cluster, STEADY);
+    load.wait_for(100);
+    let (leader, _) = cluster.leader();
+    let sleeper = (leader + 1) % 3;
+    cluster.node(sleeper).signal(libc::SIGSTOP);
+    load.wait_for(1000);
+    cluster.node(sleeper).signal(libc::SIGCONT);
+    cluster.wait_for_catch_up(sleeper);
+    verify(&cluster, &[&load.finish()]);
+}
+
+/// 1. The leader stops in the middle of everything; the others elect one of themselves.
+/// 2. A client, which knows nothing of it, sends the old leader a block: it waits in the socket.
+/// 3. The old leader wakes up, still thinks that it leads, and finds block and new leader.
+///
+/// It must not acknowledge that block unless the cluster has it.
+#[test]
+fn a_paused_leader_is_replaced_and_acknowledges_nothing_wrongly_when_it_wakes_up() {
+    let mut cluster = Cluster::start(Spec::default());
+    let load = Load::start(&cluster, STEADY);
+    load.wait_for(100);
+    let (old, term) = cluster.leader();
+    let mut client = RawClient::connect(&cluster, old);
+    cluster.node(old).signal(libc::SIGSTOP);
+    let session = new_session();
+    client.submit(&block_of(GroupId(0), session, 1, 0, (0, 1), 16));
+    load.wait_for_newer_term(0, term);
+    load.wait_for(100);
+    cluster.node(old).signal(libc::SIGCONT);
+    let answer = client.answer();
+    assert!(matches!(answer, Err(Refused::NotLeader(_))), "{answer:?}");
+    let status = eventually("the old leader follows", PATIENCE, || {
+        let group = cluster.shard_status(old)?.groups.remove(0);
+        (group.role == "follower" && group.leader != 0).then_some(group)
+    });
+    assert!(status.term > term, "{status:?}");
+    // Had the cluster taken the refused block, it would be one that nobody wrote.
+    verify(&cluster, &[&load.finish()]);
+}
