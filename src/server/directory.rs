@@ -15,6 +15,7 @@ use thiserror::Error;
 use tracing::warn;
 
 use crate::ids::{Incarnation, Lsn};
+use crate::runtime::entropy::random;
 use crate::wal::{
     BootError, BootRecord, BootState, LogIdentity, SLOT_BYTES, StartVerdict, next_start,
 };
@@ -145,13 +146,6 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
 
 fn sync_dir(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
-}
-
-/// 128 random bits: identity of a disk, epoch of a log, session of a client.
-pub fn random() -> std::io::Result<u128> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u128::from_le_bytes(bytes).max(1))
 }
 
 /// The kernel's boot id: changes when the machine starts, not when a process does. A drill that

@@ -9,9 +9,9 @@ use bytes::{Bytes, BytesMut};
 use tracing::{info, warn};
 
 use super::StartError;
-use super::directory::random;
 use crate::ids::Lsn;
 use crate::runtime::disk::{disk_error, segment_of, segment_path};
+use crate::runtime::entropy::random;
 use crate::shard;
 use crate::wal::{
     DiskError, LogIdentity, SegmentNo, SegmentSource, Verdict, Wal, WalConfig, recover_from,

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
+use super::{Listeners, Node, NodeFailure, StartError};
 use crate::config::{ClusterConfig, NodeAddress, NodeConfig, Profile};
 use crate::runtime::disk::segment_of;
-use crate::server::{Listeners, Node, NodeFailure, StartError};
 
 /// A disk that makes no segment within this will not make any.
 const PREPARE_PATIENCE: Duration = Duration::from_secs(5);
