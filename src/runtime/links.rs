@@ -403,12 +403,13 @@ impl<M: StateMachine> Reactor<M> {
 
     pub(super) fn closed(&mut self, now: Tick, conn: ConnId, reason: &str) {
         self.forget_link(conn);
+        let draining = self.links.draining;
         if let Some(dial) = self.links.dial_of(conn) {
             let (node, was_up) = (dial.node, dial.up);
             dial.conn = None;
             dial.up = false;
             dial.next_try = now.plus(dial.pause_us);
-            let news = dial.logged != reason;
+            let news = dial.logged != reason && !draining;
             dial.logged = reason.to_owned();
             if news && self.links.may_log(now) {
                 warn!(node = node.0, reason, "no link to peer");
