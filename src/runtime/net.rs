@@ -29,6 +29,9 @@ const SLAB_BYTES_MIN: usize = 4 << 10;
 /// And what it grows to when full receives say that more is waiting.
 const SLAB_BYTES_MAX: usize = 512 << 10;
 
+/// Why a connection ended whose last bytes are no whole frame.
+pub const CUT_SHORT: &str = "closed by the other side in the middle of a frame";
+
 /// Names a connection for as long as it lives, and nothing afterwards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId {
@@ -326,7 +329,8 @@ impl Net {
         let Some(conn) = self.conn_mut(id) else { return };
         conn.receiving = false;
         match done.count() {
-            Ok(0) => fail(conn, "closed by the other side".into()),
+            Ok(0) if conn.inbox.is_empty() => fail(conn, "closed by the other side".into()),
+            Ok(0) => fail(conn, CUT_SHORT.into()),
             Ok(count) => {
                 // SAFETY: the kernel has initialised `count` bytes of the spare capacity, which
                 // nobody has touched since the receive was started.
