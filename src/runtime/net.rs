@@ -94,7 +94,7 @@ pub struct Net {
     listeners: Vec<OwnedFd>,
     /// Listeners whose accept ended with an error (too many open files): tried again later.
     paused: Vec<usize>,
-    /// Closed without an operation in flight: reported with the next completions.
+    /// Closed and let go of by the kernel: reported with the next completions.
     closed: Vec<(ConnId, String)>,
 }
 
@@ -248,10 +248,11 @@ impl Net {
         let conn = self.conn_mut(id)?;
         assert!(!conn.receiving && conn.sending.is_none(), "operations are in flight");
         let conn = self.remove(id)?;
+        self.free.push(id.index);
         Some(conn.fd)
     }
 
-    /// Open connections.
+    /// Connections that are open, or of whose end nobody was told yet.
     pub fn count(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -275,9 +276,15 @@ impl Net {
         true
     }
 
-    /// Reports connections that closed with nothing in flight.
+    /// Reports connections that have closed, before everything else that has happened. Only now
+    /// their slots are free: a new connection never takes a slot of which somebody still thinks
+    /// that the old one has it.
     pub fn drain_closed(&mut self, events: &mut Vec<NetEvent>) {
-        events.extend(self.closed.drain(..).map(|(id, why)| NetEvent::Closed(id, why)));
+        let closed = self.closed.drain(..).map(|(id, why)| {
+            self.free.push(id.index);
+            NetEvent::Closed(id, why)
+        });
+        events.splice(0..0, closed);
     }
 
     fn accepted(&mut self, ring: &mut Ring, done: &Completion, events: &mut Vec<NetEvent>) {
@@ -381,7 +388,6 @@ impl Net {
         self.conn(id)?;
         let slot = &mut self.slots[id.index as usize];
         slot.generation = (slot.generation + 1) & 0xff_ffff;
-        self.free.push(id.index);
         slot.conn.take()
     }
 
