@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::net::{ConnId, Net};
+use super::net::{CUT_SHORT, ConnId, Net};
 use super::reactor::Reactor;
 use super::ring::Ring;
 use super::routing::{Arrival, Routes};
@@ -17,6 +17,8 @@ use crate::wire::hello::{HELLO_BYTES, Hello, HelloReply, Refusal, Role};
 
 /// A connection that has not completed its handshake after this is closed.
 const GREETING_US: u64 = 3_000_000;
+/// A connection that stops in the middle of a frame is closed after this.
+const UNFINISHED_US: u64 = 5_000_000;
 const DIAL_AGAIN_MIN_US: u64 = 50_000;
 const DIAL_AGAIN_MAX_US: u64 = 1_000_000;
 /// Lines about connections and roles in any second; what is over is counted.
@@ -73,10 +75,21 @@ struct Dial {
     logged: String,
 }
 
+/// One slot of the table of links.
+#[derive(Clone)]
+struct LinkSlot {
+    conn: ConnId,
+    link: Link,
+    /// We do not read from it: it does not read its answers.
+    paused: bool,
+    /// The rest of a frame has to come by then.
+    unfinished: Option<Tick>,
+}
+
 /// All links of a shard.
 pub struct Links {
     identity: Identity,
-    by_slot: Vec<(ConnId, Link, bool)>,
+    by_slot: Vec<LinkSlot>,
     dials: Vec<Dial>,
     /// Listening sockets (shard 0 only), with the role that is welcome there.
     sockets: Vec<(OwnedFd, Role)>,
@@ -85,6 +98,7 @@ pub struct Links {
     connections_max: usize,
     draining: bool,
     greetings: usize,
+    unfinished: usize,
     log_second: u64,
     log_lines: u32,
 }
@@ -116,6 +130,7 @@ impl Links {
             connections_max,
             draining: false,
             greetings: 0,
+            unfinished: 0,
             log_second: 0,
             log_lines: 0,
         }
@@ -130,34 +145,45 @@ impl Links {
 
     pub fn get(&self, conn: ConnId) -> &Link {
         match self.by_slot.get(conn.slot()) {
-            Some((id, link, _)) if *id == conn => link,
+            Some(slot) if slot.conn == conn => &slot.link,
             _ => &Link::None,
         }
     }
 
     pub fn set(&mut self, conn: ConnId, link: Link) {
         if self.by_slot.len() <= conn.slot() {
-            self.by_slot.resize(conn.slot() + 1, (ConnId::default(), Link::None, false));
+            let blank = LinkSlot {
+                conn: ConnId::default(),
+                link: Link::None,
+                paused: false,
+                unfinished: None,
+            };
+            self.by_slot.resize(conn.slot() + 1, blank);
         }
         let waits = |link: &Link| matches!(link, Link::Greeting { .. } | Link::Dialling { .. });
         let slot = &mut self.by_slot[conn.slot()];
-        if waits(&slot.1) {
-            self.greetings -= 1;
-        }
-        if waits(&link) {
-            self.greetings += 1;
-        }
-        *slot = (conn, link, false);
+        self.greetings -= usize::from(waits(&slot.link));
+        self.greetings += usize::from(waits(&link));
+        self.unfinished -= usize::from(slot.unfinished.is_some());
+        *slot = LinkSlot { conn, link, paused: false, unfinished: None };
     }
 
     /// Stops reading from a client that does not read its answers.
     pub fn pause(&mut self, conn: ConnId) {
-        self.by_slot[conn.slot()].2 = true;
+        self.by_slot[conn.slot()].paused = true;
     }
 
     /// Whether reading had stopped; it has not any more.
     pub fn resume(&mut self, conn: ConnId) -> bool {
-        std::mem::take(&mut self.by_slot[conn.slot()].2)
+        std::mem::take(&mut self.by_slot[conn.slot()].paused)
+    }
+
+    /// Whether what has arrived by now ends in the middle of a frame. It may do so for a while.
+    pub fn set_unfinished(&mut self, now: Tick, conn: ConnId, unfinished: bool) {
+        let slot = &mut self.by_slot[conn.slot()];
+        self.unfinished -= usize::from(slot.unfinished.is_some());
+        self.unfinished += usize::from(unfinished);
+        slot.unfinished = unfinished.then(|| now.plus(UNFINISHED_US));
     }
 
     pub fn drain(&mut self) {
@@ -166,7 +192,7 @@ impl Links {
 
     /// True when a timer must look after links.
     pub fn has_chores(&self) -> bool {
-        self.greetings > 0 || self.dials.iter().any(|dial| !dial.up)
+        self.greetings > 0 || self.unfinished > 0 || self.dials.iter().any(|dial| !dial.up)
     }
 
     /// Peers of this shard, whether linked or not.
@@ -402,6 +428,10 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     pub(super) fn closed(&mut self, now: Tick, conn: ConnId, reason: &str) {
+        let is_ours = matches!(self.links.get(conn), Link::Dialling { .. } | Link::PeerOut { .. });
+        if reason == CUT_SHORT && !is_ours && self.links.may_log(now) {
+            warn!(link = %self.links.describe(conn), reason, "connection closed");
+        }
         self.forget_link(conn);
         let draining = self.links.draining;
         if let Some(dial) = self.links.dial_of(conn) {
@@ -428,19 +458,24 @@ impl<M: StateMachine> Reactor<M> {
         }
     }
 
-    /// Closes connections whose handshake does not come.
+    /// Closes connections whose handshake, or the rest of a frame, does not come.
     pub(super) fn close_silent(&mut self, now: Tick) {
-        if self.links.greetings == 0 {
+        if self.links.greetings == 0 && self.links.unfinished == 0 {
             return;
         }
-        let late = |link: &Link| match link {
-            Link::Greeting { until, .. } | Link::Dialling { until, .. } => *until <= now,
-            _ => false,
+        let reason = |slot: &LinkSlot| match slot.link {
+            Link::Greeting { until, .. } | Link::Dialling { until, .. } if until <= now => {
+                Some("no handshake within 3 s")
+            }
+            _ if slot.unfinished.is_some_and(|until| until <= now) => {
+                Some("half a frame, then nothing for 5 s")
+            }
+            _ => None,
         };
-        let silent: Vec<ConnId> =
-            self.links.by_slot.iter().filter(|s| late(&s.1)).map(|s| s.0).collect();
-        for conn in silent {
-            self.complain(conn, "no handshake within 3 s");
+        let late = |slot: &LinkSlot| Some((slot.conn, reason(slot)?));
+        let silent: Vec<_> = self.links.by_slot.iter().filter_map(late).collect();
+        for (conn, reason) in silent {
+            self.complain(conn, reason);
         }
     }
 }

@@ -29,6 +29,9 @@ const SLAB_BYTES_MIN: usize = 4 << 10;
 /// And what it grows to when full receives say that more is waiting.
 const SLAB_BYTES_MAX: usize = 512 << 10;
 
+/// Why a connection ended whose last bytes are no whole frame.
+pub const CUT_SHORT: &str = "closed by the other side in the middle of a frame";
+
 /// Names a connection for as long as it lives, and nothing afterwards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId {
@@ -91,7 +94,7 @@ pub struct Net {
     listeners: Vec<OwnedFd>,
     /// Listeners whose accept ended with an error (too many open files): tried again later.
     paused: Vec<usize>,
-    /// Closed without an operation in flight: reported with the next completions.
+    /// Closed and let go of by the kernel: reported with the next completions.
     closed: Vec<(ConnId, String)>,
 }
 
@@ -245,10 +248,11 @@ impl Net {
         let conn = self.conn_mut(id)?;
         assert!(!conn.receiving && conn.sending.is_none(), "operations are in flight");
         let conn = self.remove(id)?;
+        self.free.push(id.index);
         Some(conn.fd)
     }
 
-    /// Open connections.
+    /// Connections that are open, or of whose end nobody was told yet.
     pub fn count(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -272,9 +276,15 @@ impl Net {
         true
     }
 
-    /// Reports connections that closed with nothing in flight.
+    /// Reports connections that have closed, before everything else that has happened. Only now
+    /// their slots are free: a new connection never takes a slot of which somebody still thinks
+    /// that the old one has it.
     pub fn drain_closed(&mut self, events: &mut Vec<NetEvent>) {
-        events.extend(self.closed.drain(..).map(|(id, why)| NetEvent::Closed(id, why)));
+        let closed = self.closed.drain(..).map(|(id, why)| {
+            self.free.push(id.index);
+            NetEvent::Closed(id, why)
+        });
+        events.splice(0..0, closed);
     }
 
     fn accepted(&mut self, ring: &mut Ring, done: &Completion, events: &mut Vec<NetEvent>) {
@@ -326,7 +336,8 @@ impl Net {
         let Some(conn) = self.conn_mut(id) else { return };
         conn.receiving = false;
         match done.count() {
-            Ok(0) => fail(conn, "closed by the other side".into()),
+            Ok(0) if conn.inbox.is_empty() => fail(conn, "closed by the other side".into()),
+            Ok(0) => fail(conn, CUT_SHORT.into()),
             Ok(count) => {
                 // SAFETY: the kernel has initialised `count` bytes of the spare capacity, which
                 // nobody has touched since the receive was started.
@@ -377,7 +388,6 @@ impl Net {
         self.conn(id)?;
         let slot = &mut self.slots[id.index as usize];
         slot.generation = (slot.generation + 1) & 0xff_ffff;
-        self.free.push(id.index);
         slot.conn.take()
     }
 

@@ -176,10 +176,10 @@ impl<M: StateMachine> Reactor<M> {
 
     fn received(&mut self, now: Tick, conn: ConnId) {
         match self.links.get(conn) {
-            Link::Client => self.client_bytes(conn),
+            Link::Client => self.client_bytes(now, conn),
             Link::PeerIn { node } => {
                 let node = *node;
-                self.frames(conn, |shard, frame| shard.peer_frame(now, node, frame));
+                self.frames(now, conn, |shard, frame| shard.peer_frame(now, node, frame));
             }
             Link::Greeting { .. } | Link::Dialling { .. } => self.greeting_bytes(now, conn),
             Link::PeerOut { .. } => {
@@ -189,9 +189,9 @@ impl<M: StateMachine> Reactor<M> {
         }
     }
 
-    fn client_bytes(&mut self, conn: ConnId) {
+    fn client_bytes(&mut self, now: Tick, conn: ConnId) {
         let id = conn.to_u64();
-        if self.frames(conn, |shard, frame| shard.client_frame(id, frame))
+        if self.frames(now, conn, |shard, frame| shard.client_frame(id, frame))
             && !self.shard.client_may_send(id)
         {
             self.links.pause(conn);
@@ -201,6 +201,7 @@ impl<M: StateMachine> Reactor<M> {
     /// Gives the complete frames of an inbox to the shard and receives on. `false`: closed.
     fn frames(
         &mut self,
+        now: Tick,
         conn: ConnId,
         mut give: impl FnMut(&mut Shard<M>, Frame) -> Result<(), crate::wire::frame::FrameError>,
     ) -> bool {
@@ -212,14 +213,19 @@ impl<M: StateMachine> Reactor<M> {
                         break Err(error);
                     }
                 }
-                Ok(None) => break Ok(Frame::bytes_needed(inbox).saturating_sub(inbox.len())),
+                Ok(None) => {
+                    let room = Frame::bytes_needed(inbox).saturating_sub(inbox.len());
+                    break Ok((room, !inbox.is_empty()));
+                }
                 Err(error) => break Err(error),
             }
         };
         match outcome {
-            Ok(room) => {
+            Ok((room, unfinished)) => {
                 let paused = matches!(self.links.get(conn), Link::Client)
                     && !self.shard.client_may_send(conn.to_u64());
+                // Whoever is paused by us is not late.
+                self.links.set_unfinished(now, conn, unfinished && !paused);
                 if !paused {
                     self.net.receive(&mut self.ring, conn, room);
                 }
@@ -237,12 +243,12 @@ impl<M: StateMachine> Reactor<M> {
         if self.links.may_log(self.ring.now()) {
             warn!(shard = %self.name, link = %self.links.describe(conn), reason, "connection closed");
         }
+        self.forget_link(conn);
+        self.links.set(conn, Link::Refused);
         if self.net.can_send(conn) {
             let mut farewell = self.buffers.pop().unwrap_or_default();
             write_close(&mut farewell, reason);
             self.net.send(&mut self.ring, conn, farewell);
-            self.forget_link(conn);
-            self.links.set(conn, Link::Refused);
         } else {
             self.net.close(conn, reason);
         }

@@ -227,7 +227,14 @@ impl Cluster {
     }
 
     /// What these nodes tell; `None` unless all of them answer.
+    ///
+    /// # Panics
+    /// When one of them has ended, which nobody asked it to do.
     pub fn status(&self, nodes: &[usize]) -> Option<ClusterReport> {
+        for &node in nodes {
+            let process = self.nodes[node].as_ref().expect("it runs");
+            assert!(process.is_alive(), "node {} has ended by itself", node + 1);
+        }
         let addresses: Vec<_> = nodes.iter().map(|&node| self.client_address(node)).collect();
         let report = cluster_status(&addresses).unwrap();
         let shards = self.spec.shards as usize;

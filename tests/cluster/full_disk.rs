@@ -1,1 +1,139 @@
+//! A full disk is not a failed one: the node says so, takes nothing more, loses nothing, and goes on
+//! by itself when there is space again.
+//!
+//! The disk is a small ext4 file system in a file, which only root can mount. Without root the
+//! stories are skipped, loudly.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use ringraft::client::ClientError;
+use ringraft::ids::GroupId;
+use ringraft::wire::client::Refused;
+use tempfile::TempDir;
+
+use crate::check::verify;
+use crate::cluster::{Cluster, PATIENT, Spec, scratch};
+use crate::load::{Entry, Fate, Ledger, Load, Pace, block_of, new_session};
+use crate::process::{PATIENCE, eventually};
+use crate::raw::RawClient;
+
+/// Fills a disk of tens of MiB within seconds.
+const HEAVY: Pace = Pace { blocks_per_s: 1000, in_flight: 8, value_bytes: 16 << 10 };
+/// What the stories promise: space is noticed within this time.
+const NOTICED: Duration = Duration::from_secs(5);
+
+/// A mounted file, unmounted and removed with the value.
+struct SmallDisk {
+    place: PathBuf,
+    _dir: TempDir,
+}
+
+impl SmallDisk {
+    /// `None`, with a line that says so, where mounting is not possible.
+    fn mount(mib: u64) -> Option<Self> {
+        let dir = scratch();
+        let (image, place) = (dir.path().join("disk.img"), dir.path().join("mnt"));
+        std::fs::create_dir(&place).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
+        let made = run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
+        let mounted =
+            made && run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&place));
+        if !mounted {
+            println!("SKIPPED: needs root (mkfs.ext4 and mount -o loop)");
+            return None;
+        }
+        Some(Self { place, _dir: dir })
+    }
+
+    /// Takes so much of the space away.
+    fn ballast(&self, mib: usize) -> PathBuf {
+        let path = self.place.join("ballast");
+        std::fs::write(&path, vec![1; mib << 20]).unwrap();
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg(&self.place));
+    }
+}
+
+fn run(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+fn is_full(cluster: &Cluster, node: usize) -> bool {
+    cluster.shard_status(node).is_some_and(|status| status.space.starts_with("disk full: "))
+}
+
+fn free_space(ballast: &Path) -> Instant {
+    std::fs::remove_file(ballast).unwrap();
+    Instant::now()
+}
+
+#[test]
+fn a_cluster_on_a_full_disk_is_read_only_loses_nothing_and_resumes() {
+    let Some(disk) = SmallDisk::mount(160) else { return };
+    let ballast = disk.ballast(64);
+    let disks = [(); 3].map(|()| Some(disk.place.clone()));
+    let mut cluster = Cluster::start(Spec { timing: PATIENT, disks, ..Spec::default() });
+    let load = Load::start(&cluster, HEAVY);
+    load.wait_for(100);
+    eventually("a leader on a full disk", PATIENCE, || {
+        let (leader, _) = cluster.leader_of(0)?;
+        is_full(&cluster, leader).then_some(())
+    });
+    let (leader, _) = cluster.leader();
+    // What still fits the last segment is taken, and is then there like everything else.
+    let mut probes = Vec::new();
+    eventually("a write is refused as read only", PATIENCE, || {
+        let mut client = RawClient::connect(&cluster, leader);
+        let (group, session) = (GroupId(0), new_session());
+        client.submit(&block_of(group, session, 1, 0, (0, 1), 256 << 10));
+        let answer = client.answer();
+        let fate = Fate::Unknown(ClientError::Timeout);
+        probes.push(Ledger { session, entries: vec![Entry { group, id: 0, count: 1, fate }] });
+        (answer == Err(Refused::ReadOnly)).then_some(())
+    });
+    let freed = free_space(&ballast);
+    load.wait_for(10);
+    let resumed = freed.elapsed();
+    println!("full disk: writes go on {} ms after there is space again", resumed.as_millis());
+    assert!(resumed < NOTICED, "{resumed:?}");
+    probes.push(load.finish());
+    let ledgers: Vec<&Ledger> = probes.iter().collect();
+    (0..3).for_each(|node| assert!(cluster.node(node).is_alive()));
+    verify(&cluster, &ledgers);
+    // And after a restart.
+    (0..3).for_each(|node| cluster.kill(node));
+    (0..3).for_each(|node| cluster.start_node(node));
+    cluster.wait_for_leaders();
+    verify(&cluster, &ledgers);
+}
+
+#[test]
+fn a_follower_on_a_full_disk_holds_nobody_up_and_catches_up_when_there_is_space() {
+    let Some(disk) = SmallDisk::mount(96) else { return };
+    let ballast = disk.ballast(64);
+    let full = 2;
+    let disks = [None, None, Some(disk.place.clone())];
+    let mut cluster = Cluster::prepare(Spec { timing: PATIENT, disks, ..Spec::default() });
+    // The two others elect one of themselves before it comes.
+    [0, 1].into_iter().for_each(|node| cluster.start_node(node));
+    cluster.wait_for_leaders();
+    cluster.start_node(full);
+    cluster.wait_for_catch_up(full);
+    let load = Load::start(&cluster, HEAVY);
+    eventually("the follower's disk is full", PATIENCE, || is_full(&cluster, full).then_some(()));
+    load.wait_for(200);
+    let ledger = load.finish();
+    assert!(cluster.node(full).is_alive());
+    free_space(&ballast);
+    eventually("space is noticed", NOTICED, || (!is_full(&cluster, full)).then_some(()));
+    let written = ledger.entries.iter().map(|e| e.count * HEAVY.value_bytes as u64).sum::<u64>();
+    println!("full follower: {} MiB written by the others meanwhile", written >> 20);
+    verify(&cluster, &[&ledger]);
+}

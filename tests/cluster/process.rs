@@ -41,7 +41,7 @@ pub fn serve(config: &Path) -> Command {
 
 /// A running or ended child. Dropping it kills it.
 pub struct Process {
-    child: Child,
+    child: Mutex<Child>,
     lines: Arc<Mutex<Vec<String>>>,
     listener: Option<JoinHandle<()>>,
 }
@@ -58,7 +58,7 @@ impl Process {
                 heard.lock().unwrap().push(line);
             }
         });
-        Self { child, lines, listener: Some(listener) }
+        Self { child: Mutex::new(child), lines, listener: Some(listener) }
     }
 
     /// What it has said on standard error so far.
@@ -74,20 +74,29 @@ impl Process {
     pub fn signal(&self, signal: libc::c_int) {
         // SAFETY: no pointers. The id is that of our own child, which was not waited for yet and
         // therefore cannot belong to anybody else.
-        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+        let result = unsafe { libc::kill(self.child.lock().unwrap().id() as libc::pid_t, signal) };
         assert_eq!(result, 0, "signal {signal}: {}", std::io::Error::last_os_error());
     }
 
     /// kill -9, and the end of it.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let child = self.child.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _ = child.kill();
+        let _ = child.wait();
         self.hear_the_rest();
+    }
+
+    fn status(&self) -> Option<ExitStatus> {
+        self.child.lock().unwrap().try_wait().expect("it is our child")
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.status().is_none()
     }
 
     /// Its end, once it has come.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        let status = self.child.try_wait().expect("it is our child")?;
+        let status = self.status()?;
         self.hear_the_rest();
         Some(status)
     }

@@ -1,6 +1,6 @@
 //! Bytes on a socket, without a client library that would know better.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use bytes::BytesMut;
@@ -51,7 +51,8 @@ pub fn read_frame(stream: &mut TcpStream, inbox: &mut BytesMut) -> Option<Frame>
         match stream.read(&mut buffer) {
             Ok(0) => return None,
             Ok(count) => inbox.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("neither an answer nor an end: {error}"),
         }
     }
