@@ -27,6 +27,11 @@ pub enum DirectoryError {
     InUse { path: PathBuf },
     #[error("{path}: {reason}; check the directory, its owner and its permissions")]
     Io { path: PathBuf, reason: String },
+    #[error(
+        "{path} was made with {found} shards, the configuration says {expected}: set \
+         cluster.shards back; it is fixed once there is data"
+    )]
+    Shards { path: PathBuf, found: usize, expected: u32 },
     #[error("{path}: {error}")]
     Boot { path: PathBuf, error: BootError },
 }
@@ -78,6 +83,10 @@ impl DataDir {
         let (mut boot, verdict) = next_start(previous.as_ref(), identity, boot_id().map_err(&io)?);
         // No group enters RECOVERING yet, so nothing would ever clear the mark again.
         boot.recovering = false;
+        if previous.is_some() && boot.durable.len() != shards as usize {
+            let found = boot.durable.len();
+            return Err(DirectoryError::Shards { path: path.into(), found, expected: shards });
+        }
         boot.durable.resize(shards as usize, Lsn::ZERO);
         let directory = Self { path: path.into(), _lock: lock, boot_file, boot, verdict };
         directory.write().map_err(&io)?;
@@ -114,9 +123,11 @@ impl DataDir {
         Ok(path)
     }
 
-    /// Records a clean end: every log is synced, nothing runs any more.
-    pub fn mark_clean(&mut self) {
+    /// Records a clean end: every log is synced up to its end in `durable` (by shard), and nothing
+    /// runs any more. Recovery takes a log that is shorter for damaged, not for torn.
+    pub fn mark_clean(&mut self, durable: Vec<Lsn>) {
         self.boot = self.boot.next_write();
+        self.boot.durable = durable;
         self.boot.state = BootState::Clean;
         if let Err(error) = self.write() {
             warn!(%error, "the clean end was not recorded; the next start treats it as a crash");
@@ -184,10 +195,14 @@ mod tests {
         assert_eq!(second.identity().disk, disk);
         assert_eq!(second.incarnation(), Incarnation(start.0 + 1));
         assert_eq!(second.verdict(), StartVerdict::ProcessCrash);
-        second.mark_clean();
+        second.mark_clean(vec![Lsn(7)]);
         drop(second);
         let third = DataDir::open(dir.path(), 1, 1, 1).unwrap();
         assert_eq!(third.verdict(), StartVerdict::Clean);
+        assert_eq!(third.durable_mark(0), Lsn(7));
+        drop(third);
+        let other = DataDir::open(dir.path(), 1, 1, 2).err().unwrap();
+        assert!(matches!(other, DirectoryError::Shards { found: 1, expected: 2, .. }));
     }
 
     #[test]
