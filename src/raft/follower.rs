@@ -74,7 +74,8 @@ impl Raft {
     }
 
     /// Bytes from outside: blocks must be of this group, follow each other and `prev` (which this
-    /// log holds, so that no index is near the end of its range), and have terms that do not fall and are not above the leader's. Anything else is dropped whole.
+    /// log holds, so that no index is near the end of its range), and have terms that do not fall
+    /// and are not above the leader's. Anything else is dropped whole.
     fn is_well_formed(&self, prev_index: Index, prev_term: Term, blocks: &[Block]) -> bool {
         let (mut last, mut term) = (prev_index, prev_term);
         for block in blocks {
