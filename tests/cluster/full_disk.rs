@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::check::verify;
 use crate::cluster::{Cluster, PATIENT, Spec, scratch};
 use crate::load::{Entry, Fate, Ledger, Load, Pace, block_of, new_session};
-use crate::process::{PATIENCE, eventually};
+use crate::process::{PATIENCE, eventually, tell};
 use crate::raw::RawClient;
 
 /// Fills a disk of tens of MiB within seconds.
@@ -41,7 +41,7 @@ impl SmallDisk {
         let mounted =
             made && run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&place));
         if !mounted {
-            println!("SKIPPED: needs root (mkfs.ext4 and mount -o loop)");
+            tell("SKIPPED: needs root (mkfs.ext4 and mount -o loop)");
             return None;
         }
         Some(Self { place, _dir: dir })
@@ -101,7 +101,7 @@ fn a_cluster_on_a_full_disk_is_read_only_loses_nothing_and_resumes() {
     let freed = free_space(&ballast);
     load.wait_for(10);
     let resumed = freed.elapsed();
-    println!("full disk: writes go on {} ms after there is space again", resumed.as_millis());
+    tell(&format!("full disk: writes go on {} ms after there is space again", resumed.as_millis()));
     assert!(resumed < NOTICED, "{resumed:?}");
     probes.push(load.finish());
     let ledgers: Vec<&Ledger> = probes.iter().collect();
@@ -134,6 +134,6 @@ fn a_follower_on_a_full_disk_holds_nobody_up_and_catches_up_when_there_is_space(
     free_space(&ballast);
     eventually("space is noticed", NOTICED, || (!is_full(&cluster, full)).then_some(()));
     let written = ledger.entries.iter().map(|e| e.count * HEAVY.value_bytes as u64).sum::<u64>();
-    println!("full follower: {} MiB written by the others meanwhile", written >> 20);
+    tell(&format!("full follower: {} MiB written by the others meanwhile", written >> 20));
     verify(&cluster, &[&ledger]);
 }
