@@ -99,14 +99,14 @@ pub enum Refusal {
     #[error("another node was expected at this address: compare the addresses in the node lists")]
     Node = 3,
     #[error(
-        "cluster configuration differs (nodes, groups, shards or timing): make the [cluster] sections equal"
+        "cluster configuration differs (nodes, groups, shards, wal_sync or store): make the [cluster] sections equal"
     )]
     Config = 4,
     #[error("disk id differs from the one this node is known by: its data directory was replaced")]
     Disk = 5,
     #[error("no such shard on this node")]
     Shard = 6,
-    #[error("too many connections: raise limits.connections_max or close some")]
+    #[error("too many connections: raise limits.client_connections or close some")]
     Connections = 7,
     #[error("this port does not serve that role (clients and peers have a port each)")]
     Port = 8,
