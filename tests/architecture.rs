@@ -22,8 +22,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
     ("metrics", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
     ("runtime", &["metrics", "shard", "wal", "raft", "machine", "wire", "block", "ids"]),
-    ("client", &["runtime", "config", "metrics", "wire", "block", "ids"]),
-    ("load", &["client", "runtime", "config", "metrics", "machine", "wire", "block", "ids"]),
+    ("client", &["runtime", "shard", "config", "metrics", "wire", "block", "ids"]),
+    (
+        "load",
+        &["client", "runtime", "shard", "config", "metrics", "machine", "wire", "block", "ids"],
+    ),
     (
         "server",
         &[

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
+use super::runner::bench;
 use super::{Failure, OutputArg, parse_address};
 use crate::block::{BLOCK_BYTES_MAX, BLOCK_COUNT_MAX};
 use crate::load::options::{BenchOptions, DEFAULT_PROFILES, Output, ProfileOverrides};
-use crate::load::runner::{BenchEvent, bench};
 use crate::load::table;
 
 /// Measure a cluster: an embedded one of three nodes, or a running one
@@ -20,7 +20,7 @@ use crate::load::table;
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     /// Measured seconds for each profile
-    #[arg(long, default_value = "8", value_name = "S", value_parser = parse_seconds)]
+    #[arg(long, default_value = "6", value_name = "S", value_parser = parse_seconds)]
     seconds: f64,
 
     /// Profile to run, by name or as a TOML file; repeatable [default: financial, iot, logging,
@@ -108,9 +108,9 @@ impl BenchArgs {
 pub(super) fn run(args: BenchArgs) -> Result<(), Failure> {
     let options = args.into_options();
     let people = options.output == Output::Table;
-    let report = bench(&options, |event| {
-        // The machine and its costs come first; a run that takes long shows what is known.
-        if let (true, BenchEvent::Calibrated(machine, calibration)) = (people, event) {
+    let report = bench(&options, |machine, calibration| {
+        // The machine and its costs come first: a run takes a while.
+        if people {
             let head = table::render_machine(machine) + &table::render_calibration(calibration);
             let _ = super::print(&head);
         }

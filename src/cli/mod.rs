@@ -11,6 +11,7 @@
 mod bench;
 mod doctor;
 mod logging;
+mod runner;
 mod serve;
 mod status;
 

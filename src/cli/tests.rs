@@ -33,7 +33,7 @@ fn the_definitions_are_consistent() {
 #[test]
 fn bench_alone_runs_the_four_profiles_on_an_embedded_cluster_of_three() {
     let expected = BenchOptions {
-        seconds: 8.0,
+        seconds: 6.0,
         profiles: DEFAULT_PROFILES.map(str::to_owned).to_vec(),
         overrides: ProfileOverrides::default(),
         nodes: 3,

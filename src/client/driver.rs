@@ -169,7 +169,10 @@ impl Driver {
             return None;
         }
         *slot = None;
-        self.owners[conn.slot()] = None;
+        // The connection's slot may belong to the next one already.
+        if self.owner(conn).is_some() {
+            self.owners[conn.slot()] = None;
+        }
         Some(conn)
     }
 

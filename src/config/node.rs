@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{Checker, ClusterConfig, ConfigError, NodeAddress};
-use crate::block::BLOCK_BYTES_MAX;
 
 const EXAMPLE: &str = "tuning/node.toml";
 
@@ -41,8 +40,6 @@ pub struct LimitsConfig {
     pub uncommitted_mib: u32,
     /// Client connections per node.
     pub client_connections: u32,
-    /// Largest frame on either port, KiB.
-    pub frame_kib: u32,
     /// Append messages under way to one follower of one group.
     pub inflight_appends: u32,
     /// Their bytes.
@@ -60,7 +57,6 @@ impl Default for LimitsConfig {
         Self {
             uncommitted_mib: 32,
             client_connections: 4096,
-            frame_kib: 4096,
             inflight_appends: 256,
             inflight_mib: 16,
             cache_mib: 32,
@@ -259,14 +255,6 @@ impl NodeConfig {
 
 impl LimitsConfig {
     fn validate(&self, check: Checker<'_>) -> Result<(), ConfigError> {
-        // A frame carries at least one block of the largest size, and its envelope.
-        let frame_min = (BLOCK_BYTES_MAX as u64 >> 10) + 64;
-        check.within(
-            "limits.frame_kib",
-            self.frame_kib.into(),
-            frame_min..=65_536,
-            "use 1088 to 65536: the largest block must fit",
-        )?;
         let (some, mend) = (1..=65_536, "use 1 to 65536");
         for (key, value) in [
             ("limits.client_connections", self.client_connections),

@@ -24,7 +24,7 @@ pub struct Profile {
     pub wal_sync: bool,
     /// Commands per block, as the client gathers them.
     pub batch_size: u32,
-    /// The client waits this long for a block to fill.
+    /// The log waits this long for more before a flush.
     #[serde(default)]
     pub linger_us: u64,
     /// Blocks without an answer, over all connections.
@@ -53,6 +53,10 @@ pub struct Profile {
     pub sync_lag_ms: u64,
     #[serde(default = "default_sync_lag_bytes")]
     pub sync_lag_bytes: u64,
+    /// Log space of each shard that is written before the run begins. A log that recycles its
+    /// segments has it; a growing one zeroes each segment first, at the price of half the disk.
+    #[serde(default = "default_prepared_mib")]
+    pub prepared_mib: u32,
     /// Encoded bytes of events kept per queue.
     #[serde(default = "default_retention_bytes")]
     pub retention_bytes: u64,
@@ -88,6 +92,10 @@ fn default_sync_lag_ms() -> u64 {
 
 fn default_sync_lag_bytes() -> u64 {
     1 << 20
+}
+
+fn default_prepared_mib() -> u32 {
+    256
 }
 
 fn default_retention_bytes() -> u64 {
@@ -181,6 +189,7 @@ impl Profile {
         check.within("linger_us", self.linger_us, 0..=1_000_000, "use 0 to 1000000")?;
         check.within("sync_lag_ms", self.sync_lag_ms, 1..=60_000, "use 1 to 60000")?;
         check.within("sync_lag_bytes", self.sync_lag_bytes, 1..=1 << 40, "use 1 to 2^40")?;
+        check.within("prepared_mib", self.prepared_mib.into(), 64..=4096, "use 64 to 4096")?;
         check.within("retention_bytes", self.retention_bytes, 1..=1 << 40, "use 1 to 2^40")
     }
 }

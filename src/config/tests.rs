@@ -145,7 +145,6 @@ fn sizes_and_counts_are_checked() {
             "cluster.store.session_answers_max",
             refused(|c| c.cluster.store.session_answers_max = 8191),
         ),
-        ("limits.frame_kib", refused(|c| c.limits.frame_kib = 1024)),
         ("limits.client_connections", refused(|c| c.limits.client_connections = 0)),
         ("limits.cache_mib", refused(|c| c.limits.cache_mib = 257)),
         ("limits.staged_mib", refused(|c| c.limits.staged_mib = 1)),

@@ -91,7 +91,6 @@ pub struct Load {
     /// The driver's clock at `start`: one reading serves both.
     driver_start: Tick,
     unix_us: u64,
-    measuring: bool,
     outcome: RunOutcome,
 }
 
@@ -127,7 +126,6 @@ impl Load {
             next_seat: 0,
             start: Instant::now(),
             unix_us: unix.map_or(0, |since| since.as_micros() as u64),
-            measuring: false,
             outcome: RunOutcome::new(&plan.schedule),
             plan,
         };
@@ -210,20 +208,20 @@ impl Load {
         self.run_until(self.plan.warm_up, progress.as_ref())?;
         let flushes_before = self.flushes()?;
         self.outcome = RunOutcome::new(&self.plan.schedule);
-        self.measuring = true;
         at_start();
         let begin = self.start.elapsed();
         self.run_until(begin + self.plan.measured, progress.as_ref())?;
         self.outcome.elapsed = self.start.elapsed() - begin;
-        self.measuring = false;
         at_end();
+        // What comes home from here on is not counted.
+        let mut outcome = self.outcome.clone();
         let flushes_after = self.flushes()?;
-        self.outcome.flushes = flushes_before.zip(flushes_after).map(|(a, b)| b.saturating_sub(a));
+        outcome.flushes = flushes_before.zip(flushes_after).map(|(a, b)| b.saturating_sub(a));
         self.drain()?;
         if let Some(progress) = progress {
             progress.finish();
         }
-        Ok(self.outcome)
+        Ok(outcome)
     }
 
     fn restart_clock(&mut self) {
@@ -336,14 +334,12 @@ impl Load {
     /// Waits for what is in flight, without counting it.
     fn drain(&mut self) -> Result<(), DriveError> {
         let until = Instant::now() + Duration::from_secs(12);
-        let outcome = self.outcome.clone();
         while self.pacer.in_flight() > 0 && Instant::now() < until {
             self.driver.turn()?;
             self.collect();
             let pause = self.driver.now().plus(20_000);
             self.driver.wait(pause)?;
         }
-        self.outcome = outcome;
         Ok(())
     }
 

@@ -18,12 +18,10 @@
 //! ```
 
 pub mod drive;
-pub mod embedded;
 pub mod histogram;
 pub mod options;
 pub mod progress;
 pub mod report;
-pub mod runner;
 pub mod sample;
 pub mod schedule;
 pub mod table;

@@ -38,13 +38,16 @@ pub fn disk_error(error: &io::Error) -> DiskError {
     DiskError { kind, errno: error.raw_os_error().unwrap_or(0), message: error.to_string() }
 }
 
+/// Segments whose descriptors are kept open; those of others are opened again when needed.
+const SEGMENTS_OPEN_MAX: usize = 16;
+
 struct SegmentFile {
     synced: File,
     plain: File,
 }
 
 enum Pending {
-    Write { buffer: AlignedBuf, len: usize, done: usize, offset: u64, file: SegmentNo, sync: bool },
+    Write { buffer: AlignedBuf, len: usize, done: usize, offset: u64, sync: bool },
     Sync,
     Read { buffer: AlignedBuf, len: usize },
 }
@@ -56,7 +59,7 @@ pub type DiskEvent = (OpId, Result<DiskDone, DiskError>);
 pub struct Disk {
     dir: PathBuf,
     files: BTreeMap<SegmentNo, SegmentFile>,
-    pending: Vec<Option<(OpId, Pending)>>,
+    pending: Vec<Option<(OpId, SegmentNo, Pending)>>,
     free: Vec<u32>,
     in_flight: usize,
     /// For drills: counts down with each write; the one that finds 1 fails with EIO.
@@ -89,10 +92,9 @@ impl Disk {
 
     /// Starts an operation. `Prepare` is not for the ring: see [`super::cold`].
     pub fn start(&mut self, ring: &mut Ring, op: DiskOp) {
-        let (id, pending) = match op {
+        let (id, segment, pending) = match op {
             DiskOp::Write { op, segment, offset, buffer, len, sync } => {
-                let write = Pending::Write { buffer, len, done: 0, offset, file: segment, sync };
-                (op, write)
+                (op, segment, Pending::Write { buffer, len, done: 0, offset, sync })
             }
             DiskOp::Sync { op, segment } => return self.start_sync(ring, op, segment),
             DiskOp::Read { op, segment, offset, len } => {
@@ -105,7 +107,7 @@ impl Disk {
             self.failed.push((id, Err(disk_error(&error))));
             return;
         }
-        let slot = self.insert(id, pending);
+        let slot = self.insert(id, segment, pending);
         self.push_write(ring, slot);
     }
 
@@ -121,12 +123,12 @@ impl Disk {
     }
 
     fn push_write(&mut self, ring: &mut Ring, slot: u32) {
-        let Some((id, Pending::Write { buffer, len, done, offset, file, sync })) =
+        let Some((id, segment, Pending::Write { buffer, len, done, offset, sync })) =
             &self.pending[slot as usize]
         else {
             return;
         };
-        let (id, segment) = (*id, *file);
+        let (id, segment) = (*id, *segment);
         let rest = &buffer.as_slice()[*done..*len];
         let (pointer, size, at, sync) =
             (rest.as_ptr(), rest.len() as u32, offset + *done as u64, *sync);
@@ -137,7 +139,7 @@ impl Disk {
                     .offset(at)
                     .build();
                 // SAFETY: the buffer's pages stay where they are, in the slot, untouched until
-                // this operation's completion; descriptors live in `files` as long.
+                // this operation's completion; `open` keeps the descriptors of pending operations.
                 unsafe { ring.push(entry, token(slot)) };
             }
             Err(error) => self.fail(slot, id, &error),
@@ -145,7 +147,7 @@ impl Disk {
     }
 
     fn start_sync(&mut self, ring: &mut Ring, id: OpId, segment: SegmentNo) {
-        let slot = self.insert(id, Pending::Sync);
+        let slot = self.insert(id, segment, Pending::Sync);
         match self.open(segment) {
             Ok(files) => {
                 let entry = opcode::Fsync::new(types::Fd(files.plain.as_raw_fd()))
@@ -161,8 +163,8 @@ impl Disk {
     fn start_read(&mut self, ring: &mut Ring, id: OpId, segment: SegmentNo, at: u64, len: usize) {
         let mut buffer = AlignedBuf::with_capacity(len);
         buffer.pad_to(len);
-        let slot = self.insert(id, Pending::Read { buffer, len });
-        let Some((_, Pending::Read { buffer, .. })) = &mut self.pending[slot as usize] else {
+        let slot = self.insert(id, segment, Pending::Read { buffer, len });
+        let Some((_, _, Pending::Read { buffer, .. })) = &mut self.pending[slot as usize] else {
             return;
         };
         let pointer = buffer.as_mut_slice().as_mut_ptr();
@@ -177,13 +179,13 @@ impl Disk {
         }
     }
 
-    fn insert(&mut self, id: OpId, pending: Pending) -> u32 {
+    fn insert(&mut self, id: OpId, segment: SegmentNo, pending: Pending) -> u32 {
         self.in_flight += 1;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.pending.push(None);
             (self.pending.len() - 1) as u32
         });
-        self.pending[slot as usize] = Some((id, pending));
+        self.pending[slot as usize] = Some((id, segment, pending));
         slot
     }
 
@@ -191,7 +193,8 @@ impl Disk {
         let taken = self.pending.get_mut(slot as usize)?.take()?;
         self.free.push(slot);
         self.in_flight -= 1;
-        Some(taken)
+        let (id, _, pending) = taken;
+        Some((id, pending))
     }
 
     fn fail(&mut self, slot: u32, id: OpId, error: &io::Error) {
@@ -201,6 +204,7 @@ impl Disk {
 
     fn open(&mut self, segment: SegmentNo) -> io::Result<&SegmentFile> {
         if !self.files.contains_key(&segment) {
+            self.close_idle();
             let path = segment_path(&self.dir, segment);
             let open = |flags| {
                 OpenOptions::new()
@@ -213,6 +217,22 @@ impl Disk {
             self.files.insert(segment, file);
         }
         Ok(&self.files[&segment])
+    }
+
+    /// Keeps the number of open descriptors bounded however long the log is.
+    fn close_idle(&mut self) {
+        if self.files.len() < SEGMENTS_OPEN_MAX {
+            return;
+        }
+        let busy = |no: &SegmentNo| self.pending.iter().flatten().any(|(_, used, _)| used == no);
+        if let Some(idle) = self.files.keys().copied().find(|no| !busy(no)) {
+            self.files.remove(&idle);
+        }
+    }
+
+    /// True when an operation failed that `drain_failed` has not told yet.
+    pub fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
     }
 
     /// Operations that failed before they reached the kernel.
@@ -244,7 +264,7 @@ impl Disk {
 
     fn completed(&mut self, ring: &mut Ring, slot: u32, count: usize, events: &mut Vec<DiskEvent>) {
         // A short write goes on where it stopped, as long as it makes whole sectors.
-        if let Some(Some((_, Pending::Write { len, done, .. }))) =
+        if let Some(Some((_, _, Pending::Write { len, done, .. }))) =
             self.pending.get_mut(slot as usize)
             && *done + count < *len
             && count > 0
@@ -269,6 +289,15 @@ impl Disk {
             }),
         };
         events.push((id, result));
+    }
+}
+
+impl Drop for Disk {
+    /// After a panic operations may be in flight: what the kernel still reads or writes is leaked.
+    fn drop(&mut self) {
+        if self.in_flight > 0 {
+            std::mem::forget(std::mem::take(&mut self.pending));
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use crate::wire::hello::{HELLO_BYTES, Hello, HelloReply, Refusal, Role};
 const GREETING_US: u64 = 3_000_000;
 /// A connection that stops in the middle of a frame is closed after this.
 const UNFINISHED_US: u64 = 5_000_000;
+/// Connections that may be without a handshake beside all those that are welcome.
+const GREETINGS_MAX: usize = 1024;
 const DIAL_AGAIN_MIN_US: u64 = 50_000;
 const DIAL_AGAIN_MAX_US: u64 = 1_000_000;
 /// Lines about connections and roles in any second; what is over is counted.
@@ -168,6 +170,13 @@ impl Links {
         *slot = LinkSlot { conn, link, paused: false, unfinished: None };
     }
 
+    /// Forgets a connection that is gone. Its slot may have a new owner, who is left alone.
+    pub fn clear(&mut self, conn: ConnId) {
+        if self.by_slot.get(conn.slot()).is_some_and(|slot| slot.conn == conn) {
+            self.set(conn, Link::None);
+        }
+    }
+
     /// Stops reading from a client that does not read its answers.
     pub fn pause(&mut self, conn: ConnId) {
         self.by_slot[conn.slot()].paused = true;
@@ -295,6 +304,13 @@ impl Links {
 
 impl<M: StateMachine> Reactor<M> {
     pub(super) fn accepted(&mut self, now: Tick, listener: usize, socket: OwnedFd) {
+        if self.net.count() >= self.links.connections_max + GREETINGS_MAX {
+            // Dropped without a word on it: descriptors are kept for the log.
+            if self.links.may_log(now) {
+                warn!("connection dropped: limits.client_connections is reached");
+            }
+            return;
+        }
         let conn = self.net.adopt(socket);
         let role = self.links.roles[listener];
         self.links.set(conn, Link::Greeting { role, until: now.plus(GREETING_US) });
@@ -432,13 +448,15 @@ impl<M: StateMachine> Reactor<M> {
         if reason == CUT_SHORT && !is_ours && self.links.may_log(now) {
             warn!(link = %self.links.describe(conn), reason, "connection closed");
         }
-        self.forget_link(conn);
+        // By the whole id: the slot may belong to the next connection already.
+        self.shard.client_closed(conn.to_u64());
+        let draining = self.links.draining;
         if let Some(dial) = self.links.dial_of(conn) {
             let (node, was_up) = (dial.node, dial.up);
             dial.conn = None;
             dial.up = false;
             dial.next_try = now.plus(dial.pause_us);
-            let news = dial.logged != reason;
+            let news = dial.logged != reason && !draining;
             dial.logged = reason.to_owned();
             if news && self.links.may_log(now) {
                 warn!(node = node.0, reason, "no link to peer");
@@ -447,7 +465,7 @@ impl<M: StateMachine> Reactor<M> {
                 self.shard.peer_disconnected(now, node);
             }
         }
-        self.links.set(conn, Link::None);
+        self.links.clear(conn);
     }
 
     /// Tells the shard that a client is gone.

@@ -68,6 +68,20 @@ pub fn locked_memory_limit() -> Option<u64> {
     soft_limit(&read("/proc/self/limits"), "Max locked memory")
 }
 
+/// Raises the soft limit of open files to the hard one: the usual soft limit of 1,024 is less than
+/// the clients a node accepts, and a log that cannot open its next segment stops the node.
+pub fn raise_open_files() {
+    // SAFETY: the structure is a local of the right type that both calls read or fill. A failure
+    // leaves the limit as it is.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
 /// Soft limit from `/proc/self/limits`; `None` for "unlimited" (or a table without that line).
 fn soft_limit(limits: &str, name: &str) -> Option<u64> {
     let rest = limits.lines().find_map(|line| line.strip_prefix(name))?;

@@ -117,7 +117,7 @@ impl Net {
 
     /// Takes over a connected socket. Nothing is received before [`Net::receive`].
     pub fn adopt(&mut self, socket: OwnedFd) -> ConnId {
-        set_nodelay(socket.as_raw_fd());
+        set_options(socket.as_raw_fd());
         self.insert(socket)
     }
 
@@ -143,7 +143,7 @@ impl Net {
     /// Opens a connection; `Opened` or `Closed` follows.
     pub fn connect(&mut self, ring: &mut Ring, address: SocketAddr) -> io::Result<ConnId> {
         let fd = stream_socket(&address)?;
-        set_nodelay(fd.as_raw_fd());
+        set_options(fd.as_raw_fd());
         let id = self.insert(fd);
         let conn = self.conn_mut(id).expect("just made");
         let raw = conn.connecting.insert(Box::new(SockAddr::new(&address)));
@@ -250,6 +250,17 @@ impl Net {
         let conn = self.remove(id)?;
         self.free.push(id.index);
         Some(conn.fd)
+    }
+
+    /// True when a close waits to be reported.
+    pub fn has_closed(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
+    /// True when a send is in flight.
+    pub fn is_sending(&self) -> bool {
+        let mut conns = self.slots.iter().filter_map(|slot| slot.conn.as_ref());
+        conns.any(|conn| conn.sending.is_some() && conn.closing.is_none())
     }
 
     /// Connections that are open, or of whose end nobody was told yet.
@@ -402,6 +413,17 @@ impl Net {
     }
 }
 
+impl Drop for Net {
+    /// After a panic operations may be in flight: what the kernel still reads or writes is leaked.
+    fn drop(&mut self) {
+        for conn in self.slots.iter_mut().filter_map(|slot| slot.conn.take()) {
+            if conn.receiving || conn.sending.is_some() || conn.connecting.is_some() {
+                std::mem::forget(conn);
+            }
+        }
+    }
+}
+
 fn token(kind: u8, id: ConnId) -> Token {
     Token { kind, generation: id.generation, index: id.index }
 }
@@ -415,19 +437,24 @@ fn fail(conn: &mut Conn, reason: String) {
     }
 }
 
-fn set_nodelay(fd: RawFd) {
-    let on: libc::c_int = 1;
+/// What was sent and not acknowledged for so long ends the connection: a machine that lost power
+/// says nothing, and TCP alone would wait for minutes.
+const USER_TIMEOUT_MS: libc::c_int = 5_000;
+
+fn set_options(fd: RawFd) {
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, USER_TIMEOUT_MS);
+    // And silence is asked about, first after 5 s.
+    set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 5);
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1);
+}
+
+fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the option's value is an int that lives across the call. A failure costs latency, not
     // correctness.
-    unsafe {
-        libc::setsockopt(
-            fd,
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
+    unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), size) };
 }
 
 fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {

@@ -12,7 +12,7 @@ use super::links::{Link, Links};
 use super::net::{ConnId, Net, NetEvent};
 use super::ring::{Completion, Ring};
 use super::routing::ShardPort;
-use crate::ids::Tick;
+use crate::ids::{Lsn, Tick};
 use crate::machine::StateMachine;
 use crate::shard::{Output, Shard};
 use crate::wal::{DiskDone, DiskOp, WalError};
@@ -91,8 +91,9 @@ impl<M: StateMachine> Reactor<M> {
         }
     }
 
-    /// Runs until it is told to stop or the log fails. `Ok(true)`: everything is on stable storage.
-    pub fn run(mut self) -> Result<bool, WalError> {
+    /// Runs until it is told to stop or the log fails. `Ok(Some(end))`: everything is on
+    /// stable storage, up to there.
+    pub fn run(mut self) -> Result<Option<Lsn>, WalError> {
         self.finish_recovery();
         self.links.listen(&mut self.ring, &mut self.net);
         let result = loop {
@@ -114,7 +115,7 @@ impl<M: StateMachine> Reactor<M> {
             self.shard.apply(now);
             self.send_to_clients();
             if self.is_drained(now) {
-                break Ok(self.shard.is_quiet());
+                break Ok(self.shard.is_quiet().then(|| self.shard.wal().durable()));
             }
             if let Err(error) = self.sleep() {
                 panic!("io_uring refuses to work: {error}");
@@ -352,7 +353,8 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     fn is_drained(&self, now: Tick) -> bool {
-        self.draining_until.is_some_and(|until| now >= until || self.shard.is_quiet())
+        let quiet = || self.shard.is_quiet() && !self.net.is_sending();
+        self.draining_until.is_some_and(|until| now >= until || quiet())
     }
 
     fn sleep(&mut self) -> std::io::Result<()> {
@@ -361,7 +363,8 @@ impl<M: StateMachine> Reactor<M> {
         if self.links.has_chores() || self.net.has_paused() || self.draining_until.is_some() {
             until = until.min(self.next_chores);
         }
-        if until <= now || !self.port.arrivals.is_empty() {
+        let untold = self.disk.has_failed() || self.net.has_closed();
+        if until <= now || untold || !self.port.arrivals.is_empty() {
             return self.ring.submit();
         }
         if self.spin_us > 0 {
@@ -379,6 +382,7 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Lets the kernel finish with every buffer before any is freed.
     fn wind_up(mut self) {
+        let _ = self.ring.submit();
         self.net.close_all("the node stops");
         let until = self.ring.now().plus(DRAIN_US);
         while (self.net.count() > 0 || self.disk.in_flight() > 0) && self.ring.now() < until {

@@ -16,6 +16,7 @@ use thiserror::Error;
 use tracing::warn;
 
 use crate::ids::{Incarnation, Lsn};
+use crate::runtime::entropy::random;
 use crate::wal::{
     BootError, BootRecord, BootState, LogIdentity, SLOT_BYTES, StartVerdict, next_start,
 };
@@ -31,6 +32,11 @@ pub enum DirectoryError {
     InUse { path: PathBuf },
     #[error("{path}: {reason}; check the directory, its owner and its permissions")]
     Io { path: PathBuf, reason: String },
+    #[error(
+        "{path} was made with {found} shards, the configuration says {expected}: set \
+         cluster.shards back; it is fixed once there is data"
+    )]
+    Shards { path: PathBuf, found: usize, expected: u32 },
     #[error("{path}: {error}")]
     Boot { path: PathBuf, error: BootError },
 }
@@ -82,6 +88,10 @@ impl DataDir {
         let (mut boot, verdict) = next_start(previous.as_ref(), identity, boot_id().map_err(&io)?);
         // No group enters RECOVERING yet, so nothing would ever clear the mark again.
         boot.recovering = false;
+        if previous.is_some() && boot.durable.len() != shards as usize {
+            let found = boot.durable.len();
+            return Err(DirectoryError::Shards { path: path.into(), found, expected: shards });
+        }
         boot.durable.resize(shards as usize, Lsn::ZERO);
         let directory = Self { path: path.into(), lock, boot_file, boot, verdict };
         directory.write().map_err(&io)?;
@@ -123,9 +133,11 @@ impl DataDir {
         Ok(path)
     }
 
-    /// Records a clean end: every log is synced, nothing runs any more.
-    pub fn mark_clean(&mut self) {
+    /// Records a clean end: every log is synced up to its end in `durable` (by shard), and nothing
+    /// runs any more. Recovery takes a log that is shorter for damaged, not for torn.
+    pub fn mark_clean(&mut self, durable: Vec<Lsn>) {
         self.boot = self.boot.next_write();
+        self.boot.durable = durable;
         self.boot.state = BootState::Clean;
         if let Err(error) = self.write() {
             warn!(%error, "the clean end was not recorded; the next start treats it as a crash");
@@ -167,13 +179,6 @@ fn sync_dir(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// 128 random bits: identity of a disk, epoch of a log, session of a client.
-pub fn random() -> std::io::Result<u128> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u128::from_le_bytes(bytes).max(1))
-}
-
 /// The kernel's boot id: changes when the machine starts, not when a process does. A drill that
 /// cuts power on a loop device sets it by `RINGRAFT_BOOT_ID` (32 hex digits).
 fn boot_id() -> std::io::Result<u128> {
@@ -210,10 +215,14 @@ mod tests {
         assert_eq!(second.identity().disk, disk);
         assert_eq!(second.incarnation(), Incarnation(start.0 + 1));
         assert_eq!(second.verdict(), StartVerdict::ProcessCrash);
-        second.mark_clean();
+        second.mark_clean(vec![Lsn(7)]);
         drop(second);
         let third = DataDir::open(dir.path(), 1, 1, 1).unwrap();
         assert_eq!(third.verdict(), StartVerdict::Clean);
+        assert_eq!(third.durable_mark(0), Lsn(7));
+        drop(third);
+        let other = DataDir::open(dir.path(), 1, 1, 2).err().unwrap();
+        assert!(matches!(other, DirectoryError::Shards { found: 1, expected: 2, .. }));
     }
 
     #[test]

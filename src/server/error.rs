@@ -29,6 +29,11 @@ pub enum StartError {
          {durable}); restore this node's directory, or replace the node"
     )]
     Rot { shard: u32, valid: u64, durable: u64 },
+    #[error(
+        "shard {shard}: its log holds group {group}, which the configuration does not put there; \
+         set cluster.groups and cluster.shards back, they are fixed once there is data"
+    )]
+    ForeignGroup { shard: u32, group: u32 },
     #[error("the kernel refuses what a node needs: {0}; run `ringraft doctor`")]
     Kernel(std::io::Error),
     #[error("shard {0} did not start; see the log above")]

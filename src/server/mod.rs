@@ -5,6 +5,7 @@
 //! synced, the logs recovered, and only then does a thread accept a connection.
 
 pub mod directory;
+pub mod embedded;
 mod error;
 mod plan;
 mod recovery;
@@ -26,7 +27,7 @@ use self::plan::{ShardEnd, ShardPlan};
 use crate::config::NodeConfig;
 use crate::ids::NodeId;
 use crate::runtime::cold::Cold;
-use crate::runtime::machine::locked_memory_limit;
+use crate::runtime::machine::{locked_memory_limit, raise_open_files};
 use crate::runtime::routing::{Routes, ShardPort};
 use crate::wal::StartVerdict;
 use crate::wire::hello::Role;
@@ -94,6 +95,7 @@ impl Node {
     pub fn start_on(config: &NodeConfig, listeners: Listeners) -> Result<Self, StartError> {
         config.validate()?;
         check_locked_memory()?;
+        raise_open_files();
         let peers = resolve_peers(config)?;
         let client_address = listeners.client.local_addr().map_err(StartError::Kernel)?;
         let cluster = &config.cluster;
@@ -175,11 +177,11 @@ impl Node {
     /// half its shards is not a node.
     pub fn wait(mut self) -> Result<(), NodeFailure> {
         let mut result = Ok(());
-        let mut all_quiet = true;
+        let mut ends = vec![None; self.threads.len()];
         for _ in 0..self.threads.len() {
             let Ok(ShardEnd { shard, outcome }) = self.ends.recv() else { break };
             match outcome {
-                Some(Ok(quiet)) => all_quiet &= quiet,
+                Some(Ok(end)) => ends[shard as usize] = end,
                 Some(Err(error)) => {
                     self.stop();
                     result = result.and(Err(NodeFailure::Log { shard, error }));
@@ -191,8 +193,8 @@ impl Node {
             }
         }
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
-        if result.is_ok() && all_quiet {
-            self.directory.mark_clean();
+        if let (Ok(()), Some(ends)) = (&result, ends.into_iter().collect()) {
+            self.directory.mark_clean(ends);
         }
         result
     }

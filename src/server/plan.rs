@@ -30,11 +30,11 @@ const RING_ENTRIES: u32 = 1024;
 /// Least share of the in-memory tail for one of very many groups.
 const CACHE_BYTES_MIN: u64 = 64 << 10;
 
-/// How a shard's thread ended: `Ok(whether everything was on stable storage)`, the log's error, or
+/// How a shard's thread ended: `Ok(the log's end, if all of it is on stable storage)`, the log's error, or
 /// `None` for a panic.
 pub struct ShardEnd {
     pub shard: u32,
-    pub outcome: Option<Result<bool, WalError>>,
+    pub outcome: Option<Result<Option<Lsn>, WalError>>,
 }
 
 /// What a shard's thread is built from.
@@ -59,7 +59,7 @@ pub struct ShardPlan {
 struct EndReport {
     shard: u32,
     end: mpsc::Sender<ShardEnd>,
-    outcome: Option<Result<bool, WalError>>,
+    outcome: Option<Result<Option<Lsn>, WalError>>,
 }
 
 impl Drop for EndReport {
@@ -96,7 +96,10 @@ impl ShardPlan {
         let ring = Ring::new(RING_ENTRIES, Instant::now(), waker).map_err(StartError::Kernel)?;
         ring.hold(&self.lock).map_err(StartError::Kernel)?;
         let wal_config = self.wal_config();
-        let (wal, groups) = recovery::open(wal_config, self.identity, &self.dir, self.mark)?;
+        let (groups, shards, shard) =
+            (self.config.cluster.groups, self.config.cluster.shards, self.shard);
+        let ours = |group: GroupId| group.0 < groups && group.0 % shards == shard;
+        let (wal, groups) = recovery::open(wal_config, self.identity, &self.dir, self.mark, ours)?;
         let limits = self.config.cluster.store.limits();
         let machine = |_: GroupId| EventStore::new(limits);
         let shard = Shard::new(self.shard_config(), wal, groups, machine, ring.now());

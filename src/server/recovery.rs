@@ -9,9 +9,9 @@ use bytes::{Bytes, BytesMut};
 use tracing::{info, warn};
 
 use super::StartError;
-use super::directory::random;
-use crate::ids::Lsn;
+use crate::ids::{GroupId, Lsn};
 use crate::runtime::disk::{disk_error, segment_of, segment_path};
+use crate::runtime::entropy::random;
 use crate::shard;
 use crate::wal::{
     DiskError, LogIdentity, SegmentNo, SegmentSource, Verdict, Wal, WalConfig, recover_from,
@@ -23,6 +23,7 @@ pub fn open(
     identity: LogIdentity,
     dir: &Path,
     mark: Lsn,
+    belongs: impl Fn(GroupId) -> bool,
 ) -> Result<(Wal, shard::Recovered), StartError> {
     let shard = config.shard;
     let mut files = Files::list(dir).map_err(StartError::Kernel)?;
@@ -42,6 +43,9 @@ pub fn open(
             groups = recovered.groups.len(),
             "log recovered"
         ),
+    }
+    if let Some(group) = recovered.groups.keys().find(|group| !belongs(**group)) {
+        return Err(StartError::ForeignGroup { shard, group: group.0 });
     }
     let groups = recovered.groups.iter().map(|(id, group)| (*id, shard::restored(group))).collect();
     let epoch = random().map_err(StartError::Kernel)? as u64;

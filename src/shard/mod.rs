@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Every ordering rule of the data path is in this module and in `raft` and `wal`:
-//! - a message leaves only when the persist it speaks for is settled ([`group`]);
-//! - a client hears of a block only when it is committed and applied ([`apply`]);
+//! - a message leaves only when the persist it speaks for is settled (`group`);
+//! - a client hears of a block only when it is committed and applied (`apply`);
 //! - after the log's first error nothing is acknowledged, voted or sent any more.
 
 mod apply;
@@ -130,8 +130,6 @@ pub struct Shard<M> {
     /// is.
     recovered: Lsn,
     fatal: Option<WalError>,
-    /// Where the log ended when it was recovered.
-    recovered_end: Lsn,
     draining: bool,
     stats: ShardStats,
 }
@@ -149,7 +147,6 @@ impl<M: StateMachine> Shard<M> {
         let peers: Vec<Peer> =
             config.voters.iter().filter(|&&n| n != config.node).map(|&n| Peer::new(n)).collect();
         let outgoing = peers.iter().map(|_| Vec::new()).collect();
-        let recovered_end = wal.written();
         let mut shard = Self {
             groups: Vec::new(),
             ready: Ready::default(),
@@ -169,7 +166,6 @@ impl<M: StateMachine> Shard<M> {
             recovered: wal.written(),
             wal,
             fatal: None,
-            recovered_end,
             draining: false,
             stats: ShardStats::default(),
             config,
@@ -405,7 +401,7 @@ impl<M: StateMachine> Shard<M> {
             return false;
         }
         self.wal.flush(now, &mut out.disk);
-        self.wal.durable() < self.recovered_end
+        !self.is_recovered()
     }
 
     /// True when no proposal waits for its answer and everything staged is on stable storage.

@@ -99,7 +99,7 @@ pub enum Refusal {
     #[error("another node was expected at this address: compare the addresses in the node lists")]
     Node = 3,
     #[error(
-        "cluster configuration differs (nodes, groups, shards, wal_sync or store): make the [cluster] sections equal"
+        "cluster configuration differs (nodes, groups, shards or limits of the state): make the [cluster] sections equal"
     )]
     Config = 4,
     #[error("disk id differs from the one this node is known by: its data directory was replaced")]

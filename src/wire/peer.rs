@@ -25,6 +25,9 @@ use crate::raft::message::{Body, Message};
 pub const PEER_ENTRY_BYTES: usize = 64;
 const _: () = assert!(size_of::<PeerEntry>() == PEER_ENTRY_BYTES);
 
+/// No cluster lives to see it; a term near the end of its range would stop elections for good.
+const TERM_MAX: u64 = u64::MAX / 2;
+
 const FLAG_PRE: u8 = 1;
 const FLAG_GRANTED: u8 = 2;
 
@@ -97,7 +100,7 @@ impl PeerEntry {
             7 => Body::HeartbeatReply { context: a },
             _ => return None,
         };
-        if self.blocks > 0 && self.kind != 3 {
+        if (self.blocks > 0 && self.kind != 3) || self.term > TERM_MAX {
             return None;
         }
         let message = Message {

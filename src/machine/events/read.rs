@@ -4,7 +4,7 @@ use super::EventStore;
 use super::query::{DigestReply, Event, LIST_QUEUES_MAX, Query, QueueInfo, READ_BYTES_MAX};
 use super::queue::{Queue, Stored};
 use crate::ids::Index;
-use crate::machine::QueryError;
+use crate::machine::{QueryError, StateMachine};
 
 impl<'a> From<Stored<'a>> for Event<'a> {
     fn from(stored: Stored<'a>) -> Self {
@@ -17,6 +17,10 @@ impl<'a> From<Stored<'a>> for Event<'a> {
         }
     }
 }
+
+/// A full digest walks the store on the shard's thread; over this many bytes it would hold up
+/// heartbeats.
+const FULL_DIGEST_BYTES_MAX: u64 = 32 << 20;
 
 impl EventStore {
     /// Appends the answer to `reply`.
@@ -32,6 +36,9 @@ impl EventStore {
                 reply.extend_from_slice(value.ok_or(QueryError::NotFound("configuration key"))?);
             }
             Query::Digest => self.put_digest(self.digest, reply),
+            Query::FullDigest if self.memory_bytes() > FULL_DIGEST_BYTES_MAX => {
+                return Err(QueryError::Malformed("a full digest of so large a store"));
+            }
             Query::FullDigest => self.put_digest(self.full_digest(), reply),
         }
         Ok(())

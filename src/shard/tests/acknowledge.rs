@@ -123,3 +123,38 @@ fn without_sync_a_vote_still_waits_for_stable_storage() {
     c.elect();
     assert!(c.raft(c.leader(0).unwrap(), 0).term() > term);
 }
+
+#[test]
+fn without_sync_an_append_behind_a_new_term_waits_for_the_term() {
+    let mut setup = Setup::new(1);
+    setup.nodes = 5;
+    setup.shard.wal_sync = false;
+    setup.wal.sync_lag_us = 1 << 40;
+    let (mut c, old, [a, _]) = three(setup);
+    // In front of a's new term lies an unsynced block, so that no write alone makes it durable.
+    let client = c.client(old);
+    c.submit(client, &[block(0, 9, 1)]);
+    assert!(c.answer(client).result.is_ok());
+    c.run(5 * MS);
+    c.isolate(a);
+    c.kill(old);
+    c.run_until("another leader", 3000 * MS, |c| c.leader(0).is_some());
+    c.elect();
+    let new = c.leader(0).unwrap();
+    c.heal();
+    c.hold_disk(a);
+    for _ in 0..300 {
+        c.run(MS);
+        c.complete_by_hand(a, |op| matches!(op, DiskOp::Write { .. }));
+    }
+    assert_eq!(c.raft(a, 0).term(), c.raft(new, 0).term(), "it has heard of the term");
+    assert_eq!(c.raft(a, 0).last_index(), c.raft(new, 0).last_index(), "and taken the entries");
+    let id = c.raft(a, 0).id();
+    let matched = |c: &Cluster<_>| {
+        c.raft(new, 0).progress().find(|(node, _)| *node == id).expect("a peer").1.matched()
+    };
+    assert_eq!(matched(&c).0, 0, "but says nothing in a term it could forget");
+    c.release_disk(a);
+    c.run(200 * MS);
+    assert_eq!(matched(&c), c.raft(new, 0).last_index());
+}

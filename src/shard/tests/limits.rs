@@ -95,6 +95,34 @@ fn one_turn_does_not_take_on_more_than_the_log_has_room_for() {
 }
 
 #[test]
+fn a_follower_takes_on_no_more_in_one_turn_than_its_log_has_room_for() {
+    let mut setup = Setup::new(1);
+    setup.wal.staged_bytes_max = 8 << 10;
+    let (mut c, leader, client) = led(setup);
+    let peer = (leader + 1) % 3;
+    c.stick(leader, peer, true);
+    for round in 0..3 {
+        c.submit(client, &blocks(1 + round * 6..=6 + round * 6, 1000));
+        c.run(10 * MS);
+    }
+    let (refused, taken) = sort(&c.answers(client), Refused::Busy);
+    assert_eq!((refused.len(), taken.len()), (0, 18));
+    // All of it reaches the follower between two of its turns.
+    let (now, before) = (c.now, c.raft(peer, 0).last_index());
+    let id = NodeId(peer as u32 + 1);
+    let bytes = std::mem::take(c.nodes[leader].shard.as_mut().unwrap().peer_egress(id).unwrap());
+    let shard = c.nodes[peer].shard.as_mut().unwrap();
+    for frame in frames(&bytes) {
+        assert_eq!(shard.peer_frame(now, NodeId(leader as u32 + 1), frame), Ok(()));
+    }
+    assert_eq!(c.raft(peer, 0).last_index(), before.plus(12), "a second frame goes a little over");
+    assert!(c.shard(peer).stats().appends_held_back > 0);
+    c.heal();
+    c.converge();
+    exactly(&c, &[], &taken);
+}
+
+#[test]
 fn what_can_never_be_taken_is_refused_with_the_reason() {
     let mut setup = Setup::new(1);
     setup.shard.block_bytes_max = 4096;

@@ -2,12 +2,17 @@
 //! and log: what `bench` measures when it is not given another one.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tracing::error;
 
+use super::{Listeners, Node, NodeFailure, StartError};
 use crate::config::{ClusterConfig, NodeAddress, NodeConfig, Profile};
-use crate::server::{Listeners, Node, NodeFailure, StartError};
+use crate::runtime::disk::segment_of;
+
+/// A disk that makes no segment within this will not make any.
+const PREPARE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Nodes that live in this process.
 pub struct EmbeddedCluster {
@@ -21,16 +26,38 @@ impl EmbeddedCluster {
             .map(|_| Listeners::bind("127.0.0.1:0", "127.0.0.1:0"))
             .collect::<Result<Vec<_>, _>>()?;
         let cluster = cluster_config(profile, &listeners)?;
-        let mut nodes = Vec::new();
+        let (mut nodes, mut prepared) = (Vec::new(), Vec::new());
         for (i, listeners) in listeners.into_iter().enumerate() {
             let id = i as u32 + 1;
             let mut config = NodeConfig::new(id, dir.join(format!("node-{id}")), cluster.clone());
             config.wal.depth = profile.wal_depth;
             config.wal.sync_lag_ms = profile.sync_lag_ms;
             config.wal.sync_lag_bytes = profile.sync_lag_bytes;
+            config.wal.linger_us = profile.linger_us;
+            config.wal.spare_segments = profile.prepared_mib / config.wal.segment_mib;
+            prepared.push((config.data_dir.clone(), config.wal.spare_segments));
             nodes.push(Node::start_on(&config, listeners)?);
         }
-        Ok(Self { nodes })
+        let cluster = Self { nodes };
+        cluster.wait_for_segments(&prepared, profile.shards);
+        Ok(cluster)
+    }
+
+    /// Waits until every shard has the segments that it is to have ready, or until none was added
+    /// for a while: then the disk is full, and the run says so.
+    fn wait_for_segments(&self, prepared: &[(PathBuf, u32)], shards: u32) {
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            let made = prepared.iter().map(|(dir, _)| count_segments(dir, shards)).sum::<u32>();
+            let wanted = prepared.iter().map(|(_, spares)| spares * shards).sum::<u32>();
+            if made > seen {
+                (seen, since) = (made, Instant::now());
+            }
+            if made >= wanted || since.elapsed() > PREPARE_PATIENCE {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Where clients reach the nodes.
@@ -50,6 +77,12 @@ impl EmbeddedCluster {
         }
         result
     }
+}
+
+fn count_segments(dir: &Path, shards: u32) -> u32 {
+    let in_shard = |shard| std::fs::read_dir(dir.join(format!("shard-{shard:03}")));
+    let files = (0..shards).filter_map(|shard| in_shard(shard).ok()).flatten().flatten();
+    files.filter(|file| segment_of(&file.path()).is_some()).count() as u32
 }
 
 fn cluster_config(profile: &Profile, sockets: &[Listeners]) -> Result<ClusterConfig, StartError> {

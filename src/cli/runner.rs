@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::drive::{DriveError, Load, RunOutcome, RunPlan};
-use super::embedded::EmbeddedCluster;
-use super::options::{BenchOptions, Output, ProfileOverrides};
-use super::report::{BenchReport, Measured, RunReport};
-use super::sample::{CpuUse, ThreadCpu};
-use super::schedule::Schedule;
 use crate::config::{ConfigError, Profile};
+use crate::load::drive::{DriveError, Load, RunOutcome, RunPlan};
+use crate::load::options::{BenchOptions, Output, ProfileOverrides};
+use crate::load::report::{BenchReport, Measured, RunReport};
+use crate::load::sample::{CpuUse, ThreadCpu};
+use crate::load::schedule::Schedule;
 use crate::runtime::calibrate::{CalibrateError, Calibration, calibrate};
+use crate::runtime::entropy::random;
 use crate::runtime::machine::MachineFacts;
-use crate::server::directory::random;
+use crate::server::embedded::EmbeddedCluster;
 use crate::server::{NodeFailure, StartError};
 
 const CALIBRATION: Duration = Duration::from_millis(1200);
@@ -48,16 +48,16 @@ impl BenchError {
     }
 }
 
-/// Runs everything. `tell` gets lines for people as they become known.
+/// Runs everything. `calibrated` gets what the machine costs as soon as that is known.
 pub fn bench(
     options: &BenchOptions,
-    mut tell: impl FnMut(&BenchEvent<'_>),
+    calibrated: impl FnOnce(&MachineFacts, &Calibration),
 ) -> Result<BenchReport, BenchError> {
     let profiles = profiles(options)?;
     let scratch = Scratch::new(options.dir.as_deref())?;
     let machine = MachineFacts::gather(&scratch.path);
     let calibration = calibrate(&scratch.path, CALIBRATION)?;
-    tell(&BenchEvent::Calibrated(&machine, &calibration));
+    calibrated(&machine, &calibration);
     let mut runs = Vec::new();
     for profile in &profiles {
         let report = if options.cluster.is_empty() {
@@ -65,16 +65,9 @@ pub fn bench(
         } else {
             run_remote(options, profile)?
         };
-        tell(&BenchEvent::Ran(&report));
         runs.push(report);
     }
     Ok(BenchReport { calibration, machine, runs })
-}
-
-/// What happens on the way.
-pub enum BenchEvent<'a> {
-    Calibrated(&'a MachineFacts, &'a Calibration),
-    Ran(&'a RunReport),
 }
 
 /// All profiles are read and checked before the first one runs.
