@@ -56,8 +56,17 @@ impl SmallDisk {
 }
 
 impl Drop for SmallDisk {
+    /// The kernel lets go of the files of a killed process a little later than of the process.
     fn drop(&mut self) {
-        run(Command::new("umount").arg(&self.place));
+        let until = Instant::now() + PATIENCE;
+        while !run(Command::new("umount").arg(&self.place)) {
+            if Instant::now() > until {
+                // At the latest when the last file is closed; nothing may be left behind.
+                run(Command::new("umount").arg("--lazy").arg(&self.place));
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
