@@ -3,6 +3,7 @@
 //! The ring belongs to the thread that made it (`SINGLE_ISSUER`, `DEFER_TASKRUN`): completions are
 //! posted only while that thread asks for them, so nothing interrupts a turn.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -110,6 +111,13 @@ impl Ring {
             Self { ring, waker, wake_counter: Box::leak(Box::new(0)), wake_armed: false, origin };
         ring.arm_wake();
         Ok(ring)
+    }
+
+    /// Keeps `file` open, and with it its lock, until the kernel has finished every operation of
+    /// this ring: after kill -9 it goes on with writes for a while although the process is gone.
+    /// Once for a ring.
+    pub fn hold(&self, file: &File) -> io::Result<()> {
+        self.ring.submitter().register_files(&[file.as_raw_fd()])
     }
 
     /// A handle for other threads.
@@ -248,6 +256,21 @@ mod tests {
         while ring.now() < until {
             ring.wait(until).unwrap();
         }
+    }
+
+    #[test]
+    fn a_lock_that_a_ring_holds_ends_with_the_ring_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || File::options().create(true).append(true).open(dir.path().join("LOCK"));
+        let (ours, theirs) = (open().unwrap(), open().unwrap());
+        ours.try_lock().unwrap();
+        let ring = Ring::new(8, Instant::now(), Waker::new().unwrap()).unwrap();
+        ring.hold(&ours).unwrap();
+        drop(ours);
+        assert!(theirs.try_lock().is_err(), "the ring could still write");
+        drop(ring);
+        // The kernel takes the ring apart in the background.
+        theirs.lock().unwrap();
     }
 
     #[test]

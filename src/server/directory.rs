@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tracing::warn;
@@ -19,6 +20,10 @@ use crate::runtime::entropy::random;
 use crate::wal::{
     BootError, BootRecord, BootState, LogIdentity, SLOT_BYTES, StartVerdict, next_start,
 };
+
+/// How long the lock of a process that has just ended may last, and the pause between two attempts.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a directory cannot be used.
 #[derive(Debug, Error)]
@@ -45,7 +50,7 @@ fn io_error(path: &Path) -> impl Fn(std::io::Error) -> DirectoryError {
 pub struct DataDir {
     path: PathBuf,
     /// Held open: the lock ends with it.
-    _lock: File,
+    lock: File,
     boot_file: File,
     boot: BootRecord,
     verdict: StartVerdict,
@@ -88,7 +93,7 @@ impl DataDir {
             return Err(DirectoryError::Shards { path: path.into(), found, expected: shards });
         }
         boot.durable.resize(shards as usize, Lsn::ZERO);
-        let directory = Self { path: path.into(), _lock: lock, boot_file, boot, verdict };
+        let directory = Self { path: path.into(), lock, boot_file, boot, verdict };
         directory.write().map_err(&io)?;
         sync_dir(path).map_err(&io)?;
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -103,6 +108,11 @@ impl DataDir {
 
     pub fn incarnation(&self) -> Incarnation {
         self.boot.incarnation
+    }
+
+    /// The lock, to be held by whoever writes into the directory for as long as it may do so.
+    pub fn lock(&self) -> std::io::Result<File> {
+        self.lock.try_clone()
     }
 
     /// How the node ended last time.
@@ -145,13 +155,23 @@ fn open_private(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)
 }
 
+/// The rings of the process that had the directory hold the lock until their last write has ended,
+/// which after kill -9 can be a little later than the process.
 fn lock(path: &Path) -> Result<File, DirectoryError> {
     let file_path = path.join("LOCK");
     let file = open_private(&file_path).map_err(io_error(&file_path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(DirectoryError::InUse { path: path.into() }),
-        Err(fs::TryLockError::Error(error)) => Err(io_error(&file_path)(error)),
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(DirectoryError::InUse { path: path.into() });
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(io_error(&file_path)(error)),
+        }
     }
 }
 

@@ -145,6 +145,7 @@ impl Node {
                 incarnation: self.directory.incarnation(),
                 mark: self.directory.durable_mark(shard),
                 dir: self.directory.shard_dir(shard)?,
+                lock: self.directory.lock().map_err(StartError::Kernel)?,
                 peers: peers.to_vec(),
                 sockets: if shard == 0 { std::mem::take(&mut sockets) } else { Vec::new() },
                 routes: routes.clone(),

@@ -1,5 +1,6 @@
 //! From configuration to a shard's running thread.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ pub struct ShardPlan {
     /// Durable position that the boot record remembers.
     pub mark: Lsn,
     pub dir: PathBuf,
+    /// Of the data directory: held until the last write of the shard's ring has ended.
+    pub lock: File,
     pub peers: Vec<(NodeId, SocketAddr)>,
     pub sockets: Vec<(OwnedFd, Role)>,
     pub routes: Arc<Routes>,
@@ -91,6 +94,7 @@ impl ShardPlan {
         }
         let waker = self.port.waker.clone();
         let ring = Ring::new(RING_ENTRIES, Instant::now(), waker).map_err(StartError::Kernel)?;
+        ring.hold(&self.lock).map_err(StartError::Kernel)?;
         let wal_config = self.wal_config();
         let (groups, shards, shard) =
             (self.config.cluster.groups, self.config.cluster.shards, self.shard);

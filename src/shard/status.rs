@@ -79,7 +79,7 @@ impl<M: StateMachine> Shard<M> {
         match self.wal.space() {
             Space::NoSpace { message, .. } => format!("disk full: {message}"),
             Space::Ok if !nearly_full => "ok".into(),
-            Space::Ok | Space::LimitReached => "log limit reached: raise limits.log_max_gib".into(),
+            Space::Ok | Space::LimitReached => "log limit reached: raise wal.log_max_gib".into(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::check::verify;
 use crate::cluster::{Cluster, Spec};
 use crate::load::{Load, STEADY};
+use crate::process::tell;
 
 /// Who is killed in a round.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +50,7 @@ fn kill_rounds(wal_sync: bool) {
     load.wait_for(100);
     let ledger = load.finish();
     let verified = verify(&cluster, &[&ledger]);
-    println!("wal_sync = {wal_sync}, {rounds} rounds of each kind: {verified:?}");
+    tell(&format!("wal_sync = {wal_sync}, {rounds} rounds of each kind: {verified:?}"));
     print_gaps(gaps);
 }
 
@@ -69,7 +70,7 @@ fn kill_the_leader(cluster: &mut Cluster, load: &Load) -> Duration {
     let killed = Instant::now();
     cluster.kill(leader);
     let gap = load.wait_for_newer_term(0, term).duration_since(killed);
-    println!("leader killed: {} ms to the next acknowledged write", gap.as_millis());
+    tell(&format!("leader killed: {} ms to the next acknowledged write", gap.as_millis()));
     load.wait_for(100);
     cluster.start_node(leader);
     cluster.wait_for_catch_up(leader);
@@ -87,10 +88,10 @@ fn kill_everybody(cluster: &mut Cluster, load: &Load) {
 fn print_gaps(mut gaps: Vec<Duration>) {
     gaps.sort_unstable();
     let at = |percent: usize| gaps[(gaps.len() * percent).div_ceil(100).max(1) - 1].as_millis();
-    println!(
+    tell(&format!(
         "leader kill -9 to the next acknowledged write, {} kills: p50 {} ms, p99 {} ms",
         gaps.len(),
         at(50),
         at(99)
-    );
+    ));
 }
