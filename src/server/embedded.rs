@@ -11,6 +11,8 @@ use super::{Listeners, Node, NodeFailure, StartError};
 use crate::config::{ClusterConfig, NodeAddress, NodeConfig, Profile};
 use crate::runtime::disk::segment_of;
 
+/// Least share of the retained bytes for one of very many groups.
+const RETENTION_BYTES_MIN: u64 = 64 << 10;
 /// A disk that makes no segment within this will not make any.
 const PREPARE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -101,6 +103,8 @@ fn cluster_config(profile: &Profile, sockets: &[Listeners]) -> Result<ClusterCon
     cluster.groups = profile.groups;
     cluster.shards = profile.shards;
     cluster.wal_sync = profile.wal_sync;
-    cluster.store.retention_bytes = profile.retention_bytes;
+    // Shared by the groups, so that more groups do not mean more memory to walk through.
+    let share = profile.retention_bytes / u64::from(profile.groups);
+    cluster.store.retention_bytes = share.max(RETENTION_BYTES_MIN);
     Ok(cluster)
 }
