@@ -18,7 +18,7 @@ impl Raft {
         }
         self.heard_leader(now, self.peers[i].id, ready);
         // The leader tells at most what this node has acknowledged to it in this incarnation.
-        if commit <= self.log.last_index() {
+        if commit <= self.log.last_index() && self.log.is_edge(commit) {
             self.log.commit_to(commit);
         }
         self.send(i, Seq::ZERO, Body::HeartbeatReply { context }, 0..0, ready);
@@ -47,20 +47,29 @@ impl Raft {
         }
         // What this message proves, and no more: later entries here may be of another leader.
         let matched = blocks.last().map_or(prev_index, Block::last);
-        self.take_new(blocks, ready);
-        self.log.commit_to(commit.min(matched));
+        if !self.take_new(blocks, ready) {
+            return;
+        }
+        let commit = commit.min(matched);
+        if self.log.is_edge(commit) {
+            self.log.commit_to(commit);
+        }
         let after = self.log.written_by(matched);
         self.send(i, after, Body::AppendReply { matched }, 0..0, ready);
     }
 
-    /// Appends the blocks that are not here yet, cutting off what contradicts them.
-    fn take_new(&mut self, blocks: &mut Vec<Block>, ready: &mut Ready) {
+    /// Appends the blocks that are not here yet, cutting off what contradicts them. `false`, and
+    /// nothing done, if they contradict what is committed: no leader of ours sends that (§5.4).
+    fn take_new(&mut self, blocks: &mut Vec<Block>, ready: &mut Ready) -> bool {
         let mut known = 0;
         if blocks.first().is_some_and(|b| b.first() <= self.log.last_index()) {
             let has = |b: &&Block| self.log.term_at(b.last()) == Some(b.term());
             known = blocks.iter().take_while(has).count();
         }
-        let Some(first) = blocks.get(known).map(Block::first) else { return };
+        let Some(first) = blocks.get(known).map(Block::first) else { return true };
+        if first <= self.log.commit() {
+            return false;
+        }
         let truncates = first <= self.log.last_index();
         if truncates {
             self.log.truncate(first);
@@ -71,6 +80,7 @@ impl Raft {
             self.log.append(block);
         }
         self.issue_append(from, truncates, ready);
+        true
     }
 
     /// Bytes from outside: blocks must be of this group, follow each other and `prev` (which this

@@ -203,7 +203,7 @@ impl Raft {
         ready: &mut Ready,
     ) {
         // More than this leader ever had: no follower of ours says so; never a reason to panic.
-        if matched > self.log.last_index() {
+        if matched > self.log.last_index() || !self.log.is_edge(matched) {
             return;
         }
         let progress = &mut self.peers[i].progress;

@@ -179,6 +179,13 @@ impl Log {
         self.cache.partition_point(|block| block.last() < index)
     }
 
+    /// Whether no cached block lies across `index`. What peers name are edges of blocks; a peer that
+    /// names another place is faulty, and no reason to stop.
+    pub(super) fn is_edge(&self, index: Index) -> bool {
+        let block = self.cache.get(self.position(index));
+        block.is_none_or(|block| block.last() == index || block.first() > index)
+    }
+
     /// Copies blocks from the one that holds `from` on to the end of `arena`, at least one and as
     /// many more as fit `bytes_max`. Gives their bytes; `None` if `from` is on disk only.
     pub(super) fn copy_blocks(

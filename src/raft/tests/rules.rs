@@ -243,3 +243,38 @@ fn proposals_are_stamped_and_share_one_copy_between_log_and_followers() {
     assert!(ready.messages.iter().all(|m| m.blocks == (0..2) && m.after == Seq::ZERO));
     assert_eq!((ready.messages.len(), ready.persists.len()), (2, 1));
 }
+
+/// Bytes from a faulty member must not stop a healthy one: places that lie inside a block, and
+/// blocks that contradict what is committed, are passed over.
+#[test]
+fn a_faulty_peer_names_places_that_cannot_be_and_stops_nobody() {
+    let mut world = elected();
+    world.propose(N1, &[3]);
+    world.settle();
+    // The leader holds 5..=7, the followers not yet; n2 claims to have half of it.
+    world.propose(N1, &[3]);
+    let term = world.node(N1).raft().term().0;
+    let last = world.node(N1).raft().last_index();
+    let inside = Index(last.0 - 1);
+    receive(&mut world, N1, N2, message(term, Body::AppendReply { matched: inside }), &[]);
+    assert!(world.node(N1).raft().commit() < inside);
+
+    // n2 gets the block, and then a commit index inside of it.
+    world.deliver(0);
+    let before = world.node(N2).raft().commit();
+    let inside = Index(world.node(N2).raft().last_index().0 - 1);
+    let body = Body::Heartbeat { commit: inside, context: 0 };
+    receive(&mut world, N2, N1, message(term, body), &[]);
+    assert_eq!(world.node(N2).raft().commit(), before);
+
+    // A block of a newer term at a place that is committed here already.
+    let commit = world.node(N2).raft().commit();
+    let mut block = sample_block(GroupId(0), 1, 8);
+    block.stamp(Term(term), Index(1), 0);
+    let mut other = sample_block(GroupId(0), 1, 8);
+    other.stamp(Term(term + 1), Index(1), 0);
+    let body = Body::Append { prev_index: Index(0), prev_term: Term(0), commit };
+    receive(&mut world, N2, N1, message(term + 1, body), &[other]);
+    assert_eq!(world.node(N2).raft().commit(), commit);
+    assert_eq!(world.node(N2).raft().log().term_at(Index(1)), Some(Term(1)));
+}
