@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,15 +56,7 @@ impl ColdReplies {
 struct Shared {
     jobs: ArrayQueue<PrepareJob>,
     stop: AtomicBool,
-    eventfd: OwnedFd,
-}
-
-impl Shared {
-    fn signal(&self) {
-        let one = 1u64;
-        // SAFETY: writes the 8 bytes of `one` to a descriptor that `self` keeps open.
-        unsafe { libc::write(self.eventfd.as_raw_fd(), (&raw const one).cast(), 8) };
-    }
+    waker: Waker,
 }
 
 /// The executor's handle; stopped and joined when it is dropped.
@@ -76,15 +68,8 @@ pub struct Cold {
 impl Cold {
     /// Starts the executor's thread.
     pub fn start(name: &str) -> io::Result<Self> {
-        // SAFETY: no pointers; the result is checked before it is owned.
-        let raw = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-        if raw < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: `raw` is open and nobody else owns it.
-        let eventfd = unsafe { OwnedFd::from_raw_fd(raw) };
         let jobs = ArrayQueue::new(JOBS_MAX);
-        let shared = Arc::new(Shared { jobs, stop: AtomicBool::new(false), eventfd });
+        let shared = Arc::new(Shared { jobs, stop: AtomicBool::new(false), waker: Waker::new()? });
         let theirs = shared.clone();
         let thread = LocalExecutorBuilder::new(Placement::Unbound)
             .name(name)
@@ -98,14 +83,14 @@ impl Cold {
     /// Queues a job. The log asks for so few at a time that the queue cannot be full.
     pub fn submit(&self, job: PrepareJob) {
         assert!(self.shared.jobs.push(job).is_ok(), "more than {JOBS_MAX} segments asked for");
-        self.shared.signal();
+        self.shared.waker.wake();
     }
 }
 
 impl Drop for Cold {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.shared.signal();
+        self.shared.waker.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -113,7 +98,7 @@ impl Drop for Cold {
 }
 
 async fn run(shared: Arc<Shared>) {
-    let duplicate = shared.eventfd.try_clone().expect("a descriptor for the executor's own use");
+    let duplicate = shared.waker.descriptor().expect("a descriptor for the executor's own use");
     let raw = std::os::fd::IntoRawFd::into_raw_fd(duplicate);
     // SAFETY: the descriptor was just duplicated and given up; the file owns it from here on.
     let events = unsafe { BufferedFile::from_raw_fd(raw) };
@@ -160,6 +145,8 @@ fn prepare(job: &PrepareJob) -> io::Result<()> {
         }
     };
     fs::rename(&from, &job.path)?;
+    // A killed process may have left writes to a file that is used again in the disk's cache.
+    File::open(&job.path)?.sync_all()?;
     File::open(job.path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 

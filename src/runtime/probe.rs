@@ -11,21 +11,14 @@ use std::path::Path;
 use io_uring::{IoUring, Probe, opcode};
 
 /// The operations that the reactor and the log submit.
-const OPCODES: [(u8, &str); 14] = [
+const OPCODES: [(u8, &str); 7] = [
     (opcode::Read::CODE, "READ"),
     (opcode::Write::CODE, "WRITE"),
-    (opcode::ReadFixed::CODE, "READ_FIXED"),
-    (opcode::WriteFixed::CODE, "WRITE_FIXED"),
     (opcode::Fsync::CODE, "FSYNC"),
-    (opcode::Fallocate::CODE, "FALLOCATE"),
     (opcode::Accept::CODE, "ACCEPT"),
     (opcode::Connect::CODE, "CONNECT"),
     (opcode::Recv::CODE, "RECV"),
     (opcode::Send::CODE, "SEND"),
-    (opcode::PollAdd::CODE, "POLL_ADD"),
-    (opcode::Timeout::CODE, "TIMEOUT"),
-    (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
-    (opcode::Close::CODE, "CLOSE"),
 ];
 
 /// What io_uring offers to this process.

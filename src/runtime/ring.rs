@@ -76,6 +76,12 @@ impl Waker {
         Ok(Self(Arc::new(unsafe { OwnedFd::from_raw_fd(raw) })))
     }
 
+    /// A descriptor of its own for an executor that waits by itself: a read of 8 bytes ends when
+    /// somebody wakes it.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+
     /// Makes the ring's thread run its loop once more, soon.
     pub fn wake(&self) {
         let one = 1u64;
