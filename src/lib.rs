@@ -64,6 +64,8 @@ pub mod docs;
 pub mod ids;
 pub mod load;
 pub mod machine;
+#[doc(hidden)]
+pub mod mutants;
 pub mod raft;
 pub mod runtime;
 pub mod server;

@@ -32,6 +32,7 @@ use self::transport::{Outgoing, Peer};
 use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Tick};
 use crate::machine::StateMachine;
+use crate::mutants::{self, Mutant};
 use crate::raft::ready::{Fetch, Outbound, Persist, PersistOp, Ready, Role, Transition};
 use crate::raft::{self, Event, Raft, Restored, TermRun};
 use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Wal, WalError};
@@ -318,7 +319,7 @@ impl<M: StateMachine> Shard<M> {
         for Outbound { group, to, after, message, blocks } in self.ready.messages.drain(..) {
             let local = local_of(group, &self.config);
             let state = &mut self.groups[local as usize];
-            if after <= state.settled() {
+            if after <= state.settled() || mutants::is(Mutant::ReplyBeforeWrite) {
                 let outgoing = Outgoing { group, message, blocks };
                 transport::queue(&self.peers, &mut self.outgoing, to, outgoing);
             } else {
