@@ -188,6 +188,10 @@ fn decode_slot(slot: &[u8]) -> Result<Option<BootRecord>, BootError> {
     if head.version != VERSION {
         return Err(BootError::Version { found: head.version });
     }
+    // No node lives to see such numbers, and the next start must not leave their range.
+    if head.incarnation >= u32::MAX / 2 || head.writes >= u64::MAX / 2 {
+        return Ok(None);
+    }
     let state = match head.state {
         1 => BootState::Running,
         2 => BootState::Clean,
@@ -305,6 +309,15 @@ mod tests {
             let mut bad = slots.clone();
             bad[at + bit / 8] ^= 1 << (bit % 8);
             assert_eq!(BootRecord::decode(&bad), Ok(Some(first.clone())), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_number_at_the_end_of_its_range_is_damage() {
+        for (incarnation, writes) in [(u32::MAX, 1), (1, u64::MAX)] {
+            let incarnation = Incarnation(incarnation);
+            let (_, bytes) = BootRecord { incarnation, writes, ..running(1) }.encode().unwrap();
+            assert_eq!(BootRecord::decode(&bytes), Err(BootError::Damaged));
         }
     }
 
