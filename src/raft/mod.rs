@@ -127,13 +127,12 @@ impl Raft {
     /// announces it.
     ///
     /// # Panics
-    /// When [`Config::validate`] fails or `restored` contradicts itself.
+    /// When [`Config::validate`] or [`Restored::check`] fails.
     pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
         config.validate().expect("the caller has validated the configuration");
+        restored.check().expect("the caller has checked what it found");
         let Restored { hard_state, terms, first, last } = restored;
         let log = Log::new(first, last, terms, hard_state.commit);
-        // The term is persisted before the first entry that has it.
-        assert!(hard_state.term >= log.last_term(), "hard state older than the log");
         let voters = JointConfig::simple(config.voters.clone());
         let others = voters.incoming().ids().iter().filter(|&&id| id != config.id);
         let mut raft = Self {

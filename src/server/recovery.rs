@@ -14,7 +14,8 @@ use crate::runtime::disk::{disk_error, segment_of, segment_path};
 use crate::runtime::entropy::random;
 use crate::shard;
 use crate::wal::{
-    DiskError, LogIdentity, SegmentNo, SegmentSource, Verdict, Wal, WalConfig, recover_from,
+    DiskError, LogIdentity, SegmentNo, SegmentSource, Verdict, Wal, WalConfig, WalError,
+    recover_from,
 };
 
 /// The log, and what its groups start from.
@@ -47,7 +48,12 @@ pub fn open(
     if let Some(group) = recovered.groups.keys().find(|group| !belongs(**group)) {
         return Err(StartError::ForeignGroup { shard, group: group.0 });
     }
-    let groups = recovered.groups.iter().map(|(id, group)| (*id, shard::restored(group))).collect();
+    let groups: shard::Recovered =
+        recovered.groups.iter().map(|(id, group)| (*id, shard::restored(group))).collect();
+    let lsn = recovered.end;
+    for group in groups.values() {
+        group.check().map_err(|what| bad(WalError::Format { lsn, what }))?;
+    }
     let epoch = random().map_err(StartError::Kernel)? as u64;
     Ok((Wal::resume(config, identity, epoch, &mut recovered), groups))
 }
