@@ -59,7 +59,8 @@ impl Raft {
     }
 
     /// Appends the blocks that are not here yet, cutting off what contradicts them. `false`, and
-    /// nothing done, if they contradict what is committed: no leader of ours sends that (§5.4).
+    /// nothing done, if they contradict what is committed (§5.4) or cut a block in two (logs that
+    /// agree on (term, index) agree on the block): no leader of ours sends that.
     fn take_new(&mut self, blocks: &mut Vec<Block>, ready: &mut Ready) -> bool {
         let mut known = 0;
         if blocks.first().is_some_and(|b| b.first() <= self.log.last_index()) {
@@ -67,10 +68,10 @@ impl Raft {
             known = blocks.iter().take_while(has).count();
         }
         let Some(first) = blocks.get(known).map(Block::first) else { return true };
-        if first <= self.log.commit() {
+        let truncates = first <= self.log.last_index();
+        if first <= self.log.commit() || (truncates && !self.log.is_edge(first.prev())) {
             return false;
         }
-        let truncates = first <= self.log.last_index();
         if truncates {
             self.log.truncate(first);
         }
