@@ -102,6 +102,9 @@ impl Replay {
         let truncates = record.header.flags & FLAG_TRUNCATES != 0;
         let known = self.groups.entry(group).or_default();
         if truncates {
+            if known.last != Index::ZERO && first > known.last.next() {
+                return Err("a truncation behind the end");
+            }
             known.cut(first);
         } else if known.last.next() != first {
             // Only a released log starts anew further on (a snapshot took its place): the chain
