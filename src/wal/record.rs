@@ -116,7 +116,10 @@ impl SegmentHeader {
             return Ok(None);
         }
         header.check_owner(segment, config, identity)?;
-        Ok((header.segment == segment.0).then_some(header))
+        // What came before a segment ends at its start at the latest.
+        let start = config.start_of(segment).0;
+        let fits = header.previous_end <= start && header.durable <= start;
+        Ok((header.segment == segment.0 && fits).then_some(header))
     }
 
     fn check_owner(

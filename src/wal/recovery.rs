@@ -152,6 +152,10 @@ pub fn recover_from(
     recovery.conclude()
 }
 
+/// No log lives to see it. Positions from outside (names of files, the boot record) stay below, so
+/// that those computed from them stay in range.
+const LSN_MAX: Lsn = Lsn(u64::MAX / 2);
+
 struct Recovery<'a> {
     config: WalConfig,
     files: &'a mut dyn SegmentSource,
@@ -177,6 +181,11 @@ impl<'a> Recovery<'a> {
         let mut numbers = files.segments();
         numbers.sort_unstable();
         numbers.dedup();
+        let number_max = config.segment_of(LSN_MAX);
+        if mark > LSN_MAX || numbers.last().is_some_and(|last| *last >= number_max) {
+            let what = "a file's number or the boot record names a position out of range";
+            return Err(WalError::Format { lsn: mark.min(LSN_MAX), what });
+        }
         let mut headers = Vec::new();
         let mut durable = mark;
         for &no in &numbers {

@@ -9,7 +9,7 @@ use super::disk::{Image, Rng};
 use super::story::{ME, Story, small};
 use crate::ids::Lsn;
 use crate::wal::record::{Chain, FlushHeader, SegmentHeader};
-use crate::wal::{SegmentNo, Verdict, Wal, WalError, recover};
+use crate::wal::{SegmentNo, Verdict, Wal, WalError, recover, recover_from};
 
 /// Recovers, and if that works starts a log on it.
 fn survives(image: &mut Image) {
@@ -56,6 +56,22 @@ fn a_true_checksum_over_nonsense_is_a_typed_error() {
     let mut image = sealed(&[0xff; 64], 1);
     let error = recover(small(), ME, &mut image).unwrap_err();
     assert!(matches!(error, WalError::Format { lsn: Lsn(8704), .. }), "{error}");
+}
+
+#[test]
+fn positions_out_of_range_are_typed_errors() {
+    let far = Lsn(u64::MAX - 1);
+    let error = recover_from(small(), ME, &mut Image::default(), far).unwrap_err();
+    assert!(matches!(error, WalError::Format { .. }), "{error}");
+    let mut image = Image(BTreeMap::from([(SegmentNo(u64::MAX), vec![0; 8192])]));
+    let error = recover(small(), ME, &mut image).unwrap_err();
+    assert!(matches!(error, WalError::Format { .. }), "{error}");
+    // A header that says more was durable than can be before it is none.
+    let chain = Chain { end: Lsn(8192), checksum: 0 };
+    let header = SegmentHeader::new(&small(), &ME, 5, SegmentNo(1), chain, far);
+    let mut image = busy_image(1);
+    image.0.values_mut().next().unwrap()[..128].copy_from_slice(header.as_bytes());
+    survives(&mut image);
 }
 
 proptest! {
