@@ -87,6 +87,32 @@ fn compare(
     present
 }
 
+/// After a loss that may take acknowledged commands: what the nodes still have is equal on all of
+/// them and is a prefix of what was acknowledged. Takes the rest out of the books and says how many
+/// commands it was. The loads have ended before the loss, and all of their blocks were acknowledged.
+pub fn forget_lost_suffix(cluster: &Cluster, ledgers: &mut [Ledger]) -> u64 {
+    cluster.wait_until_equal();
+    let mut reader = Reader::new(cluster);
+    let mut lost = 0;
+    for group in (0..cluster.spec().groups).map(GroupId) {
+        let found = by_name(&reader.read_all(cluster.running()[0], group), group);
+        let end = found.values().max().copied().unwrap_or_default();
+        for ledger in ledgers.iter_mut() {
+            let session = ledger.session;
+            ledger.entries.retain(|entry| {
+                let Fate::Acked { first, .. } = entry.fate else { panic!("{entry:?}") };
+                let there = found.contains_key(&(session, entry.id));
+                let gone = entry.group == group && !there;
+                assert!(!gone || first > end, "a hole before {end:?}: {entry:?}");
+                lost += u64::from(gone) * entry.count;
+                !gone
+            });
+        }
+    }
+    verify(cluster, &ledgers.iter().collect::<Vec<_>>());
+    lost
+}
+
 /// Asks state machines.
 pub struct Reader {
     driver: Driver,

@@ -38,13 +38,22 @@ pub struct Spec {
     pub shards: u32,
     pub groups: u32,
     pub timing: Timing,
+    /// How far the background sync may be behind: milliseconds, bytes.
+    pub sync_lag: (u64, u64),
     /// Where the data directories are made; else beside the configuration.
     pub disks: [Option<PathBuf>; 3],
 }
 
 impl Default for Spec {
     fn default() -> Self {
-        Self { wal_sync: true, shards: 1, groups: 1, timing: DEFAULT, disks: [const { None }; 3] }
+        Self {
+            wal_sync: true,
+            shards: 1,
+            groups: 1,
+            timing: DEFAULT,
+            sync_lag: (100, 1 << 20),
+            disks: [const { None }; 3],
+        }
     }
 }
 
@@ -77,7 +86,7 @@ pub fn node_toml(
     ports: &[(u16, u16)],
 ) -> String {
     let Timing { heartbeat, election: (min, max) } = timing;
-    let Spec { wal_sync, shards, groups, .. } = spec;
+    let Spec { wal_sync, shards, groups, sync_lag: (lag_ms, lag_bytes), .. } = spec;
     let mut text = format!(
         "id = {id}\n\
          data_dir = {data_dir:?}\n\
@@ -96,7 +105,9 @@ pub fn node_toml(
          bytes_max = 8589934592\n\
          [wal]\n\
          segment_mib = 4\n\
-         spare_segments = 1\n"
+         spare_segments = 1\n\
+         sync_lag_ms = {lag_ms}\n\
+         sync_lag_bytes = {lag_bytes}\n"
     );
     for (i, (peer, client)) in ports.iter().enumerate() {
         let _ = write!(
@@ -117,6 +128,8 @@ pub struct Cluster {
     spec: Spec,
     ports: Vec<(u16, u16)>,
     nodes: Vec<Option<Process>>,
+    /// Boot ids of the machines; `None`: that of this one.
+    boots: [Option<u128>; 3],
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -128,6 +141,7 @@ impl Cluster {
             dir: scratch(),
             ports: (0..3).map(|_| (free_port(), free_port())).collect(),
             nodes: (0..3).map(|_| None).collect(),
+            boots: [None; 3],
             spec,
             _turn: turn,
         };
@@ -190,7 +204,16 @@ impl Cluster {
 
     pub fn start_node(&mut self, node: usize) {
         assert!(self.nodes[node].is_none(), "it runs already");
-        self.nodes[node] = Some(Process::spawn(serve(&self.config_path(node))));
+        let mut command = serve(&self.config_path(node));
+        if let Some(boot) = self.boots[node] {
+            command.env("RINGRAFT_BOOT_ID", format!("{boot:032x}"));
+        }
+        self.nodes[node] = Some(Process::spawn(command));
+    }
+
+    /// The node's machine has started anew: the next start of the node sees another boot id.
+    pub fn reboot(&mut self, node: usize) {
+        self.boots[node] = Some(self.boots[node].unwrap_or(0) + 1);
     }
 
     pub fn is_running(&self, node: usize) -> bool {

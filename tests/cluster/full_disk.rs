@@ -4,18 +4,17 @@
 //! The disk is a small ext4 file system in a file, which only root can mount. Without root the
 //! stories are skipped, loudly.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ringraft::client::ClientError;
 use ringraft::ids::GroupId;
 use ringraft::wire::client::Refused;
-use tempfile::TempDir;
 
 use crate::check::verify;
-use crate::cluster::{Cluster, DEFAULT, PATIENT, Spec, scratch};
+use crate::cluster::{Cluster, DEFAULT, PATIENT, Spec};
 use crate::load::{Entry, Fate, Ledger, Load, Pace, block_of, new_session};
+use crate::mounts::SmallDisk;
 use crate::process::{PATIENCE, eventually, tell};
 use crate::raw::RawClient;
 
@@ -23,56 +22,6 @@ use crate::raw::RawClient;
 const HEAVY: Pace = Pace { blocks_per_s: 1000, in_flight: 8, value_bytes: 16 << 10 };
 /// What the stories promise: space is noticed within this time.
 const NOTICED: Duration = Duration::from_secs(5);
-
-/// A mounted file, unmounted and removed with the value.
-struct SmallDisk {
-    place: PathBuf,
-    _dir: TempDir,
-}
-
-impl SmallDisk {
-    /// `None`, with a line that says so, where mounting is not possible.
-    fn mount(mib: u64) -> Option<Self> {
-        let dir = scratch();
-        let (image, place) = (dir.path().join("disk.img"), dir.path().join("mnt"));
-        std::fs::create_dir(&place).unwrap();
-        std::fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
-        let made = run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
-        let mounted =
-            made && run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&place));
-        if !mounted {
-            tell("SKIPPED: needs root (mkfs.ext4 and mount -o loop)");
-            return None;
-        }
-        Some(Self { place, _dir: dir })
-    }
-
-    /// Takes so much of the space away.
-    fn ballast(&self, mib: usize) -> PathBuf {
-        let path = self.place.join("ballast");
-        std::fs::write(&path, vec![1; mib << 20]).unwrap();
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    /// The kernel lets go of the files of a killed process a little later than of the process.
-    fn drop(&mut self) {
-        let until = Instant::now() + PATIENCE;
-        while !run(Command::new("umount").arg(&self.place)) {
-            if Instant::now() > until {
-                // At the latest when the last file is closed; nothing may be left behind.
-                run(Command::new("umount").arg("--lazy").arg(&self.place));
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-fn run(command: &mut Command) -> bool {
-    command.output().is_ok_and(|output| output.status.success())
-}
 
 fn is_full(cluster: &Cluster, node: usize) -> bool {
     cluster.shard_status(node).is_some_and(|status| status.space.starts_with("disk full: "))
@@ -87,7 +36,7 @@ fn free_space(ballast: &Path) -> Instant {
 fn a_leader_on_a_full_disk_refuses_as_read_only_loses_nothing_and_resumes() {
     let Some(disk) = SmallDisk::mount(96) else { return };
     let ballast = disk.ballast(64);
-    let disks = [Some(disk.place.clone()), None, None];
+    let disks = [Some(disk.place().to_owned()), None, None];
     let mut cluster = Cluster::prepare(Spec { timing: PATIENT, disks, ..Spec::default() });
     cluster.configure(0, DEFAULT, "");
     (0..3).for_each(|node| cluster.start_node(node));
@@ -114,7 +63,7 @@ fn a_leader_on_a_full_disk_refuses_as_read_only_loses_nothing_and_resumes() {
 fn a_cluster_on_one_full_disk_loses_nothing_and_resumes() {
     let Some(disk) = SmallDisk::mount(160) else { return };
     let ballast = disk.ballast(64);
-    let disks = [(); 3].map(|()| Some(disk.place.clone()));
+    let disks = [(); 3].map(|()| Some(disk.place().to_owned()));
     let cluster = Cluster::start(Spec { timing: PATIENT, disks, ..Spec::default() });
     let load = Load::start(&cluster, HEAVY);
     // Nodes that are not full yet have nobody left to agree with.
@@ -152,7 +101,7 @@ fn a_follower_on_a_full_disk_holds_nobody_up_and_catches_up_when_there_is_space(
     let Some(disk) = SmallDisk::mount(96) else { return };
     let ballast = disk.ballast(64);
     let full = 2;
-    let disks = [None, None, Some(disk.place.clone())];
+    let disks = [None, None, Some(disk.place().to_owned())];
     let mut cluster = Cluster::prepare(Spec { timing: PATIENT, disks, ..Spec::default() });
     // The two others elect one of themselves before it comes.
     [0, 1].into_iter().for_each(|node| cluster.start_node(node));

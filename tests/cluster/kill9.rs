@@ -15,7 +15,8 @@ enum Victim {
     Everybody,
 }
 
-fn rounds() -> usize {
+/// How often each kind of trouble is made.
+pub fn rounds() -> usize {
     match std::env::var("RINGRAFT_ROUNDS") {
         Ok(text) => text.parse().expect("RINGRAFT_ROUNDS is a number"),
         Err(_) => 2,
