@@ -24,6 +24,11 @@ macro_rules! mutants {
             pub fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)+ }
             }
+
+            /// The mutant of that name.
+            pub fn by_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|mutant| mutant.name() == name)
+            }
         }
     };
 }
@@ -31,6 +36,8 @@ macro_rules! mutants {
 mutants! {
     /// A follower's word and a vote leave before the write they speak for is done (bugs 2, 3).
     ReplyBeforeWrite = "reply-before-write",
+    /// The log's files are opened without O_DSYNC, and a sync does nothing: a database on a laptop.
+    NoSync = "no-sync",
 }
 
 #[cfg(feature = "mutants")]

@@ -30,6 +30,8 @@ pub(super) struct ServeArgs {
 }
 
 pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
+    #[cfg(feature = "mutants")]
+    plant()?;
     let options = ServeOptions { config: args.config };
     let config = NodeConfig::load(&options.config).map_err(|e| Failure::Usage(e.to_string()))?;
     super::logging::start_with(config.log.level.as_str(), config.log.format == LogFormat::Json)?;
@@ -50,4 +52,14 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
     handle.close();
     let _ = waiter.join();
     result.map_err(|failure| Failure::Run(failure.to_string()))
+}
+
+/// Makes the mutant live that `RINGRAFT_MUTANT` names.
+#[cfg(feature = "mutants")]
+fn plant() -> Result<(), Failure> {
+    use crate::mutants::{Mutant, set};
+    let Ok(name) = std::env::var("RINGRAFT_MUTANT") else { return Ok(()) };
+    let unknown = || Failure::Usage(format!("RINGRAFT_MUTANT: there is no mutant {name}"));
+    set(Some(Mutant::by_name(&name).ok_or_else(unknown)?));
+    Ok(())
 }

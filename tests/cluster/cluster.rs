@@ -40,6 +40,8 @@ pub struct Spec {
     pub timing: Timing,
     /// How far the background sync may be behind: milliseconds, bytes.
     pub sync_lag: (u64, u64),
+    /// A bug to plant in the nodes; only in a build with the feature `mutants`.
+    pub mutant: Option<&'static str>,
     /// Where the data directories are made; else beside the configuration.
     pub disks: [Option<PathBuf>; 3],
 }
@@ -52,6 +54,7 @@ impl Default for Spec {
             groups: 1,
             timing: DEFAULT,
             sync_lag: (100, 1 << 20),
+            mutant: None,
             disks: [const { None }; 3],
         }
     }
@@ -207,6 +210,10 @@ impl Cluster {
         let mut command = serve(&self.config_path(node));
         if let Some(boot) = self.boots[node] {
             command.env("RINGRAFT_BOOT_ID", format!("{boot:032x}"));
+        }
+        if let Some(mutant) = self.spec.mutant {
+            assert!(cfg!(feature = "mutants"), "nobody would plant it");
+            command.env("RINGRAFT_MUTANT", mutant);
         }
         self.nodes[node] = Some(Process::spawn(command));
     }
