@@ -127,6 +127,30 @@ impl Config {
     }
 }
 
+/// What recovery found on disk. All of it is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    pub hard_state: HardState,
+    /// Terms of `first..=last`, ascending in both fields; empty for an empty log.
+    pub terms: Vec<TermRun>,
+    /// Lowest index the log still has (1 until snapshots cut it).
+    pub first: Index,
+    /// Highest index; `first - 1` for an empty log.
+    pub last: Index,
+}
+
+impl Default for Restored {
+    /// A node that has never run.
+    fn default() -> Self {
+        Self {
+            hard_state: HardState::default(),
+            terms: Vec::new(),
+            first: Index(1),
+            last: Index::ZERO,
+        }
+    }
+}
+
 impl Restored {
     /// What no log of this core says: why a group cannot start from it. A true checksum is no proof
     /// of sense.
@@ -151,30 +175,6 @@ impl Restored {
                 Err("entries of a term above the hard state")
             }
             _ => Ok(()),
-        }
-    }
-}
-
-/// What recovery found on disk. All of it is durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restored {
-    pub hard_state: HardState,
-    /// Terms of `first..=last`, ascending in both fields; empty for an empty log.
-    pub terms: Vec<TermRun>,
-    /// Lowest index the log still has (1 until snapshots cut it).
-    pub first: Index,
-    /// Highest index; `first - 1` for an empty log.
-    pub last: Index,
-}
-
-impl Default for Restored {
-    /// A node that has never run.
-    fn default() -> Self {
-        Self {
-            hard_state: HardState::default(),
-            terms: Vec::new(),
-            first: Index(1),
-            last: Index::ZERO,
         }
     }
 }

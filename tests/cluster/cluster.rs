@@ -212,7 +212,9 @@ impl Cluster {
             command.env("RINGRAFT_BOOT_ID", format!("{boot:032x}"));
         }
         if let Some(mutant) = self.spec.mutant {
-            assert!(cfg!(feature = "mutants"), "nobody would plant it");
+            if cfg!(not(feature = "mutants")) {
+                panic!("nobody would plant {mutant}");
+            }
             command.env("RINGRAFT_MUTANT", mutant);
         }
         self.nodes[node] = Some(Process::spawn(command));
