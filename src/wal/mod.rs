@@ -48,7 +48,7 @@ use zerocopy::IntoBytes;
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
 
-pub use boot::{BootError, BootRecord, BootState, SLOT_BYTES, StartVerdict, next_start};
+pub use boot::{BootError, BootRecord, BootState, SLOT_BYTES, StartVerdict, Suspect, next_start};
 pub use buffer::{AlignedBuf, PAGE_BYTES};
 pub use config::{LogIdentity, WalConfig, WalConfigError};
 pub use ops::{
@@ -56,7 +56,7 @@ pub use ops::{
     WalError, WalStats,
 };
 pub use recovery::{Recovered, Verdict, recover, recover_from};
-pub use replay::RecoveredGroup;
+pub use replay::{RecoveredGroup, TermStart};
 pub use scan::SegmentSource;
 
 use durability::Marks;
