@@ -145,6 +145,11 @@ impl Replay {
 }
 
 impl RecoveredGroup {
+    /// Of the highest entry; `ZERO` when there are none.
+    pub fn last_term(&self) -> Term {
+        self.terms.last().map_or(Term::ZERO, |run| run.1)
+    }
+
     fn cut(&mut self, from: Index) {
         if from <= self.first {
             self.first = Index::ZERO;
