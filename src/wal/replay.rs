@@ -147,7 +147,7 @@ impl Replay {
 impl RecoveredGroup {
     /// Of the highest entry; `ZERO` when there are none.
     pub fn last_term(&self) -> Term {
-        self.terms.last().map_or(Term::ZERO, |run| run.1)
+        self.terms.last().map_or(Term::ZERO, |run| run.term)
     }
 
     fn cut(&mut self, from: Index) {
