@@ -270,6 +270,10 @@ impl World {
 
     fn absorb(&mut self, id: NodeId, ready: &Ready) {
         self.describe(id, ready);
+        for loss in &ready.losses {
+            assert_eq!(loss.group, GroupId(0));
+            self.give_up_what_is_lost(id);
+        }
         for transition in &ready.transitions {
             if transition.role == Role::Leader {
                 self.check_new_leader(id, transition.term);
@@ -307,6 +311,19 @@ impl World {
         for (_, envelope) in free {
             self.check_promise(&envelope);
             self.net.push(envelope);
+        }
+    }
+
+    /// This new leader says that committed blocks may be gone: those that it lacks are, and they
+    /// are a suffix. Without its word nothing ever may be.
+    fn give_up_what_is_lost(&mut self, id: NodeId) {
+        let log = &self.nodes[id.0 as usize - 1].log;
+        let held = |block: &&Block| log.contains(block);
+        let kept = self.committed.values().take_while(held).count();
+        assert_eq!(self.committed.values().filter(held).count(), kept, "only a suffix is lost");
+        let first_lost = self.committed.keys().nth(kept).copied();
+        if let Some(first) = first_lost {
+            self.committed.split_off(&first);
         }
     }
 
