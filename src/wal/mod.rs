@@ -49,7 +49,9 @@ use zerocopy::IntoBytes;
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
 
-pub use boot::{BootError, BootRecord, BootState, SLOT_BYTES, StartVerdict, next_start};
+pub use boot::{
+    BootError, BootRecord, BootState, KnownVoter, Opening, SLOT_BYTES, StartVerdict, Suspect,
+};
 pub use buffer::{AlignedBuf, PAGE_BYTES};
 pub use config::{LogIdentity, WalConfig, WalConfigError};
 pub use inspect::{Content, Damage, FlushView, LogShape, Place, RecordView, inspect};
@@ -58,7 +60,7 @@ pub use ops::{
     WalError, WalStats,
 };
 pub use recovery::{Recovered, Verdict, recover, recover_from};
-pub use replay::RecoveredGroup;
+pub use replay::{RecoveredGroup, TermStart};
 pub use scan::SegmentSource;
 
 use durability::Marks;
@@ -127,6 +129,9 @@ impl Wal {
         for group in std::mem::take(&mut recovered.restate) {
             let state = recovered.groups[&group].hard_state;
             wal.hard_state(group, state);
+        }
+        if matches!(recovered.verdict, Verdict::Rot { .. }) {
+            wal.segments.refs.keep_until(wal.staged());
         }
         wal
     }

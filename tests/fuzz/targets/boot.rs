@@ -1,13 +1,22 @@
 //! The boot record: two slots of a file that anything may have been written over.
 
 use ringraft::checksum::crc32c;
-use ringraft::ids::Lsn;
-use ringraft::wal::{BootRecord, LogIdentity, SLOT_BYTES, next_start};
+use ringraft::ids::{Lsn, NodeId};
+use ringraft::wal::{BootRecord, LogIdentity, Opening, SLOT_BYTES};
 
 use super::Tried;
 use super::repair::put32;
 
 const ME: LogIdentity = LogIdentity { cluster: 7, node: 2, disk: 9 };
+
+fn opening() -> Opening {
+    let voters = [1, 2, 3].map(NodeId).to_vec();
+    Opening { identity: ME, boot: 5, shards: 2, voters, unsynced: 4 }
+}
+
+fn open(previous: Option<&BootRecord>) -> BootRecord {
+    BootRecord::open(previous, &opening()).expect("it is ours").0
+}
 
 /// Reads the record; a start goes on from it, and its record reads back.
 pub fn boot(input: &[u8]) -> Tried {
@@ -20,10 +29,10 @@ pub fn boot(input: &[u8]) -> Tried {
         }
     }
     let Ok(previous) = BootRecord::decode(&slots) else { return Tried::one(false) };
-    if let Some(record) = &previous {
-        let _ = record.check_identity(&ME);
-    }
-    let (record, _) = next_start(previous.as_ref(), ME, 5);
+    let Ok((mut record, _)) = BootRecord::open(previous.as_ref(), &opening()) else {
+        return Tried::one(false);
+    };
+    let _ = record.pin_disk(NodeId(3), 77);
     if let Ok((slot, bytes)) = record.encode() {
         assert!(slot < 2 && bytes.len() == SLOT_BYTES);
         assert_eq!(BootRecord::decode(&bytes), Ok(Some(record)));
@@ -33,14 +42,14 @@ pub fn boot(input: &[u8]) -> Tried {
 
 pub fn samples() -> Vec<Vec<u8>> {
     let mut slots = vec![0; 2 * SLOT_BYTES];
-    let (mut first, _) = next_start(None, ME, 1);
+    let mut first = open(None);
     first.durable = vec![Lsn(4096), Lsn(8192)];
     let (mut samples, mut last) = (Vec::new(), first);
     for _ in 0..3 {
         let (slot, bytes) = last.encode().expect("two shards");
         slots[slot as usize * SLOT_BYTES..][..SLOT_BYTES].copy_from_slice(&bytes);
         samples.push(slots.clone());
-        last = next_start(Some(&last), ME, 1).0;
+        last = open(Some(&last));
     }
     samples
 }

@@ -52,7 +52,7 @@ pub struct Target {
 
 /// A decoder without state keeps to its input: values borrow or take a few times its size.
 fn of_input(bytes: u64) -> u64 {
-    16 * bytes + (4 << 10)
+    16 * bytes + (16 << 10)
 }
 
 /// What has a state may in addition use as much as one frame.
@@ -73,7 +73,7 @@ const fn target(
 pub const PARTS: usize = 32;
 
 #[rustfmt::skip]
-pub static ALL: [Target; 9] = [
+pub static ALL: [Target; 10] = [
     target("frame", codec::frame, codec::frame_samples, 4_000_000),
     target("hello", codec::hello, codec::hello_samples, 1_500_000),
     target("block", codec::block, codec::block_samples, 1_500_000),
@@ -82,7 +82,8 @@ pub static ALL: [Target; 9] = [
     Target { memory: of_frame, ..target("log", log::log, Vec::new, 1_000_000) },
     Target { has_mode: false, memory: of_frame, parts: PARTS, ..target("store", store::store, store::samples, 2_000_000) },
     Target { memory: of_frame, parts: PARTS, ..target("client", node::client, node::client_samples, 2_000_000) },
-    Target { memory: of_frame, parts: PARTS, ..target("peer", node::peer, node::peer_samples, 4_000_000) },
+    Target { memory: of_frame, parts: PARTS, ..target("peer", node::peer, node::peer_samples, 3_000_000) },
+    Target { memory: of_frame, parts: PARTS, ..target("lost", node::lost, node::peer_samples, 1_000_000) },
 ];
 
 /// The target of that name.

@@ -10,7 +10,7 @@ use ringraft::raft;
 use ringraft::raft::message::{Body, Message};
 use ringraft::shard::sessions::SessionLimits;
 use ringraft::shard::{Output, Shard, ShardConfig};
-use ringraft::wal::{AlignedBuf, DiskDone, DiskOp, LogIdentity, Wal, WalConfig};
+use ringraft::wal::{AlignedBuf, DiskDone, DiskOp, LogIdentity, Suspect, Wal, WalConfig};
 use ringraft::wire::client::{write_query, write_status};
 use ringraft::wire::frame::{Frame, FrameKind, FrameWriter};
 use ringraft::wire::peer::PeerEntry;
@@ -36,23 +36,40 @@ struct Node {
 
 impl Node {
     fn settled() -> Self {
-        let shard = Shard::new(config(), log(), Default::default(), |_| store(), Tick(1));
-        let mut node = Self { shard, out: Output::default(), now: Tick(1), dirty: Vec::new() };
-        for peer in [NodeId(2), NodeId(3)] {
-            node.shard.peer_connected(node.now, peer, THEIRS);
-        }
-        node.shard.client_opened(CLIENT);
+        let mut node = Self::started(config());
         node.follow();
         node.lead();
         node
     }
 
-    /// n2 leads group 1 and has three entries.
+    /// All groups are RECOVERING, and n2 has begun to give back what group 1 had.
+    fn lost() -> Self {
+        let mut node = Self::started(ShardConfig {
+            wal_sync: false,
+            suspect: Suspect::Everything,
+            ..config()
+        });
+        node.follow();
+        assert_eq!(node.shard.recovering(), 3);
+        node
+    }
+
+    fn started(config: ShardConfig) -> Self {
+        let shard = Shard::new(config, log(), Default::default(), |_| store(), Tick(1));
+        let mut node = Self { shard, out: Output::default(), now: Tick(1), dirty: Vec::new() };
+        for peer in [NodeId(2), NodeId(3)] {
+            node.shard.peer_connected(node.now, peer, THEIRS);
+        }
+        node.shard.client_opened(CLIENT);
+        node
+    }
+
+    /// n2 leads group 1, has five entries and sends the first three.
     fn follow(&mut self) {
         let mut blocks = [Block::noop(GroupId(1)), events(1, 1, 2)];
         blocks[0].stamp(Term(1), Index(1), 0);
         blocks[1].stamp(Term(1), Index(2), 0);
-        let body = Body::Append { prev_index: Index(0), prev_term: Term(0), commit: Index(1) };
+        let body = append(Index(0), Term(0), Index(1), Index(5));
         self.hear(NodeId(2), &peer_frame(&[(1, message(1, body), &blocks)]));
     }
 
@@ -83,7 +100,9 @@ impl Node {
             let mut blocks = Vec::new();
             rest.take_blocks(count, &mut blocks).expect("our own blocks");
             let body = match asked.body {
-                Body::VoteRequest { pre, .. } => Body::VoteReply { pre, granted: true },
+                Body::VoteRequest { pre, .. } => {
+                    Body::VoteReply { pre, granted: true, recovering: false }
+                }
                 Body::Append { prev_index, .. } => {
                     Body::AppendReply { matched: blocks.last().map_or(prev_index, Block::last) }
                 }
@@ -185,6 +204,8 @@ fn config() -> ShardConfig {
         shards: 1,
         groups: 3,
         wal_sync: true,
+        wal_sync_except: Vec::new(),
+        suspect: Suspect::Nothing,
         sessions: SessionLimits::default(),
         raft: raft::Config::new(NodeId(1), GroupId(0), voters, ME),
         block_bytes_max: 64 << 10,
@@ -210,6 +231,10 @@ fn message(term: u64, body: Body) -> Message {
     Message { term: Term(term), incarnation: THEIRS, echo: ME, body }
 }
 
+fn append(prev_index: Index, prev_term: Term, commit: Index, last: Index) -> Body {
+    Body::Append { prev_index, prev_term, commit, last }
+}
+
 fn peer_frame(messages: &[(u32, Message, &[Block])]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut writer = FrameWriter::begin(&mut out);
@@ -225,7 +250,15 @@ fn peer_frame(messages: &[(u32, Message, &[Block])]) -> Vec<u8> {
 
 /// Frames from peers, as parts of the input.
 pub fn peer(input: &[u8]) -> Tried {
-    let mut node = Node::settled();
+    hear_all(Node::settled(), input)
+}
+
+/// The same for a node that has lost its memory.
+pub fn lost(input: &[u8]) -> Tried {
+    hear_all(Node::lost(), input)
+}
+
+fn hear_all(mut node: Node, input: &[u8]) -> Tried {
     let mut tried = Tried::default();
     for part in parts(input) {
         let Some((mode, bytes)) = repaired(part) else { continue };
@@ -283,7 +316,7 @@ pub fn peer_samples() -> Vec<Vec<u8>> {
             }
         }
     }
-    let beat = message(1, Body::Heartbeat { commit: Index(2), context: 1 });
+    let beat = message(1, Body::Heartbeat { commit: Index(2), context: 1, last: Index(3) });
     let vote =
         message(9, Body::VoteRequest { pre: false, last_index: Index(9), last_term: Term(2) });
     samples.push(peer_frame(&[(0, vote, &[]), (1, beat, &[]), (2, vote, &[])]));
@@ -291,16 +324,18 @@ pub fn peer_samples() -> Vec<Vec<u8>> {
 }
 
 fn bodies(at: u64, term: u64) -> [Body; 9] {
-    let (index, before) = (Index(at), Term(term.min(1)));
+    let (index, before, last) = (Index(at), Term(term.min(1)), Index(at + at % 2));
+    let pre = at.is_multiple_of(2);
+    let reply = |granted, recovering| Body::VoteReply { pre, granted, recovering };
     [
-        Body::Append { prev_index: index, prev_term: before, commit: index },
+        append(index, before, index, last),
         Body::AppendReply { matched: index },
         Body::AppendReject { prev_index: index, hint_index: Index(at / 2), hint_term: before },
-        Body::Heartbeat { commit: index, context: at },
+        Body::Heartbeat { commit: index, context: at, last },
         Body::HeartbeatReply { context: at },
-        Body::VoteRequest { pre: at.is_multiple_of(2), last_index: index, last_term: before },
-        Body::VoteReply { pre: at.is_multiple_of(2), granted: true },
-        Body::VoteReply { pre: at.is_multiple_of(2), granted: false },
-        Body::Append { prev_index: index, prev_term: Term(term), commit: Index(at + 2) },
+        Body::VoteRequest { pre, last_index: index, last_term: before },
+        reply(true, false),
+        reply(at % 3 == 0, true),
+        append(index, Term(term), Index(at + 2), last),
     ]
 }
