@@ -118,8 +118,10 @@ pub struct Node<M> {
     /// `None` while the process is down.
     pub shard: Option<Shard<M>>,
     pub incarnation: u32,
-    /// The boot record's word: groups without `wal_sync` may be RECOVERING (durability.md R3).
-    pub recovering: bool,
+    /// The boot record's word (durability.md R3).
+    pub recovering: Suspect,
+    /// Bytes that were durable were damaged on purpose.
+    rotten: bool,
     pub disk: Disk,
     /// When each operation under way completes.
     due: BTreeMap<OpId, Tick>,
@@ -142,7 +144,8 @@ impl<M> Node<M> {
         Self {
             shard: None,
             incarnation: 0,
-            recovering: false,
+            recovering: Suspect::Nothing,
+            rotten: false,
             disk: Disk::new(wal),
             due: BTreeMap::new(),
             disk_held: false,
@@ -243,12 +246,15 @@ impl<M: StateMachine> Cluster<M> {
         let node = &mut self.nodes[i];
         node.incarnation += 1;
         (config.node, config.incarnation) = (id, Incarnation(node.incarnation));
-        config.suspect = if node.recovering { Suspect::Unsynced } else { Suspect::Nothing };
         let identity = LogIdentity { cluster: 7, node: id.0, disk: u128::from(id.0) };
         let mut image = node.disk.after_kill();
         let mut found = recover(self.setup.wal, identity, &mut image).expect("the log is readable");
         let rot = matches!(found.verdict, crate::wal::Verdict::Rot { .. });
-        assert!(!rot, "an honest disk does not rot");
+        assert!(!rot || node.rotten, "an honest disk does not rot");
+        if rot {
+            node.recovering = Suspect::Everything;
+        }
+        config.suspect = node.recovering;
         let groups: Recovered =
             found.groups.iter().map(|(&id, g)| (id, crate::shard::restored(g))).collect();
         let wal = Wal::resume(self.setup.wal, identity, epoch, &mut found);
@@ -266,11 +272,29 @@ impl<M: StateMachine> Cluster<M> {
     /// Power fails: of what was not yet safe each sector survives by chance.
     pub fn cut_power(&mut self, i: usize) {
         let percent = [0, 50, 100][self.rng.below(3) as usize];
+        self.cut_power_keeping(i, percent);
+    }
+
+    /// Power fails, and so many percent of the sectors at risk survive.
+    pub fn cut_power_keeping(&mut self, i: usize, percent: u64) {
         let (node, rng) = (&mut self.nodes[i], &mut self.rng);
         let image: Image = node.disk.image(|_, _| rng.chance(percent));
         node.disk = Disk::from_image(self.setup.wal, image);
-        node.recovering = true;
+        node.recovering = node.recovering.max(Suspect::Unsynced);
         self.down(i);
+    }
+
+    /// A bit turns round in the middle of what a node that is down has logged.
+    pub fn rot(&mut self, i: usize) {
+        assert!(!self.is_up(i));
+        let node = &mut self.nodes[i];
+        node.rotten = true;
+        let mut image = node.disk.after_kill();
+        let file = image.0.values_mut().next().expect("a log has a segment");
+        let used = file.iter().rposition(|byte| *byte != 0).expect("it is not empty");
+        let at = (used / 2..).find(|&at| file[at] != 0).expect("up to its end");
+        file[at] ^= 8;
+        node.disk = Disk::from_image(self.setup.wal, image);
     }
 
     fn down(&mut self, i: usize) {
@@ -418,7 +442,9 @@ impl<M: StateMachine> Cluster<M> {
             assert!(node.out.disk.is_empty(), "nothing is written after the first error");
             node.fatal = Some(error);
         }
-        node.recovering &= shard.recovering() > 0;
+        if shard.recovering() == 0 {
+            node.recovering = Suspect::Nothing;
+        }
         node.transitions.append(&mut node.out.transitions);
         node.losses.append(&mut node.out.losses);
         node.disk.issue(&mut node.out.disk);
