@@ -15,6 +15,8 @@ const UNSYNCED: Spec = Spec {
     shards: 1,
     groups: 1,
     timing: crate::cluster::DEFAULT,
+    sync_lag: (100, 1 << 20),
+    mutant: None,
     disks: [const { None }; 3],
 };
 
