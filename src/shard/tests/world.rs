@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+pub use super::bytes::{block, block_of, frames, submit_frame};
 use super::machine::Ledger;
-use crate::block::{Block, BlockBuilder, Command};
+use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::raft;
@@ -18,7 +19,7 @@ use crate::wal::{
     DiskErrorKind, DiskOp, LogIdentity, OpId, Suspect, Wal, WalConfig, WalError, recover,
 };
 use crate::wire::client::{Answer, AnswerEntry, read_query, read_status_reply};
-use crate::wire::frame::{Frame, FrameError, FrameKind, FrameWriter};
+use crate::wire::frame::{Frame, FrameError, FrameKind};
 
 pub const MS: u64 = 1000;
 /// More turns than this without the clock moving are a loop that never sleeps.
@@ -183,49 +184,6 @@ pub struct Cluster<M> {
     pub now: Tick,
     pub rng: Rng,
     pub traffic: Traffic,
-}
-
-/// A block of one command of session `client`.
-pub fn block(group: u32, client: u64, seq: u64) -> Block {
-    block_of(group, client, seq, 0, 1, 24)
-}
-
-/// A block of `count` commands with values of `bytes`.
-pub fn block_of(
-    group: u32,
-    client: u64,
-    seq: u64,
-    pending: u32,
-    count: u32,
-    bytes: usize,
-) -> Block {
-    let value = vec![seq as u8; bytes];
-    let mut builder = BlockBuilder::default();
-    for i in 0..u64::from(count) {
-        let command =
-            Command { kind: 1, flags: 0, timestamp: i, key: b"orders/new", value: &value };
-        builder.push(&command).expect("within the limits of a block");
-    }
-    builder.finish(GroupId(group), client, seq, pending)
-}
-
-/// The frames in `bytes`.
-pub fn frames(bytes: &[u8]) -> Vec<Frame> {
-    let mut buffer = BytesMut::from(bytes);
-    let mut frames = Vec::new();
-    while let Some(frame) = Frame::take(&mut buffer).expect("the shard writes whole frames") {
-        frames.push(frame);
-    }
-    assert!(buffer.is_empty(), "nothing but whole frames");
-    frames
-}
-
-pub fn submit_frame(blocks: &[Block]) -> Frame {
-    let mut out = Vec::new();
-    let mut writer = FrameWriter::begin(&mut out);
-    blocks.iter().for_each(|block| writer.block(block));
-    writer.finish(FrameKind::Submit, blocks.len() as u32, 0);
-    frames(&out).pop().expect("one frame")
 }
 
 /// Starting, ending and connecting nodes.
