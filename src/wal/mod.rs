@@ -32,6 +32,7 @@ mod config;
 mod durability;
 mod fetch;
 mod index;
+mod inspect;
 mod ops;
 mod record;
 mod recovery;
@@ -51,6 +52,7 @@ use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
 pub use boot::{BootError, BootRecord, BootState, SLOT_BYTES, StartVerdict, next_start};
 pub use buffer::{AlignedBuf, PAGE_BYTES};
 pub use config::{LogIdentity, WalConfig, WalConfigError};
+pub(crate) use inspect::{Fact, FlushFacts, read_flush};
 pub use ops::{
     Completed, DiskDone, DiskError, DiskErrorKind, DiskOp, OpId, ReadError, SegmentNo, Space,
     WalError, WalStats,
