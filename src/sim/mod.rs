@@ -2,5 +2,6 @@
 //! disks, wires and clocks that one seed decides about.
 
 pub mod disk;
+pub mod linear;
 pub mod rng;
 pub mod shadow;
