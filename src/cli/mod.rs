@@ -13,6 +13,7 @@ mod doctor;
 mod logging;
 mod runner;
 mod serve;
+mod sim;
 mod status;
 
 pub use serve::ServeOptions;
@@ -39,6 +40,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
+    Sim(sim::SimArgs),
 }
 
 /// Why a command ends without having done what was asked: one line for people.
@@ -70,6 +72,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Serve(_) => unreachable!("handled above"),
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args),
     }
 }
 

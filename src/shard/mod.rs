@@ -20,6 +20,7 @@ pub mod sessions;
 mod status;
 mod timers;
 mod transport;
+mod view;
 
 use std::collections::VecDeque;
 
@@ -29,6 +30,7 @@ use self::sessions::SessionLimits;
 pub use self::status::{GroupStatus, ShardStatus};
 use self::timers::Timers;
 use self::transport::{Outgoing, Peer};
+pub use self::view::GroupView;
 use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Tick};
 use crate::machine::StateMachine;

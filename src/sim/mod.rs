@@ -1,7 +1,25 @@
 //! The deterministic simulator: the shard, log, protocol, codec and state machine that ship, on
 //! disks, wires and clocks that one seed decides about.
 
+pub mod clock;
 pub mod disk;
+mod faults;
 pub mod linear;
+pub mod nemesis;
+mod network;
+mod node;
+pub mod options;
+pub mod oracle;
+pub mod queue;
+pub mod registers;
 pub mod rng;
+pub mod run;
 pub mod shadow;
+pub mod stats;
+pub mod subject;
+pub mod trace;
+mod workload;
+pub mod world;
+
+#[cfg(test)]
+mod tests;
