@@ -15,6 +15,7 @@ mod runner;
 mod serve;
 mod sim;
 mod status;
+mod wal;
 
 pub use serve::ServeOptions;
 pub use status::StatusOptions;
@@ -41,6 +42,7 @@ enum Command {
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
     Sim(sim::SimArgs),
+    Wal(wal::WalArgs),
 }
 
 /// Why a command ends without having done what was asked: one line for people.
@@ -73,6 +75,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Wal(args) => wal::run(&args),
     }
 }
 

@@ -142,14 +142,22 @@ impl<S: Subject> World<S> {
         killed
     }
 
-    /// Without `wal_sync` only a minority may be without its unsynced bytes at a time.
+    /// Without `wal_sync` only a minority may be without its unsynced bytes at a time, but in runs
+    /// that are about more.
     fn lose_power(&mut self, node: usize) -> bool {
-        if !self.shape.wal_sync {
+        if !self.shape.all_sync() && !self.shape.majority && !self.may_forget(node) {
             return self.kill_for_a_while(node);
         }
         self.cut_power(node);
         self.nodes[node].holds += 1;
         true
+    }
+
+    /// Whether those that have gaps in their memory, or none at all, stay a minority with `node`.
+    fn may_forget(&self, node: usize) -> bool {
+        let nodes = &self.nodes;
+        let forgot = (0..nodes.len()).filter(|&i| i == node || nodes[i].forgot).count();
+        forgot <= (nodes.len() - 1) / 2
     }
 
     /// What kept the node down is over.
@@ -166,7 +174,8 @@ impl<S: Subject> World<S> {
     fn wipe(&mut self, node: usize) -> bool {
         let known = (0..self.nodes.len()).all(|i| i == node || self.nodes[i].pins[node].is_some());
         let already = self.nodes.iter().any(|node| node.is_stranger);
-        if already || !known || self.nodes.len() < 3 || !self.kill_for_a_while(node) {
+        let known = known && self.may_forget(node) && !self.shape.majority;
+        if already || !known || !self.kill_for_a_while(node) {
             return false;
         }
         self.note_node(node, "has lost its directory of incarnation", self.incarnation(node));
@@ -174,6 +183,7 @@ impl<S: Subject> World<S> {
         let others = self.nodes.len();
         let state = &mut self.nodes[node];
         (state.is_stranger, state.disk_id, state.incarnation) = (true, disk_id, 0);
+        state.forgot = true;
         state.boot = BootFile::new();
         state.pins = vec![None; others];
         for host in self.hosts_of(node) {

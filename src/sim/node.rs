@@ -14,7 +14,10 @@ use crate::ids::{GroupId, Incarnation, Lsn, NodeId, Tick};
 use crate::raft;
 use crate::shard::sessions::SessionLimits;
 use crate::shard::{GroupView, Output, Recovered, Shard, ShardConfig, restored};
-use crate::wal::{BootRecord, LogIdentity, Verdict, Wal, WalConfig, next_start, recover_from};
+use crate::wal::Recovered as FoundLog;
+use crate::wal::{
+    BootRecord, LogIdentity, Suspect, Verdict, Wal, WalConfig, next_start, recover_from,
+};
 
 /// The cluster's id.
 const CLUSTER: u128 = 7;
@@ -48,6 +51,13 @@ pub struct Node {
     pub wrong_shards: u32,
     /// An error of the disk may stop the process, since a fault was put there.
     pub may_fail: bool,
+    /// Synced bytes were damaged or landed elsewhere.
+    pub may_rot: bool,
+    /// Counts against what the protocol promises to bear: its memory may have gaps, and the boot
+    /// record does not say yet that they are filled.
+    pub forgot: bool,
+    /// The boot record as written last.
+    record: Option<BootRecord>,
 }
 
 /// One shard of a node.
@@ -92,6 +102,9 @@ impl Node {
             is_stranger: false,
             wrong_shards: 0,
             may_fail: false,
+            may_rot: false,
+            forgot: false,
+            record: None,
         }
     }
 }
@@ -139,7 +152,13 @@ const UNCOMMITTED_MAX: u64 = 256 << 10;
 /// The largest block.
 const BLOCK_MAX: u32 = 16 << 10;
 
-fn shard_config(shape: &Shape, node: usize, incarnation: Incarnation, shard: u32) -> ShardConfig {
+fn shard_config(
+    shape: &Shape,
+    node: usize,
+    incarnation: Incarnation,
+    shard: u32,
+    suspect: Suspect,
+) -> ShardConfig {
     let id = NodeId(node as u32 + 1);
     let voters: Vec<_> = (1..=shape.nodes).map(NodeId).collect();
     let mut raft = raft::Config::new(id, GroupId(0), voters.clone(), incarnation);
@@ -154,6 +173,8 @@ fn shard_config(shape: &Shape, node: usize, incarnation: Incarnation, shard: u32
         shards: shape.shards,
         groups: shape.groups,
         wal_sync: shape.wal_sync,
+        wal_sync_except: shape.wal_sync_except.clone(),
+        suspect,
         sessions: SessionLimits::default(),
         raft,
         block_bytes_max: BLOCK_MAX,
@@ -192,13 +213,13 @@ impl<S: Subject> World<S> {
         state.disk_id = disk;
         let (mut record, verdict) =
             next_start(previous.as_ref(), identity(node, disk), state.machine);
-        record.recovering = false;
         record.durable.resize(shards as usize, Lsn::ZERO);
         state.up = true;
         state.attempt += 1;
         state.incarnation = record.incarnation.0;
         let (slot, bytes) = record.encode().expect("a few shards");
         state.boot.write(slot, &bytes);
+        state.record = Some(record);
         let attempt = state.attempt;
         self.note_node(node, "starts, boot record says", verdict as u64);
         let wait = self.node_rng.between(self.shape.disk_us.0, 2 * self.shape.disk_us.1);
@@ -226,6 +247,35 @@ impl<S: Subject> World<S> {
         }
     }
 
+    /// The last group of the last shard has its memory back: the boot record is to say so.
+    fn note_recovered(&mut self, node: usize) {
+        let hosts = self.hosts_of(node);
+        let done = |host: &Host<S::Machine>| {
+            host.serving && host.shard.as_ref().is_some_and(|shard| shard.recovering() == 0)
+        };
+        if !self.hosts[hosts].iter().all(done) {
+            return;
+        }
+        let state = &mut self.nodes[node];
+        let Some(record) = &mut state.record else { return };
+        *record = record.next_write();
+        record.recovering = false;
+        let (slot, bytes) = record.encode().expect("a few shards");
+        state.boot.write(slot, &bytes);
+        let wait = self.node_rng.between(self.shape.disk_us.0, self.shape.disk_us.1);
+        self.queue.push(self.now + wait, Event::Recorded(node as u32, state.attempt));
+    }
+
+    /// That record is safe.
+    pub(super) fn on_recorded(&mut self, node: usize, attempt: u32) {
+        let state = &mut self.nodes[node];
+        if state.up && state.attempt == attempt {
+            state.boot.sync();
+            state.forgot = state.is_stranger;
+            self.note_node(node, "has its memory back in incarnation", self.incarnation(node));
+        }
+    }
+
     /// Reads a shard's log and starts it. `false`: the node does not come up.
     fn open(&mut self, node: usize, at: usize) -> bool {
         let shard = at as u32 % self.shape.shards;
@@ -242,20 +292,15 @@ impl<S: Subject> World<S> {
                 return false;
             }
         };
-        if let Verdict::Rot { valid, durable, .. } = found.verdict {
-            let what = format!("n{} s{shard}: V {valid}, D {durable}", node + 1);
-            self.fail("an honest disk shows no rot", what);
-            return false;
-        }
-        if let Some(what) = host.shadow.lost(&found) {
-            let what = format!("n{} s{shard}: {what}", node + 1);
-            self.fail("what is durable stays", what);
-            return false;
-        }
+        let suspect = match self.judge_log(node, at, &found) {
+            Some(suspect) => suspect,
+            None => return false,
+        };
+        let host = &mut self.hosts[at];
         host.shadow = host.shadow.restarted(&found);
         let groups: Recovered = found.groups.iter().map(|(&id, g)| (id, restored(g))).collect();
         let wal = Wal::resume(config, mine, epoch, &mut found);
-        let config = shard_config(&self.shape, node, incarnation, shard);
+        let config = shard_config(&self.shape, node, incarnation, shard, suspect);
         let subject = &self.subject;
         let machine = |group: GroupId| Observed::new(subject.machine(group));
         let started = Shard::new(config, wal, groups, machine, now);
@@ -273,6 +318,30 @@ impl<S: Subject> World<S> {
         host.conns.fill(0);
         (host.serving, host.dirty) = (false, true);
         true
+    }
+
+    /// What recovery found, against what was known: which groups are suspect; `None` if the node
+    /// cannot start.
+    fn judge_log(&mut self, node: usize, at: usize, found: &FoundLog) -> Option<Suspect> {
+        let shard = at as u32 % self.shape.shards;
+        let unsynced = self.nodes[node].record.as_ref().is_some_and(|record| record.recovering);
+        if let Verdict::Rot { valid, durable, .. } = found.verdict {
+            if !self.nodes[node].may_rot {
+                let what = format!("n{} s{shard}: V {valid}, D {durable}", node + 1);
+                self.fail("an honest disk shows no rot", what);
+                return None;
+            }
+            self.note_node(node, "finds rot at", valid.0);
+            self.stats.rot_found += 1;
+            self.oracle.forget(node);
+            return Some(Suspect::Everything);
+        }
+        if let Some(what) = self.hosts[at].shadow.lost(found) {
+            let what = format!("n{} s{shard}: {what}", node + 1);
+            self.fail("what is durable stays", what);
+            return None;
+        }
+        Some(if unsynced { Suspect::Unsynced } else { Suspect::Nothing })
     }
 
     pub(super) fn note_node(&mut self, node: usize, note: &'static str, number: u64) {
@@ -342,18 +411,37 @@ impl<S: Subject> World<S> {
             }
         }
         state.disk.issue(Tick(self.now), &mut state.out.disk);
+        self.losses.append(&mut state.out.losses);
         for transition in state.out.transitions.drain(..) {
             let what = What::Role { node: node as u32 + 1, transition };
             self.trace.note(self.now, what);
         }
+        self.note_losses(node);
         self.send_to_peers(host);
         let state = &mut self.hosts[host];
         state.shard.as_mut().expect("up").apply(local);
         self.send_to_clients(host);
         self.check(node, host);
+        if self.nodes[node].record.as_ref().is_some_and(|record| record.recovering) {
+            self.note_recovered(node);
+        }
         let slow = self.nodes[node].slow_us;
         let took = self.node_rng.between(TURN_US.0, TURN_US.1 + slow);
         self.hosts[host].busy_until = self.now + took;
+    }
+
+    /// A possible loss is told of if, and only if, a majority may have forgotten.
+    fn note_losses(&mut self, node: usize) {
+        while let Some(loss) = self.losses.pop() {
+            self.stats.losses += 1;
+            self.oracle.note_loss(&loss);
+            self.trace.note(self.now, What::Loss { node: node as u32 + 1, loss });
+            let forgot = self.nodes.iter().filter(|node| node.forgot).count();
+            if forgot <= self.nodes.len() / 2 {
+                let what = format!("n{} {loss:?}, {forgot} nodes had forgotten", node + 1);
+                self.fail("a loss is told of only where there can be one", what);
+            }
+        }
     }
 
     fn check(&mut self, node: usize, host: usize) {
@@ -469,6 +557,7 @@ impl<S: Subject> World<S> {
         }
         self.nodes[node].boot.power_cut(survival, &mut self.fault_rng);
         self.nodes[node].machine += 1;
+        self.nodes[node].forgot |= !self.shape.all_sync();
     }
 
     fn end_process(&mut self, node: usize, at_once: bool) {

@@ -2,6 +2,7 @@
 
 use super::nemesis::{Fault, Kinds, plan};
 use super::rng::Rng;
+use crate::ids::GroupId;
 
 /// Labels of the streams of random numbers that a seed gives.
 pub(super) const SHAPE: u64 = 1;
@@ -86,7 +87,12 @@ pub struct Shape {
     pub nodes: u32,
     pub shards: u32,
     pub groups: u32,
+    /// Whether acknowledgements wait for stable storage ...
     pub wal_sync: bool,
+    /// ... but not those of these groups, which do the opposite.
+    pub wal_sync_except: Vec<GroupId>,
+    /// A majority may lose power without having been synced: what remains must be a prefix.
+    pub majority: bool,
     pub clients: u32,
     /// A client thinks for this long at most between two blocks, microseconds.
     pub think_us: u64,
@@ -107,6 +113,11 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Whether no group speaks for what a loss of power may take.
+    pub fn all_sync(&self) -> bool {
+        self.wal_sync && self.wal_sync_except.is_empty()
+    }
+
     /// The same for the same seed and options, always.
     pub fn new(seed: u64, options: &Options) -> Self {
         let base = Rng::new(seed);
@@ -125,11 +136,15 @@ impl Shape {
         if let Some(only) = &options.only {
             plan.retain(|fault| only.contains(&fault.number));
         }
+        let mixed = rng.chance(30);
+        let except = (0..groups).filter(|group| mixed && group % 2 == 1).map(GroupId).collect();
         Self {
             nodes,
             shards: shards.min(groups),
             groups,
-            wal_sync: rng.chance(60),
+            wal_sync: rng.chance(50),
+            wal_sync_except: except,
+            majority: rng.chance(10),
             clients: rng.between(2, 4) as u32,
             think_us: [100_000, 200_000, 400_000][rng.below(3) as usize],
             window: rng.between(1, 4) as usize,

@@ -6,7 +6,7 @@
 
 use crate::ids::{GroupId, Index, NodeId, Term};
 use crate::machine::StateMachine;
-use crate::raft::ready::Role;
+use crate::raft::ready::{PossibleLoss, Role};
 use crate::raft::{Body, Message, Raft};
 use crate::shard::GroupView;
 use crate::wire::client::Committed;
@@ -54,6 +54,9 @@ struct Truth {
     acknowledged: u64,
     /// By node.
     spoken: Vec<Spoken>,
+    /// Terms whose election told of a possible loss.
+    losses: Vec<u64>,
+    has_lost: bool,
 }
 
 /// The highest term that a node has shown to others, and its vote in it.
@@ -71,6 +74,23 @@ pub struct Seen {
     leads: bool,
     pub commit: u64,
     pub applied: u64,
+}
+
+impl Truth {
+    /// A leader that was elected after a loss begins where its log agrees with what was committed:
+    /// what remains is a prefix.
+    fn cut(&mut self, raft: &Raft) {
+        let agrees = |at: &usize| {
+            let index = Index(*at as u64);
+            let term = raft.log().term_at(index);
+            term == Some(Term(u64::from(self.committed[*at - 1].term)))
+        };
+        let keep = (1..=self.committed.len()).rev().find(agrees).unwrap_or(0);
+        self.committed.truncate(keep);
+        self.digests.truncate(keep + 1);
+        self.acknowledged = self.acknowledged.min(keep as u64);
+        self.has_lost = true;
+    }
 }
 
 /// See the module.
@@ -182,7 +202,9 @@ impl Oracle {
             let expected = Some(Term(u64::from(truth.committed[last].term)));
             let index = Index(count as u64);
             let found = raft.log().term_at(index);
-            if found != expected {
+            if found != expected && truth.losses.contains(&(term as u64)) {
+                truth.cut(raft);
+            } else if found != expected {
                 let what = format!(
                     "n{} leads g{group} in t{term} and has {found:?} at i{index}, where \
                      {expected:?} was committed",
@@ -192,6 +214,16 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+
+    /// An election has told of a possible loss.
+    pub fn note_loss(&mut self, loss: &PossibleLoss) {
+        self.groups[loss.group.0 as usize].losses.push(loss.term.0);
+    }
+
+    /// Whether acknowledged entries of the group are gone, as was told.
+    pub fn has_lost(&self, group: GroupId) -> bool {
+        self.groups[group.0 as usize].has_lost
     }
 
     fn committed(&mut self, node: usize, raft: &Raft, seen: &mut Seen) -> Verdict {
@@ -328,7 +360,7 @@ impl Oracle {
             let what = format!("g{group} i{first}..i{last} of t{}", done.term);
             return broken("only what is committed is acknowledged", what);
         }
-        if first <= floor {
+        if first <= floor && !truth.has_lost {
             let what = format!("g{group} i{first}, but i{floor} was answered before it was asked");
             return broken("what is asked later takes effect later", what);
         }

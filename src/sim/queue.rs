@@ -25,6 +25,8 @@ pub enum Event {
     /// number of the attempt.
     Start(u32, u32),
     Started(u32, u32),
+    /// The boot record that says that the node has its memory back is written.
+    Recorded(u32, u32),
     /// All trouble ends.
     Heal,
     /// Is everything as it should be, some time after the trouble?

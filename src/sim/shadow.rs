@@ -19,7 +19,9 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::ids::{GroupId, Index, Lsn, NodeId, Term};
-use crate::wal::{DiskOp, Fact, FlushFacts, OpId, Recovered, SegmentNo, WalConfig, read_flush};
+use crate::wal::{
+    DiskOp, Fact, FlushFacts, OpId, Recovered, SegmentNo, TermStart, WalConfig, read_flush,
+};
 
 /// Settled facts of a group that are remembered; older ones are believed.
 const REMEMBERED_MAX: usize = 64;
@@ -143,8 +145,8 @@ impl Shadow {
             if found.first > Index(1) {
                 group.forgotten = found.first.prev();
             }
-            for (n, &(first, term)) in found.terms.iter().enumerate() {
-                let last = found.terms.get(n + 1).map_or(found.last, |next| next.0.prev());
+            for (n, &TermStart { first, term, .. }) in found.terms.iter().enumerate() {
+                let last = found.terms.get(n + 1).map_or(found.last, |next| next.first.prev());
                 let safe = known.and_then(|g| g.durable_through(first, term, self.durable));
                 group.restore(Run { first, last, term, end: new.end, needs: new.end }, safe);
             }

@@ -12,6 +12,10 @@ pub struct Stats {
     pub kills: u64,
     pub power_losses: u64,
     pub lost_sectors: u64,
+    /// Starts that found damage below the durable mark.
+    pub rot_found: u64,
+    /// Elections after which acknowledged blocks may be missing, as told.
+    pub losses: u64,
     pub starts: u64,
     pub refused_strangers: u64,
     pub resets: u64,
@@ -42,6 +46,8 @@ impl Stats {
             kills,
             power_losses,
             lost_sectors,
+            rot_found,
+            losses,
             starts,
             refused_strangers,
             resets,
@@ -64,6 +70,8 @@ impl Stats {
         self.kills += kills;
         self.power_losses += power_losses;
         self.lost_sectors += lost_sectors;
+        self.rot_found += rot_found;
+        self.losses += losses;
         self.starts += starts;
         self.refused_strangers += refused_strangers;
         self.resets += resets;

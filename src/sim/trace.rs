@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 
 use crate::ids::{GroupId, Index, NodeId, Term};
-use crate::raft::ready::{Role, Transition};
+use crate::raft::ready::{PossibleLoss, Role, Transition};
 use crate::raft::{Body, Message};
 
 /// Records kept when not everything is.
@@ -51,6 +51,10 @@ pub enum What {
         node: u32,
         note: &'static str,
         number: u64,
+    },
+    Loss {
+        node: u32,
+        loss: PossibleLoss,
     },
     Link {
         from: u32,
@@ -145,6 +149,10 @@ fn line(what: &What, at: u64, out: &mut String) {
             write!(out, "n{from} -> c{client}  g{group}  {note} #{seq} i{first}")
         }
         What::Node { node, note, number } => write!(out, "n{node}  {note} {number}"),
+        What::Loss { node, loss } => {
+            let PossibleLoss { group, term, epoch } = loss;
+            write!(out, "n{node}  g{group}  POSSIBLE DATA LOSS, t{term}, epoch {epoch}")
+        }
         What::Link { from, to, note } => write!(out, "n{from} => n{to}  {note}"),
         What::Fault { number, kind, node, other, note } => {
             write!(out, "FAULT {number} {kind} n{node} n{other}: {note}")

@@ -22,8 +22,9 @@ use super::stats::Stats;
 use super::subject::Subject;
 use super::trace::{Trace, What};
 use super::workload::Client;
-use crate::ids::Tick;
+use crate::ids::{GroupId, Tick};
 use crate::machine::hash::mix;
+use crate::raft::ready::PossibleLoss;
 
 /// After the trouble every group must make progress within this time, microseconds (issue and
 /// `durability.md`).
@@ -92,6 +93,8 @@ pub struct World<S: Subject> {
     pub(super) fault_rng: Rng,
     /// When the trouble ended; `None` while it lasts.
     pub(super) healed_at: Option<u64>,
+    /// Losses that were told of in this turn.
+    pub(super) losses: Vec<PossibleLoss>,
     /// By group: a block asked for after the trouble was acknowledged.
     pub(super) progressed: Vec<bool>,
     /// Flapping wires that are cut now, by the number of their fault.
@@ -128,6 +131,7 @@ impl<S: Subject> World<S> {
             node_rng: base.fork(DISKS + 100),
             fault_rng: base.fork(FAULTS),
             healed_at: None,
+            losses: Vec::new(),
             progressed: vec![false; shape.groups as usize],
             flapping: BTreeSet::new(),
             over: false,
@@ -191,6 +195,7 @@ impl<S: Subject> World<S> {
             Event::End(fault) => self.on_fault_end(fault as usize),
             Event::Start(node, attempt) => self.on_start(node as usize, attempt),
             Event::Started(node, attempt) => self.on_started(node as usize, attempt),
+            Event::Recorded(node, attempt) => self.on_recorded(node as usize, attempt),
             Event::Heal => self.on_heal(),
             Event::Look => self.on_look(),
         }
@@ -298,7 +303,7 @@ impl<S: Subject> World<S> {
 
     /// All members have applied all that is committed.
     fn has_converged(&self, group: usize) -> bool {
-        let last = self.oracle.commit(crate::ids::GroupId(group as u32));
+        let last = self.oracle.commit(GroupId(group as u32));
         (0..self.nodes.len())
             .filter(|&node| !self.nodes[node].is_stranger)
             .all(|node| self.view(node, group).is_some_and(|view| view.applied().0 == last))
@@ -311,9 +316,10 @@ impl<S: Subject> World<S> {
             Some(view) => {
                 let raft = view.raft();
                 format!(
-                    "n{} {:?} t{} last i{} commit i{} applied i{}",
+                    "n{} {:?}{} t{} last i{} commit i{} applied i{}",
                     node + 1,
                     raft.role(),
+                    if raft.is_recovering() { " RECOVERING" } else { "" },
                     raft.term(),
                     raft.last_index(),
                     raft.commit(),
@@ -332,7 +338,9 @@ impl<S: Subject> World<S> {
             }
         }
         self.check_ledgers();
-        if let Err(what) = self.subject.finish() {
+        // What was lost, and told of, may have been seen before.
+        let lost = (0..self.shape.groups).any(|group| self.oracle.has_lost(GroupId(group)));
+        if let Some(what) = self.subject.finish().err().filter(|_| !lost) {
             self.fail("what clients saw is linearizable", what);
         }
     }
@@ -342,6 +350,9 @@ impl<S: Subject> World<S> {
         for node in (0..self.nodes.len()).filter(|&node| !self.nodes[node].is_stranger) {
             for group in 0..self.shape.groups as usize {
                 let Some(view) = self.view(node, group) else { continue };
+                if self.oracle.has_lost(GroupId(group as u32)) {
+                    continue;
+                }
                 let ledger = &view.machine().ledger;
                 let lost = self.clients.iter().find_map(|client| client.missing(group, ledger));
                 if let Some((client, seq)) = lost {

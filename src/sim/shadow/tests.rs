@@ -242,8 +242,8 @@ fn lives(seed: u64, honest: bool) -> (u64, u64) {
         for g in 0..3_u32 {
             let group = found.groups.get(&GroupId(g));
             last[g as usize] = group.map_or(0, |group| group.last.0);
-            terms[g as usize] =
-                group.map_or(1, |g| g.hard_state.term.0.max(g.terms.last().map_or(1, |t| t.1.0)));
+            terms[g as usize] = group
+                .map_or(1, |g| g.hard_state.term.0.max(g.terms.last().map_or(1, |t| t.term.0)));
         }
         let mut marks = Vec::new();
         for _ in 0..rng.below(150) {
