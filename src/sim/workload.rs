@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::network::delay;
 use super::options::Shape;
 use super::queue::Event;
-use super::subject::{Ask, Ledger, Subject};
+use super::subject::{Ask, Subject};
 use super::trace::What;
 use super::world::{Packet, World};
 use crate::block::{Block, BlockBuilder};
@@ -85,11 +85,15 @@ impl Client {
         self.sessions.iter().map(|session| session.open.len()).sum()
     }
 
-    /// An acknowledged block of `group` that the ledger does not know: (session, number).
-    pub fn missing(&self, group: usize, ledger: &Ledger) -> Option<(u64, u64)> {
+    /// An acknowledged block of `group` for which `lacks` holds: (session, number).
+    pub fn acknowledged_where(
+        &self,
+        group: usize,
+        lacks: impl Fn(u64, u64) -> bool,
+    ) -> Option<(u64, u64)> {
         let id = self.session_id();
         let seqs = &self.sessions[group].acknowledged;
-        seqs.iter().find(|&&seq| !ledger.has(id, seq)).map(|&seq| (id, seq))
+        seqs.iter().find(|&&seq| lacks(id, seq)).map(|&seq| (id, seq))
     }
 
     /// Connections to a node that is gone.

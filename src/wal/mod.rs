@@ -468,6 +468,11 @@ impl Wal {
         self.config.staged_bytes_max.saturating_sub(self.writer.staged_bytes())
     }
 
+    /// Bytes of records that are staged and not under way to the disk.
+    pub fn staged_bytes(&self) -> u64 {
+        self.writer.staged_bytes()
+    }
+
     /// Why `room` is what it is.
     pub fn space(&self) -> Space {
         self.segments.space(self.room())
