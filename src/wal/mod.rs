@@ -50,7 +50,9 @@ use zerocopy::IntoBytes;
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
 
-pub use boot::{BootError, BootRecord, BootState, SLOT_BYTES, StartVerdict, Suspect, next_start};
+pub use boot::{
+    BootError, BootRecord, BootState, KnownVoter, Opening, SLOT_BYTES, StartVerdict, Suspect,
+};
 pub use buffer::{AlignedBuf, PAGE_BYTES};
 pub use config::{LogIdentity, WalConfig, WalConfigError};
 pub(crate) use facts::{Fact, FlushFacts, read_flush};
