@@ -6,6 +6,7 @@
 use super::clock::RATE_TRUE;
 use super::disk::{BootFile, Disk, OpClass, Times};
 use super::nemesis::{Fault, Kind};
+use super::network::node_id;
 use super::node::wal_config;
 use super::queue::Event;
 use super::shadow::Shadow;
@@ -209,7 +210,8 @@ impl<S: Subject> World<S> {
     /// The directory is lost. At most one node of a run, and only while those that are left can
     /// still be a majority; and only one that all others know, or they would take it for new.
     fn wipe(&mut self, node: usize) -> bool {
-        let known = (0..self.nodes.len()).all(|i| i == node || self.nodes[i].pins[node].is_some());
+        let known =
+            (0..self.nodes.len()).all(|i| i == node || self.nodes[i].has_pinned(node_id(node)));
         let already = self.nodes.iter().any(|node| node.is_stranger || node.is_misdirected);
         let known = known && self.may_forget(node) && !self.shape.majority;
         if already || !known || !self.kill_for_a_while(node) {
@@ -223,12 +225,11 @@ impl<S: Subject> World<S> {
     fn lose_directory(&mut self, node: usize) {
         self.note_node(node, "has lost its directory of incarnation", self.incarnation(node));
         let disk_id = u128::from(self.fault_rng.next());
-        let others = self.nodes.len();
         let state = &mut self.nodes[node];
         (state.is_stranger, state.disk_id, state.incarnation) = (true, disk_id, 0);
         state.forgot = true;
         state.boot = BootFile::new();
-        state.pins = vec![None; others];
+        (state.record, state.found_rot) = (None, false);
         for host in self.hosts_of(node) {
             let config = wal_config(&self.shape, host as u32 % self.shape.shards);
             self.hosts[host].disk = Disk::new(config, self.fault_rng.next());
@@ -437,7 +438,7 @@ impl<S: Subject> World<S> {
     /// that has to be borne as well.
     fn misdirect(&mut self, fault: &Fault) -> bool {
         let (node, nodes) = (fault.node, &self.nodes);
-        let known = (0..nodes.len()).all(|i| i == node || nodes[i].pins[node].is_some());
+        let known = (0..nodes.len()).all(|i| i == node || nodes[i].has_pinned(node_id(node)));
         let already = nodes.iter().any(|node| node.is_stranger || node.is_misdirected);
         if already || !known || self.shape.majority || !self.may_forget(node) || !nodes[node].up {
             return false;

@@ -170,8 +170,7 @@ impl<S: Subject> World<S> {
     /// Whether `node` takes `other` for the one it has known by that number (bug 31).
     fn knows(&mut self, node: usize, other: usize) -> bool {
         let disk = self.nodes[other].disk_id;
-        let pin = &mut self.nodes[node].pins[other];
-        *pin.get_or_insert(disk) == disk
+        self.nodes[node].pin(node_id(other), disk)
     }
 
     /// A link breaks: what is under way is lost, and a piece of the last frame may arrive.

@@ -38,8 +38,6 @@ pub struct Node {
     pub holds: u32,
     /// Turns take this much longer, microseconds.
     pub slow_us: u64,
-    /// Disk ids that it has known the others by.
-    pub pins: Vec<Option<u128>>,
     /// Its directory was lost: the others refuse it as the node it was.
     pub is_stranger: bool,
     /// The next start is tried with this many shards more.
@@ -53,7 +51,7 @@ pub struct Node {
     pub forgot: bool,
     /// A write went astray: if nothing shows it, the disk is replaced.
     pub is_misdirected: bool,
-    /// Damage was found, and not all groups have their memory back since.
+    /// Damage was found at this start, and is not in the boot record yet.
     pub found_rot: bool,
     /// The boot record as written last.
     pub record: Option<BootRecord>,
@@ -85,7 +83,7 @@ pub struct Host<M> {
 }
 
 impl Node {
-    pub fn new(node: usize, nodes: usize, base: &Rng) -> Self {
+    pub fn new(node: usize, base: &Rng) -> Self {
         let mut rng = base.fork(1000 + node as u64);
         Self {
             clock: Clock::new(1 + rng.below(1_000_000)),
@@ -99,7 +97,6 @@ impl Node {
             backlog: Vec::new(),
             holds: 0,
             slow_us: 0,
-            pins: vec![None; nodes],
             is_stranger: false,
             wrong_shards: 0,
             may_fail: false,
@@ -114,6 +111,41 @@ impl Node {
 }
 
 impl Node {
+    /// The boot record says that groups may be RECOVERING.
+    pub fn is_recovering(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.recovering > Suspect::Nothing)
+    }
+
+    /// What it is known to have forgotten, or may turn out to have.
+    pub fn has_gaps(&self) -> bool {
+        self.is_recovering() || self.is_stranger || self.is_misdirected
+    }
+
+    /// Writes the boot record with a change; it is not synced yet.
+    pub fn rewrite(&mut self, change: impl FnOnce(&mut BootRecord)) {
+        let Some(record) = &mut self.record else { return };
+        *record = record.next_write();
+        change(record);
+        let (slot, bytes) = record.encode().expect("a few shards");
+        self.boot.write(slot, &bytes);
+    }
+
+    /// Whether another node may come with this disk: the first one is noted, durably (bug 31).
+    pub fn pin(&mut self, node: NodeId, disk: u128) -> bool {
+        let pinned = self.record.as_ref().and_then(|record| record.clone().pin_disk(node, disk));
+        if pinned == Some(true) {
+            self.rewrite(|record| record.pin_disk(node, disk).map_or((), |_| ()));
+            self.boot.sync();
+        }
+        pinned.is_some()
+    }
+
+    /// Whether it would know the other one's disk from another.
+    pub fn has_pinned(&self, node: NodeId) -> bool {
+        let voters = self.record.iter().flat_map(|record| &record.voters);
+        voters.into_iter().any(|known| known.node == node && known.disk.is_some())
+    }
+
     /// How far the boot record knows a shard's log to have been durable.
     pub fn mark(&self, shard: u32) -> Lsn {
         let marks = self.record.as_ref().map(|record| &record.durable);
@@ -275,7 +307,7 @@ impl<S: Subject> World<S> {
         state.shard.as_mut().expect("up").apply(local);
         self.send_to_clients(host);
         self.check(node, host);
-        if self.nodes[node].record.as_ref().is_some_and(|record| record.recovering) {
+        if self.nodes[node].is_recovering() {
             self.note_recovered(node);
         }
         let slow = self.nodes[node].slow_us;
@@ -406,13 +438,8 @@ impl<S: Subject> World<S> {
         self.end_process(node, true);
         self.hosts_of(node).for_each(|host| self.hosts[host].disk.kill());
         let state = &mut self.nodes[node];
-        if let Some(record) = &mut state.record {
-            *record = record.next_write();
-            (record.durable, record.state) = (marks, BootState::Clean);
-            let (slot, bytes) = record.encode().expect("a few shards");
-            state.boot.write(slot, &bytes);
-            state.boot.sync();
-        }
+        state.rewrite(|record| (record.durable, record.state) = (marks, BootState::Clean));
+        state.boot.sync();
         self.stats.stops += 1;
         true
     }

@@ -225,6 +225,11 @@ impl Oracle {
         self.groups[loss.group.0 as usize].losses.push(loss.term.0);
     }
 
+    /// Whether a possible loss of the group was told of.
+    pub fn told_of_loss(&self, group: GroupId) -> bool {
+        !self.groups[group.0 as usize].losses.is_empty()
+    }
+
     /// Whether acknowledged entries of the group are gone, as was told.
     pub fn has_lost(&self, group: GroupId) -> bool {
         self.groups[group.0 as usize].has_lost

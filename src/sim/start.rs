@@ -6,10 +6,12 @@ use super::queue::Event;
 use super::subject::{Observed, Subject};
 use super::trace::What;
 use super::world::World;
-use crate::ids::{GroupId, Incarnation, Lsn};
+use crate::ids::{GroupId, Incarnation, NodeId};
 use crate::shard::{Output, Recovered, Shard, restored};
 use crate::wal::Recovered as FoundLog;
-use crate::wal::{BootRecord, LogIdentity, Suspect, Verdict, Wal, next_start, recover_from};
+use crate::wal::{
+    BootError, BootRecord, LogIdentity, Opening, Suspect, Verdict, Wal, recover_from,
+};
 
 /// The cluster's id.
 const CLUSTER: u128 = 7;
@@ -34,15 +36,25 @@ impl<S: Subject> World<S> {
             }
         };
         let shards = self.shape.shards + std::mem::take(&mut state.wrong_shards);
-        if previous.as_ref().is_some_and(|last| last.durable.len() != shards as usize) {
-            self.note_node(node, "refuses to start with shards:", u64::from(shards));
-            return self.start_in(node, 10_000);
-        }
-        let disk = previous.as_ref().map_or(state.disk_id, |last| last.identity.disk);
-        state.disk_id = disk;
-        let (mut record, verdict) =
-            next_start(previous.as_ref(), identity(node, disk), state.machine);
-        record.durable.resize(shards as usize, Lsn::ZERO);
+        state.disk_id = previous.as_ref().map_or(state.disk_id, |last| last.identity.disk);
+        let opening = Opening {
+            identity: identity(node, state.disk_id),
+            boot: state.machine,
+            shards,
+            voters: (1..=self.shape.nodes).map(NodeId).collect(),
+            unsynced: u64::from(!self.shape.all_sync()),
+        };
+        let (record, verdict) = match BootRecord::open(previous.as_ref(), &opening) {
+            Ok(opened) => opened,
+            Err(BootError::ShardCount { .. }) if shards != self.shape.shards => {
+                self.note_node(node, "refuses to start with shards:", u64::from(shards));
+                return self.start_in(node, 10_000);
+            }
+            Err(error) => {
+                let what = format!("n{}: {error}", node + 1);
+                return self.fail("a node starts in its own directory", what);
+            }
+        };
         state.up = true;
         state.attempt += 1;
         state.incarnation = record.incarnation.0;
@@ -81,15 +93,13 @@ impl<S: Subject> World<S> {
     /// anybody hears of this start. What recovery found whole is forgiven.
     fn record_rot(&mut self, node: usize) {
         let state = &mut self.nodes[node];
-        let Some(record) = &mut state.record else { return };
-        if state.found_rot && !record.recovering {
-            *record = record.next_write();
-            record.recovering = true;
-            let (slot, bytes) = record.encode().expect("a few shards");
-            state.boot.write(slot, &bytes);
+        if std::mem::take(&mut state.found_rot) {
+            state.rewrite(|record| record.recovering = Suspect::Everything);
             state.boot.sync();
         }
-        state.forgot = record.recovering || state.is_stranger;
+        // Every log was read whole, or its damage was found.
+        state.is_misdirected = false;
+        state.forgot = state.has_gaps();
     }
 
     /// The last group of the last shard has its memory back: the boot record is to say so.
@@ -102,11 +112,7 @@ impl<S: Subject> World<S> {
             return;
         }
         let state = &mut self.nodes[node];
-        let Some(record) = &mut state.record else { return };
-        *record = record.next_write();
-        record.recovering = false;
-        let (slot, bytes) = record.encode().expect("a few shards");
-        state.boot.write(slot, &bytes);
+        state.rewrite(|record| record.recovering = Suspect::Nothing);
         let wait = self.node_rng.between(self.shape.disk_us.0, self.shape.disk_us.1);
         self.queue.push(self.now + wait, Event::Recorded(node as u32, state.attempt));
     }
@@ -116,7 +122,7 @@ impl<S: Subject> World<S> {
         let state = &mut self.nodes[node];
         if state.up && state.attempt == attempt {
             state.boot.sync();
-            (state.forgot, state.found_rot) = (state.is_stranger, false);
+            state.forgot = state.has_gaps();
             self.note_node(node, "has its memory back in incarnation", self.incarnation(node));
         }
     }
@@ -172,7 +178,7 @@ impl<S: Subject> World<S> {
     /// cannot start.
     fn judge_log(&mut self, node: usize, at: usize, found: &FoundLog) -> Option<Suspect> {
         let state = &self.nodes[node];
-        let unsynced = state.record.as_ref().is_some_and(|record| record.recovering);
+        let suspect = state.record.as_ref().map(|record| record.recovering).unwrap_or_default();
         let (may_rot, is_misdirected) = (state.may_rot, state.is_misdirected);
         let place = format!("n{} s{}", node + 1, at as u32 % self.shape.shards);
         if let Verdict::Rot { valid, durable, .. } = found.verdict {
@@ -187,7 +193,9 @@ impl<S: Subject> World<S> {
             self.stats.rot_found += 1;
             self.oracle.forget(node);
             self.nodes[node].found_rot = true;
-        } else if let Some(what) = self.hosts[at].shadow.lost(found)
+            return Some(Suspect::Everything);
+        }
+        if let Some(what) = self.hosts[at].shadow.lost(found)
             && !self.options.lying_disks
         {
             // A write that went astray and was never named as durable cannot be told from a torn
@@ -199,11 +207,7 @@ impl<S: Subject> World<S> {
             }
             return None;
         }
-        Some(match (self.nodes[node].found_rot, unsynced) {
-            (true, _) => Suspect::Everything,
-            (false, true) => Suspect::Unsynced,
-            (false, false) => Suspect::Nothing,
-        })
+        Some(suspect)
     }
 
     pub(super) fn note_node(&mut self, node: usize, note: &'static str, number: u64) {

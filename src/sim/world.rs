@@ -59,6 +59,7 @@ pub(super) enum Packet {
     ToClient {
         client: u32,
         host: u32,
+        life: u32,
         bytes: Bytes,
     },
 }
@@ -114,7 +115,7 @@ impl<S: Subject> World<S> {
             subject,
             now: 0,
             queue: Queue::default(),
-            nodes: (0..n).map(|i| Node::new(i, n, &disks)).collect(),
+            nodes: (0..n).map(|i| Node::new(i, &disks)).collect(),
             hosts: (0..n * shards).map(|h| Host::new(h, &shape, &options, &disks)).collect(),
             wires: vec![Wire::default(); n * n],
             links: (0..n * shards * n).map(|_| Link::default()).collect(),
@@ -227,8 +228,8 @@ impl<S: Subject> World<S> {
                 link as usize % self.nodes.len()
             }
             Packet::ToNode { host, .. } => self.node_of(host as usize),
-            Packet::ToClient { client, host, bytes } => {
-                return self.on_answers(client as usize, host as usize, bytes);
+            Packet::ToClient { client, host, life, bytes } => {
+                return self.on_answers(client as usize, host as usize, life, bytes);
             }
         };
         if self.nodes[to].paused {
