@@ -70,5 +70,6 @@ pub mod raft;
 pub mod runtime;
 pub mod server;
 pub mod shard;
+pub mod sim;
 pub mod wal;
 pub mod wire;

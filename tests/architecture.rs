@@ -37,7 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Layers that know no socket, file, clock, thread, random source or executor.
-const PURE: &[&str] = &["ids", "block", "raft", "wal", "machine", "wire", "shard"];
+const PURE: &[&str] = &["ids", "block", "raft", "wal", "machine", "wire", "shard", "sim"];
 
 /// What a pure layer must not name. Its tests may use files, but nothing that makes a run differ
 /// from the last.

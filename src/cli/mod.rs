@@ -13,6 +13,7 @@ mod doctor;
 mod logging;
 mod runner;
 mod serve;
+mod sim;
 mod status;
 mod wal;
 
@@ -40,6 +41,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
+    Sim(sim::SimArgs),
     Wal(wal::WalArgs),
 }
 
@@ -72,6 +74,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Serve(_) => unreachable!("handled above"),
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Wal(args) => wal::run(&args),
     }
 }

@@ -71,9 +71,10 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// A follower's blocks are asked for again after a while. What is committed and cannot be read
-    /// back here stops the shard: this replica has lost it.
+    /// back here stops the shard: this replica has lost it. So does damage, whoever asked: the next
+    /// start finds it and goes RECOVERING, while a leader that went on would starve the follower.
     pub(super) fn fetch_failed(&mut self, now: Tick, token: u64, group: GroupId, error: ReadError) {
-        if token == APPLY_TOKEN {
+        if token == APPLY_TOKEN || matches!(error, ReadError::Rot { .. }) {
             self.fatal.get_or_insert(WalError::Lost { group, error });
         } else {
             self.fetched(now, token, group, Vec::new());

@@ -30,6 +30,7 @@ mod boot;
 mod buffer;
 mod config;
 mod durability;
+mod facts;
 mod fetch;
 mod index;
 mod inspect;
@@ -54,6 +55,7 @@ pub use boot::{
 };
 pub use buffer::{AlignedBuf, PAGE_BYTES};
 pub use config::{LogIdentity, WalConfig, WalConfigError};
+pub(crate) use facts::{Fact, FlushFacts, read_flush};
 pub use inspect::{Content, Damage, FlushView, LogShape, Place, RecordView, inspect};
 pub use ops::{
     Completed, DiskDone, DiskError, DiskErrorKind, DiskOp, OpId, ReadError, SegmentNo, Space,
@@ -466,6 +468,11 @@ impl Wal {
     /// Bytes that may still be staged before `staged_bytes_max` wait; the last record may go over.
     pub fn capacity(&self) -> u64 {
         self.config.staged_bytes_max.saturating_sub(self.writer.staged_bytes())
+    }
+
+    /// Bytes of records that are staged and not under way to the disk.
+    pub fn staged_bytes(&self) -> u64 {
+        self.writer.staged_bytes()
     }
 
     /// Why `room` is what it is.

@@ -1,0 +1,168 @@
+//! What a run is told, and what its seed makes of the rest.
+
+use super::nemesis::{Fault, Kinds, plan};
+use super::rng::Rng;
+use crate::ids::GroupId;
+
+/// Labels of the streams of random numbers that a seed gives.
+pub(super) const SHAPE: u64 = 1;
+pub(super) const PLAN: u64 = 2;
+pub(super) const NETWORK: u64 = 3;
+pub(super) const CLIENTS: u64 = 4;
+pub(super) const DISKS: u64 = 5;
+pub(super) const FAULTS: u64 = 6;
+
+/// A run of the simulator. What is `None` the seed decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// 1 to 7.
+    pub nodes: Option<u32>,
+    /// 1 to 4.
+    pub shards: Option<u32>,
+    /// 1 to 64.
+    pub groups: Option<u32>,
+    /// Simulated seconds of trouble before everything heals.
+    pub seconds: u32,
+    pub nemesis: Kinds,
+    /// Faults planned at least.
+    pub faults: u32,
+    /// Only these faults of the plan, by number.
+    pub only: Option<Vec<u32>>,
+    /// The control: disks that forget what they were told to sync.
+    pub lying_disks: bool,
+    /// Keep the whole trace, heartbeats too.
+    pub trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            nodes: None,
+            shards: None,
+            groups: None,
+            seconds: 20,
+            nemesis: Kinds::all(),
+            faults: 50,
+            only: None,
+            lying_disks: false,
+            trace: false,
+        }
+    }
+}
+
+impl Options {
+    /// The command line that runs `seed` with these options again.
+    pub fn command_line(&self, seed: u64) -> String {
+        let mut line = format!("ringraft sim --seed {seed} --seconds {}", self.seconds);
+        for (name, value) in
+            [("nodes", self.nodes), ("shards", self.shards), ("groups", self.groups)]
+        {
+            if let Some(value) = value {
+                line += &format!(" --{name} {value}");
+            }
+        }
+        if self.nemesis != Kinds::all() {
+            line += &format!(" --nemesis {}", self.nemesis.names());
+        }
+        if self.faults != Self::default().faults {
+            line += &format!(" --faults {}", self.faults);
+        }
+        if let Some(only) = &self.only {
+            let numbers: Vec<_> = only.iter().map(u32::to_string).collect();
+            line += &format!(
+                " --only {}",
+                if numbers.is_empty() { "none".into() } else { numbers.join(",") }
+            );
+        }
+        if self.lying_disks {
+            line += " --lying-disks";
+        }
+        line
+    }
+}
+
+/// What a run is made of: the options, and the seed's choice of everything else.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub nodes: u32,
+    pub shards: u32,
+    pub groups: u32,
+    /// Whether acknowledgements wait for stable storage ...
+    pub wal_sync: bool,
+    /// ... but not those of these groups, which do the opposite.
+    pub wal_sync_except: Vec<GroupId>,
+    /// A majority may lose power without having been synced: what remains must be a prefix.
+    pub majority: bool,
+    pub clients: u32,
+    /// A client thinks for this long at most between two blocks, microseconds.
+    pub think_us: u64,
+    /// Blocks of one client under way in one group.
+    pub window: usize,
+    /// Commands in a block at most.
+    pub batch: u32,
+    /// One way of a frame, microseconds.
+    pub net_us: (u64, u64),
+    /// One operation of a disk, microseconds.
+    pub disk_us: (u64, u64),
+    pub wal_depth: u32,
+    pub segment_bytes: u64,
+    pub cache_bytes: u64,
+    pub inflight: u32,
+    pub apply_bytes: u64,
+    pub plan: Vec<Fault>,
+}
+
+impl Shape {
+    /// Whether acknowledgements of this group wait for stable storage.
+    pub fn syncs(&self, group: GroupId) -> bool {
+        self.wal_sync != self.wal_sync_except.binary_search(&group).is_ok()
+    }
+
+    /// Whether no group speaks for what a loss of power may take.
+    pub fn all_sync(&self) -> bool {
+        self.wal_sync && self.wal_sync_except.is_empty()
+    }
+
+    /// The same for the same seed and options, always.
+    pub fn new(seed: u64, options: &Options) -> Self {
+        let base = Rng::new(seed);
+        let mut rng = base.fork(SHAPE);
+        let nodes = [3, 3, 3, 3, 5, 5, 4, 3][rng.below(8) as usize];
+        let shards = [1, 1, 1, 2, 1, 2, 3, 4][rng.below(8) as usize];
+        let groups = [1, 2, 1, 3, 4, 2, 8, 1][rng.below(8) as usize].max(shards);
+        let groups = if rng.chance(2) { 64 } else { groups };
+        let net = [20, 100, 500, 2000][rng.below(4) as usize];
+        let disk = [20, 100, 1000, 4000][rng.below(4) as usize];
+        let nodes = options.nodes.unwrap_or(nodes);
+        let shards = options.shards.unwrap_or(shards);
+        let groups = options.groups.unwrap_or(groups).max(1);
+        let end = u64::from(options.seconds) * 1_000_000;
+        let mut plan = plan(base.fork(PLAN), options.nemesis, nodes, options.faults, end);
+        if let Some(only) = &options.only {
+            plan.retain(|fault| only.contains(&fault.number));
+        }
+        // The control is about what was promised to be safe.
+        let mixed = rng.chance(30) && !options.lying_disks;
+        let except = (0..groups).filter(|group| mixed && group % 2 == 1).map(GroupId).collect();
+        Self {
+            nodes,
+            shards: shards.min(groups),
+            groups,
+            wal_sync: rng.chance(50) || options.lying_disks,
+            wal_sync_except: except,
+            majority: rng.chance(10),
+            clients: rng.between(2, 4) as u32,
+            think_us: [100_000, 200_000, 400_000][rng.below(3) as usize],
+            window: rng.between(1, 4) as usize,
+            batch: [1, 1, 3, 10][rng.below(4) as usize],
+            net_us: (net, net * [2, 3, 10][rng.below(3) as usize]),
+            disk_us: (disk, disk * [2, 3, 10][rng.below(3) as usize]),
+            wal_depth: rng.between(1, 6) as u32,
+            segment_bytes: [16, 32, 64, 128][rng.below(4) as usize] << 10,
+            cache_bytes: [1 << 10, 64 << 10, 16 << 20][rng.below(3) as usize],
+            inflight: [2, 8, 256][rng.below(3) as usize],
+            apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
+            plan,
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! What may never happen, looked for after every turn: the all-knowing view of terms, leaders,
+//! committed entries and what was said about them.
+//!
+//! Cheap on purpose: a turn costs a comparison of a few numbers per group of its shard, a commit
+//! costs its new entries, a message its 64 bytes.
+
+use crate::ids::{GroupId, Index, NodeId, Term};
+use crate::machine::StateMachine;
+use crate::raft::ready::{PossibleLoss, Role};
+use crate::raft::{Body, Message, Raft};
+use crate::shard::GroupView;
+use crate::wire::client::Committed;
+
+use super::subject::Observed;
+
+/// A rule that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule, in a few words that stay the same.
+    pub rule: &'static str,
+    /// Who broke it, and how.
+    pub what: String,
+    /// Simulated microseconds.
+    pub at: u64,
+}
+
+/// The rules whose breach is the loss of something acknowledged or committed: what the control on
+/// lying disks has to show.
+pub const LOSSES: &[&str] = &["a leader has every committed entry", "what is acknowledged stays"];
+
+/// A check's result; the error is (rule, what).
+pub type Verdict = Result<(), (&'static str, String)>;
+
+fn broken<T>(rule: &'static str, what: String) -> Result<T, (&'static str, String)> {
+    Err((rule, what))
+}
+
+/// One committed index.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    term: u32,
+    /// Term of the node on which it was first seen committed.
+    by: u32,
+    /// Checksum of the body, at a block's first index; 0 = not seen yet or not a first index.
+    sum: u32,
+}
+
+/// What is known of a group, over all nodes.
+#[derive(Debug, Default)]
+struct Truth {
+    /// By index, from 1.
+    committed: Vec<Entry>,
+    /// By term: the node that led it (its position + 1).
+    leaders: Vec<u8>,
+    /// By applied index; 0 = nobody was seen there.
+    digests: Vec<u64>,
+    /// Highest index that a client was told of.
+    acknowledged: u64,
+    /// By node.
+    spoken: Vec<Spoken>,
+    /// Terms whose election told of a possible loss.
+    losses: Vec<u64>,
+    has_lost: bool,
+}
+
+/// The highest term that a node has shown to others, and its vote in it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spoken {
+    term: u64,
+    vote: Option<NodeId>,
+}
+
+/// What was seen of a group on a node, since its start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    term: u64,
+    vote: Option<NodeId>,
+    leads: bool,
+    pub commit: u64,
+    pub applied: u64,
+}
+
+impl Truth {
+    /// A leader that was elected after a loss begins where its log agrees with what was committed:
+    /// what remains is a prefix.
+    fn cut(&mut self, raft: &Raft) {
+        let agrees = |at: &usize| {
+            let index = Index(*at as u64);
+            let term = raft.log().term_at(index);
+            term == Some(Term(u64::from(self.committed[*at - 1].term)))
+        };
+        let keep = (1..=self.committed.len()).rev().find(agrees).unwrap_or(0);
+        self.committed.truncate(keep);
+        self.digests.truncate(keep + 1);
+        self.acknowledged = self.acknowledged.min(keep as u64);
+        self.has_lost = true;
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Oracle {
+    groups: Vec<Truth>,
+    /// Most bytes that a leader may have taken on beyond its commit index.
+    uncommitted_max: u64,
+    pub elections: u64,
+}
+
+impl Oracle {
+    pub fn new(nodes: u32, groups: u32, uncommitted_max: u64) -> Self {
+        let truth =
+            || Truth { spoken: vec![Spoken::default(); nodes as usize], ..Truth::default() };
+        let groups = (0..groups).map(|_| truth()).collect();
+        Self { groups, uncommitted_max, elections: 0 }
+    }
+
+    /// A node has started: what its group begins with must not contradict what it had said.
+    pub fn started<M: StateMachine>(
+        &mut self,
+        node: usize,
+        view: &GroupView<'_, Observed<M>>,
+        seen: &mut Seen,
+    ) -> Verdict {
+        let raft = view.raft();
+        let group = raft.group();
+        let spoken = self.groups[group.0 as usize].spoken[node];
+        let (term, vote) = (raft.term().0, raft.vote());
+        *seen = Seen { term, vote, ..Seen::default() };
+        let forgot = term == spoken.term && spoken.vote.is_some() && vote != spoken.vote;
+        if term < spoken.term || forgot {
+            let what = format!(
+                "n{} g{group} starts with t{term} and vote {vote:?}, had said t{} and {:?}",
+                node + 1,
+                spoken.term,
+                spoken.vote
+            );
+            return broken("a term or a vote that was told is never forgotten", what);
+        }
+        self.look(node, view, seen).map(drop)
+    }
+
+    /// After a turn: compares what has changed. True when the commit index moved.
+    #[inline]
+    pub fn look<M: StateMachine>(
+        &mut self,
+        node: usize,
+        view: &GroupView<'_, Observed<M>>,
+        seen: &mut Seen,
+    ) -> Result<bool, (&'static str, String)> {
+        let raft = view.raft();
+        let (term, commit) = (raft.term().0, raft.commit().0);
+        let (applied, leads) = (view.applied().0, raft.role() == Role::Leader);
+        if term != seen.term || raft.vote() != seen.vote {
+            self.moved_on(node, raft, seen)?;
+        }
+        if leads && !seen.leads {
+            self.elected(node, raft)?;
+        }
+        seen.leads = leads;
+        let moved = commit != seen.commit;
+        if moved {
+            self.committed(node, raft, seen)?;
+        }
+        if applied != seen.applied {
+            self.applied(node, view, seen)?;
+        }
+        if raft.uncommitted_bytes() > self.uncommitted_max {
+            let what = format!("n{} g{} has {}", node + 1, raft.group(), raft.uncommitted_bytes());
+            return broken("uncommitted bytes stay within their bound", what);
+        }
+        Ok(moved)
+    }
+
+    fn moved_on(&mut self, node: usize, raft: &Raft, seen: &mut Seen) -> Verdict {
+        let (term, vote) = (raft.term().0, raft.vote());
+        let changed = term == seen.term && seen.vote.is_some() && vote != seen.vote;
+        if term < seen.term || changed {
+            let (was, had) = (seen.term, seen.vote);
+            let what = format!("n{} from t{was}/{had:?} to t{term}/{vote:?}", node + 1);
+            return broken("terms do not fall, votes do not change in a term", what);
+        }
+        if term != seen.term {
+            seen.leads = false;
+        }
+        (seen.term, seen.vote) = (term, vote);
+        Ok(())
+    }
+
+    fn elected(&mut self, node: usize, raft: &Raft) -> Verdict {
+        self.elections += 1;
+        let (group, term) = (raft.group(), raft.term().0 as usize);
+        let truth = &mut self.groups[group.0 as usize];
+        if truth.leaders.len() <= term {
+            truth.leaders.resize(term + 1, 0);
+        }
+        let known = &mut truth.leaders[term];
+        if *known != 0 && *known as usize != node + 1 {
+            let what = format!("g{group} t{term}: n{known} and n{}", node + 1);
+            return broken("one leader a term", what);
+        }
+        *known = node as u8 + 1;
+        // Entries that a leader of an earlier term has committed; those of a later one (this node
+        // may have won late) are none of its business.
+        let count = truth.committed.partition_point(|entry| (entry.by as usize) < term);
+        if let Some(last) = count.checked_sub(1) {
+            let expected = Some(Term(u64::from(truth.committed[last].term)));
+            let index = Index(count as u64);
+            let found = raft.log().term_at(index);
+            if found != expected && truth.losses.contains(&(term as u64)) {
+                truth.cut(raft);
+            } else if found != expected {
+                let what = format!(
+                    "n{} leads g{group} in t{term} and has {found:?} at i{index}, where \
+                     {expected:?} was committed",
+                    node + 1
+                );
+                return broken("a leader has every committed entry", what);
+            }
+        }
+        Ok(())
+    }
+
+    /// An election has told of a possible loss.
+    pub fn note_loss(&mut self, loss: &PossibleLoss) {
+        self.groups[loss.group.0 as usize].losses.push(loss.term.0);
+    }
+
+    /// Whether a possible loss of the group was told of.
+    pub fn told_of_loss(&self, group: GroupId) -> bool {
+        !self.groups[group.0 as usize].losses.is_empty()
+    }
+
+    /// Whether acknowledged entries of the group are gone, as was told.
+    pub fn has_lost(&self, group: GroupId) -> bool {
+        self.groups[group.0 as usize].has_lost
+    }
+
+    fn committed(&mut self, node: usize, raft: &Raft, seen: &mut Seen) -> Verdict {
+        let (group, commit) = (raft.group(), raft.commit().0);
+        if commit < seen.commit {
+            let what = format!("n{} g{group} from i{} to i{commit}", node + 1, seen.commit);
+            return broken("the commit index does not fall", what);
+        }
+        let from = seen.commit + 1;
+        seen.commit = commit;
+        self.compare_terms(node, raft, from, commit)?;
+        self.compare_bodies(node, raft, from, commit)
+    }
+
+    fn compare_terms(&mut self, node: usize, raft: &Raft, from: u64, commit: u64) -> Verdict {
+        let (group, by) = (raft.group(), raft.term().0 as u32);
+        let runs = raft.log().runs();
+        let mut run = runs.partition_point(|run| run.first.0 <= from).saturating_sub(1);
+        let truth = &mut self.groups[group.0 as usize].committed;
+        for index in from..=commit {
+            while runs.get(run + 1).is_some_and(|next| next.first.0 <= index) {
+                run += 1;
+            }
+            let term = runs.get(run).map_or(0, |run| run.term.0) as u32;
+            match truth.get(index as usize - 1) {
+                None => truth.push(Entry { term, by, sum: 0 }),
+                Some(entry) if entry.term == term => {}
+                Some(entry) => {
+                    let what = format!(
+                        "n{} g{group} i{index} has t{term}, t{} was committed",
+                        node + 1,
+                        entry.term
+                    );
+                    return broken("what is committed is the same everywhere", what);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the blocks in memory: what was read back from the log shows in the digests.
+    fn compare_bodies(&mut self, node: usize, raft: &Raft, from: u64, commit: u64) -> Verdict {
+        let group = raft.group();
+        let from = Index(from).max(raft.log().first_cached());
+        if from.0 > commit {
+            return Ok(());
+        }
+        let truth = &mut self.groups[group.0 as usize].committed;
+        for block in raft.log().blocks_from(from).into_iter().flatten() {
+            if block.last().0 > commit {
+                break;
+            }
+            let sum = block.header().body_checksum.max(1);
+            let entry = &mut truth[block.first().0 as usize - 1];
+            if entry.sum != 0 && entry.sum != sum {
+                let what = format!("n{} g{group} has another body at i{}", node + 1, block.first());
+                return broken("what is committed is the same everywhere", what);
+            }
+            entry.sum = sum;
+        }
+        Ok(())
+    }
+
+    fn applied<M: StateMachine>(
+        &mut self,
+        node: usize,
+        view: &GroupView<'_, Observed<M>>,
+        seen: &mut Seen,
+    ) -> Verdict {
+        let (group, applied) = (view.raft().group(), view.applied().0);
+        if applied < seen.applied || applied > seen.commit {
+            let what =
+                format!("n{} g{group} applied i{applied}, commit i{}", node + 1, seen.commit);
+            return broken("applied <= committed, and never back", what);
+        }
+        seen.applied = applied;
+        if let Some((client, seq)) = view.machine().ledger.twice() {
+            let what = format!("n{} g{group} applied #{seq} of c{client} twice", node + 1);
+            return broken("a block is applied once", what);
+        }
+        let digests = &mut self.groups[group.0 as usize].digests;
+        if digests.len() <= applied as usize {
+            digests.resize(applied as usize + 1, 0);
+        }
+        let (known, digest) = (&mut digests[applied as usize], view.digest().max(1));
+        if *known != 0 && *known != digest {
+            let what = format!("n{} g{group} differs at i{applied}", node + 1);
+            return broken("equal indices, equal digests", what);
+        }
+        *known = digest;
+        Ok(())
+    }
+
+    /// A message leaves a node: from now on its term and vote are known to others.
+    #[inline]
+    pub fn spoke(&mut self, node: usize, to: NodeId, group: GroupId, message: &Message) {
+        let pre = match message.body {
+            Body::VoteRequest { pre, .. } | Body::VoteReply { pre, .. } => pre,
+            _ => false,
+        };
+        if pre {
+            return;
+        }
+        let spoken = &mut self.groups[group.0 as usize].spoken[node];
+        let term = message.term.0;
+        if term > spoken.term {
+            *spoken = Spoken { term, vote: None };
+        }
+        if term == spoken.term {
+            match message.body {
+                Body::VoteRequest { .. } => spoken.vote = Some(NodeId(node as u32 + 1)),
+                Body::VoteReply { granted: true, .. } => spoken.vote = Some(to),
+                _ => {}
+            }
+        }
+    }
+
+    /// A client is told that its block is done. `floor`: what was acknowledged of this group when
+    /// the client first asked.
+    pub fn acknowledged(
+        &mut self,
+        group: GroupId,
+        count: u64,
+        floor: u64,
+        done: &Committed,
+    ) -> Verdict {
+        let truth = &mut self.groups[group.0 as usize];
+        let (first, last) = (done.first.0, done.first.0 + count - 1);
+        let stands = |index: u64| {
+            let entry = truth.committed.get(index as usize - 1);
+            entry.is_some_and(|entry| u64::from(entry.term) == done.term.0)
+        };
+        if first == 0 || !stands(first) || !stands(last) {
+            let what = format!("g{group} i{first}..i{last} of t{}", done.term);
+            return broken("only what is committed is acknowledged", what);
+        }
+        if first <= floor && !truth.has_lost {
+            let what = format!("g{group} i{first}, but i{floor} was answered before it was asked");
+            return broken("what is asked later takes effect later", what);
+        }
+        truth.acknowledged = truth.acknowledged.max(last);
+        Ok(())
+    }
+
+    /// The node's directory is gone: what it said is no longer its own.
+    pub fn forget(&mut self, node: usize) {
+        self.groups.iter_mut().for_each(|truth| truth.spoken[node] = Spoken::default());
+    }
+
+    /// Highest index of the group that a client was told of.
+    pub fn floor(&self, group: GroupId) -> u64 {
+        self.groups[group.0 as usize].acknowledged
+    }
+
+    /// Highest index of the group that is committed anywhere.
+    pub fn commit(&self, group: GroupId) -> u64 {
+        self.groups[group.0 as usize].committed.len() as u64
+    }
+}

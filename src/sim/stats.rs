@@ -1,0 +1,97 @@
+//! Figures of runs.
+
+/// Counters of one run, or of many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub seeds: u64,
+    pub simulated_us: u64,
+    pub events: u64,
+    pub turns: u64,
+    /// Faults that took place; those that met a node that was down already are not counted.
+    pub faults: u64,
+    pub kills: u64,
+    pub power_losses: u64,
+    pub lost_sectors: u64,
+    /// Damages done to synced bytes.
+    pub rotten: u64,
+    /// Starts that found damage below the durable mark.
+    pub rot_found: u64,
+    /// Elections after which acknowledged blocks may be missing, as told.
+    pub losses: u64,
+    pub starts: u64,
+    /// Ends in good order.
+    pub stops: u64,
+    pub refused_strangers: u64,
+    pub resets: u64,
+    pub frames: u64,
+    pub frames_lost: u64,
+    pub messages: u64,
+    pub votes: u64,
+    pub replays: u64,
+    pub elections: u64,
+    /// Blocks that clients asked for, of which were acknowledged, and how many of those by a retry
+    /// that the session's table answered.
+    pub asked: u64,
+    pub acknowledged: u64,
+    pub answered_retries: u64,
+    /// Blocks sent again.
+    pub retries: u64,
+}
+
+impl Stats {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            seeds,
+            simulated_us,
+            events,
+            turns,
+            faults,
+            kills,
+            power_losses,
+            lost_sectors,
+            rotten,
+            rot_found,
+            losses,
+            starts,
+            stops,
+            refused_strangers,
+            resets,
+            frames,
+            frames_lost,
+            messages,
+            votes,
+            replays,
+            elections,
+            asked,
+            acknowledged,
+            answered_retries,
+            retries,
+        } = other;
+        self.seeds += seeds;
+        self.simulated_us += simulated_us;
+        self.events += events;
+        self.turns += turns;
+        self.faults += faults;
+        self.kills += kills;
+        self.power_losses += power_losses;
+        self.lost_sectors += lost_sectors;
+        self.rotten += rotten;
+        self.rot_found += rot_found;
+        self.losses += losses;
+        self.starts += starts;
+        self.stops += stops;
+        self.refused_strangers += refused_strangers;
+        self.resets += resets;
+        self.frames += frames;
+        self.frames_lost += frames_lost;
+        self.messages += messages;
+        self.votes += votes;
+        self.replays += replays;
+        self.elections += elections;
+        self.asked += asked;
+        self.acknowledged += acknowledged;
+        self.answered_retries += answered_retries;
+        self.retries += retries;
+    }
+}

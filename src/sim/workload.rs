@@ -1,0 +1,364 @@
+//! Clients: sessions, windows, retries that follow leaders, and a record of who asked what when.
+
+use bytes::{Bytes, BytesMut};
+
+use super::network::delay;
+use super::options::Shape;
+use super::queue::Event;
+use super::subject::{Ask, Subject};
+use super::trace::What;
+use super::world::{Packet, World};
+use crate::block::{Block, BlockBuilder};
+use crate::ids::{GroupId, Index};
+use crate::wire::client::{Answer, AnswerEntry, Refused};
+use crate::wire::frame::{Frame, FrameKind, FrameWriter};
+
+/// Without an answer a block is sent again after this long, elsewhere; microseconds.
+const PATIENCE: (u64, u64) = (300_000, 900_000);
+/// A refusal that names nobody is followed by a pause.
+const PAUSE: (u64, u64) = (10_000, 60_000);
+/// Numbers between two sessions of a client: more than there are clients.
+const SESSIONS: u64 = 8;
+/// Percent of requests and of answers that are lost with their connection.
+const LOST: u64 = 1;
+
+/// A block that waits for its answer.
+#[derive(Debug)]
+struct Open {
+    seq: u64,
+    block: Block,
+    ask: Ask,
+    /// What was acknowledged of the group when it was asked.
+    floor: u64,
+    /// When it is sent (again).
+    due: u64,
+    sent: u32,
+}
+
+/// A client's dealings with one group.
+#[derive(Debug)]
+struct Session {
+    /// As the log knows it. A loss may end it, and another one begins.
+    id: u64,
+    next: u64,
+    open: Vec<Open>,
+    /// Session and sequence number.
+    acknowledged: Vec<(u64, u64)>,
+    /// Where the leader was last.
+    node: usize,
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Client {
+    sessions: Vec<Session>,
+    /// By host: the connection's number, 0 = none.
+    conns: Vec<u32>,
+    next_conn: u32,
+    /// Answers on earlier connections are not for the present sessions.
+    hears_from: u32,
+    /// When its next look is due.
+    wake_at: u64,
+    think_at: u64,
+}
+
+impl Client {
+    pub fn new(id: u32, shape: &Shape) -> Self {
+        let hosts = (shape.nodes * shape.shards) as usize;
+        let session = |group: u32| Session {
+            id: u64::from(id) + 1,
+            next: 1,
+            open: Vec::new(),
+            acknowledged: Vec::new(),
+            node: (group % shape.nodes) as usize,
+        };
+        Self {
+            sessions: (0..shape.groups).map(session).collect(),
+            conns: vec![0; hosts],
+            next_conn: 1,
+            hears_from: 0,
+            wake_at: 0,
+            think_at: 0,
+        }
+    }
+
+    /// Blocks without an answer.
+    pub fn open(&self) -> usize {
+        self.sessions.iter().map(|session| session.open.len()).sum()
+    }
+
+    /// An acknowledged block of `group` for which `lacks` holds: (session, number).
+    pub fn acknowledged_where(
+        &self,
+        group: usize,
+        lacks: impl Fn(u64, u64) -> bool,
+    ) -> Option<(u64, u64)> {
+        let told = &self.sessions[group].acknowledged;
+        told.iter().find(|&&(id, seq)| lacks(id, seq)).copied()
+    }
+
+    /// Connections to a node that is gone.
+    pub fn forget_node(&mut self, hosts: usize, node: usize, nodes: usize) {
+        let shards = hosts / nodes;
+        self.conns[node * shards..(node + 1) * shards].fill(0);
+    }
+}
+
+impl<S: Subject> World<S> {
+    /// A client looks after what is open, and perhaps thinks of something new.
+    pub(super) fn on_client(&mut self, at: usize) {
+        let now = self.now;
+        if self.clients[at].wake_at > now {
+            return;
+        }
+        if self.clients[at].think_at <= now {
+            self.think(at);
+            // After the trouble each of many groups is to be asked in time.
+            let longest = if self.healed_at.is_some() { 20_000 } else { 2 * self.shape.think_us };
+            let pause = 1 + self.client_rng.below(longest);
+            self.clients[at].think_at = now + pause;
+        }
+        self.send_due(at);
+        let due = self.clients[at].sessions.iter().flat_map(|s| &s.open).map(|o| o.due).min();
+        let next = due.unwrap_or(u64::MAX).min(self.clients[at].think_at).max(now + 1);
+        self.clients[at].wake_at = next;
+        self.queue.push(next, Event::Client(at as u32));
+    }
+
+    /// During the trouble: any group. After it: those that have not shown progress yet.
+    fn think(&mut self, at: usize) {
+        let groups = self.sessions_to_ask();
+        if groups.is_empty() {
+            return;
+        }
+        let group = groups[self.client_rng.below(groups.len() as u64) as usize];
+        if self.clients[at].sessions[group].open.len() < self.shape.window {
+            self.ask(at, group);
+        }
+    }
+
+    fn sessions_to_ask(&self) -> Vec<usize> {
+        let all = 0..self.shape.groups as usize;
+        match self.healed_at {
+            None => all.collect(),
+            Some(_) => all.filter(|&group| !self.progressed[group]).collect(),
+        }
+    }
+
+    fn ask(&mut self, at: usize, group: usize) {
+        self.stats.asked += 1;
+        let ask = Ask {
+            number: self.stats.asked,
+            client: at as u32,
+            group: GroupId(group as u32),
+            asked_at: self.now,
+            commands_max: self.shape.batch,
+        };
+        let mut builder = BlockBuilder::default();
+        self.subject.block(&ask, &mut self.client_rng, &mut builder);
+        let client = &mut self.clients[at];
+        let session = &mut client.sessions[group];
+        let id = session.id;
+        let seq = session.next;
+        session.next += 1;
+        let lowest = session.open.iter().map(|open| open.seq).min().unwrap_or(seq);
+        let block = builder.finish(ask.group, id, seq, (seq - lowest) as u32);
+        let floor = self.oracle.floor(ask.group);
+        session.open.push(Open { seq, block, ask, floor, due: self.now, sent: 0 });
+    }
+
+    /// Sends what is due, one frame to each host.
+    fn send_due(&mut self, at: usize) {
+        for group in 0..self.shape.groups as usize {
+            let nodes = self.nodes.len();
+            let (now, shards) = (self.now, self.shape.shards as usize);
+            let session = &mut self.clients[at].sessions[group];
+            let due = |open: &&mut Open| open.due <= now;
+            if !session.open.iter().any(|open| open.due <= now) {
+                continue;
+            }
+            let mut out = Vec::new();
+            let mut writer = FrameWriter::begin(&mut out);
+            let (mut count, mut again) = (0, false);
+            for open in session.open.iter_mut().filter(due) {
+                open.due = now + self.client_rng.between(PATIENCE.0, PATIENCE.1);
+                again |= open.sent > 0;
+                open.sent += 1;
+                count += 1;
+                let (client, to) = (at as u32, session.node as u32 + 1);
+                let note = if open.sent > 1 { "asks again" } else { "asks" };
+                let (group, seq) = (open.ask.group, open.seq);
+                self.trace.note(now, What::Client { client, to, group, seq, note });
+                self.stats.retries += u64::from(open.sent > 1);
+                writer.block(&open.block);
+            }
+            writer.finish(FrameKind::Submit, count, 0);
+            let host = session.node * shards + group % shards;
+            if again && self.client_rng.chance(50) {
+                // Nobody may have listened there: the next time it goes elsewhere.
+                session.node = (session.node + 1) % nodes;
+            }
+            self.request(at, host, out.into());
+        }
+    }
+
+    fn request(&mut self, at: usize, host: usize, bytes: Bytes) {
+        let node = self.node_of(host);
+        if !self.hosts[host].serving {
+            return self.move_on(at, node);
+        }
+        let client = &mut self.clients[at];
+        if client.conns[host] == 0 {
+            client.conns[host] = client.next_conn;
+            client.next_conn += 1;
+        }
+        let life = client.conns[host];
+        if self.client_rng.chance(LOST) {
+            client.conns[host] = 0;
+            return;
+        }
+        let arrives = self.now + delay(&mut self.client_rng, self.shape.net_us);
+        let (client, host) = (at as u32, host as u32);
+        self.post(arrives, Packet::ToNode { client, host, life, bytes });
+    }
+
+    /// Nobody listens at `node`: what the client thought of it is wrong.
+    fn move_on(&mut self, at: usize, node: usize) {
+        let nodes = self.nodes.len();
+        let pause = self.client_rng.between(PAUSE.0, PAUSE.1);
+        for session in &mut self.clients[at].sessions {
+            if session.node == node {
+                session.node = (node + 1) % nodes;
+                let soon = self.now + pause;
+                session.open.iter_mut().for_each(|open| open.due = open.due.min(soon));
+            }
+        }
+    }
+
+    /// A frame of a client arrives at a shard.
+    pub(super) fn on_request(&mut self, client: usize, host: usize, life: u32, bytes: Bytes) {
+        let state = &mut self.hosts[host];
+        let Some(shard) = state.shard.as_mut().filter(|_| state.serving) else { return };
+        if life < state.conns[client] {
+            return;
+        }
+        let conn = u64::from(life) << 32 | client as u64;
+        if life > state.conns[client] {
+            state.conns[client] = life;
+            shard.client_opened(conn);
+        }
+        let mut inbox = BytesMut::from(&bytes[..]);
+        while let Ok(Some(frame)) = Frame::take(&mut inbox) {
+            if let Err(error) = shard.client_frame(conn, frame) {
+                let what = format!("h{host} does not understand c{client}: {error}");
+                return self.fail("shards understand clients", what);
+            }
+        }
+        self.poke(host);
+    }
+
+    /// Bytes leave a shard for a client.
+    pub(super) fn answer(&mut self, conn: u64, host: usize, bytes: Bytes) {
+        let client = conn as u32 as usize;
+        if self.client_rng.chance(LOST) {
+            // Lost with its connection.
+            if let Some(shard) = self.hosts[host].shard.as_mut() {
+                shard.client_closed(conn);
+            }
+            self.clients[client].conns[host] = 0;
+            return;
+        }
+        let arrives = self.now + delay(&mut self.client_rng, self.shape.net_us);
+        let (client, host, life) = (client as u32, host as u32, (conn >> 32) as u32);
+        self.post(arrives, Packet::ToClient { client, host, life, bytes });
+    }
+
+    pub(super) fn on_answers(&mut self, client: usize, host: usize, life: u32, bytes: Bytes) {
+        if life < self.clients[client].hears_from {
+            return;
+        }
+        let mut inbox = BytesMut::from(&bytes[..]);
+        while let Ok(Some(frame)) = Frame::take(&mut inbox) {
+            let Ok(entries) = frame.entries::<AnswerEntry>() else {
+                return self.fail("clients understand shards", format!("c{client}"));
+            };
+            for answer in entries.filter_map(|entry| entry.decode()) {
+                self.hear(client, self.node_of(host), &answer);
+            }
+        }
+        self.on_client_soon(client);
+    }
+
+    /// What was just heard may make something due.
+    fn on_client_soon(&mut self, at: usize) {
+        let due = self.clients[at].sessions.iter().flat_map(|s| &s.open).map(|o| o.due).min();
+        if let Some(due) = due.filter(|&due| due < self.clients[at].wake_at) {
+            self.clients[at].wake_at = due;
+            self.queue.push(due.max(self.now), Event::Client(at as u32));
+        }
+    }
+
+    fn hear(&mut self, client: usize, from: usize, answer: &Answer) {
+        let Answer { group, seq, result } = *answer;
+        let now = self.now;
+        let session = &mut self.clients[client].sessions[group.0 as usize];
+        let open = session.open.iter().position(|open| open.seq == seq);
+        let (note, first) = match &result {
+            Ok(done) if done.retry => ("done before:", done.first),
+            Ok(done) => ("done:", done.first),
+            Err(Refused::NotLeader(_)) => ("not the leader:", Index::ZERO),
+            Err(_) => ("refused:", Index::ZERO),
+        };
+        let (id, node) = (client as u32, from as u32 + 1);
+        self.trace.note(now, What::Answer { client: id, from: node, group, seq, first, note });
+        // The first copy was answered; this speaks of another one.
+        let Some(place) = open else { return };
+        let nodes = self.nodes.len();
+        match result {
+            Ok(done) => {
+                let open = session.open.swap_remove(place);
+                session.node = from;
+                session.acknowledged.push((session.id, seq));
+                self.stats.acknowledged += 1;
+                self.stats.answered_retries += u64::from(done.retry);
+                if self.healed_at.is_some_and(|healed| open.ask.asked_at >= healed) {
+                    self.progressed[group.0 as usize] = true;
+                }
+                let count = open.block.count();
+                let judged = self.oracle.acknowledged(group, count, open.floor, &done);
+                if let Err((rule, what)) = judged {
+                    return self.fail(rule, what);
+                }
+                self.subject.answered(&open.ask, now, &done);
+            }
+            Err(Refused::NotLeader(Some(leader))) => {
+                session.node = (leader.0 as usize).wrapping_sub(1) % nodes;
+                // Two nodes that take each other for the leader are not asked without end.
+                let patience = 2_000 << session.open[place].sent.min(6);
+                session.open[place].due = now + 1 + self.client_rng.below(patience);
+            }
+            Err(Refused::Busy | Refused::ReadOnly) => {
+                session.open[place].due = now + self.client_rng.between(PAUSE.0, PAUSE.1);
+            }
+            Err(Refused::NotLeader(None) | Refused::Recovering | Refused::Shutdown) => {
+                session.node = (from + 1) % nodes;
+                let pause = self.client_rng.between(PAUSE.0, PAUSE.1);
+                session.open[place].due = now + pause * u64::from(session.open[place].sent.min(8));
+            }
+            Err(Refused::SessionEpochChanged) if self.oracle.told_of_loss(group) => {
+                // What was under way has an unknown fate; a new session goes on.
+                session.open.clear();
+                session.id += SESSIONS;
+                session.next = 1;
+                // Answers that are still on their way speak of the old one.
+                let client = &mut self.clients[client];
+                client.conns.fill(0);
+                client.hears_from = client.next_conn;
+            }
+            Err(other) => {
+                let what = format!("c{client} g{group} #{seq}: {other}");
+                self.fail("a proper request is not refused for good", what);
+            }
+        }
+    }
+}
