@@ -133,6 +133,9 @@ impl Wal {
             let state = recovered.groups[&group].hard_state;
             wal.hard_state(group, state);
         }
+        if matches!(recovered.verdict, Verdict::Rot { .. }) {
+            wal.segments.refs.keep_until(wal.staged());
+        }
         wal
     }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{PowerCut, Rotten, SECTOR, Survival};
 use crate::sim::rng::Rng;
+use crate::ids::Lsn;
 use crate::wal::{DiskOp, SegmentNo, WalConfig};
 
 /// Buffers kept for the next volatile writes.
@@ -292,14 +293,17 @@ impl Media {
     }
 
     /// Damages synced bytes of the log.
-    pub fn rot(&mut self, rng: &mut Rng) -> Option<Rotten> {
-        let candidates = self.files.values().filter(|file| file.synced > 0).count() as u64;
-        if candidates == 0 {
-            return None;
-        }
-        let chosen = rng.below(candidates) as usize;
-        let (no, file) = self.files.iter_mut().filter(|(_, f)| f.synced > 0).nth(chosen)?;
-        let sector = rng.below((file.synced / SECTOR) as u64) as usize * SECTOR;
+    pub fn rot(&mut self, rng: &mut Rng, end: Lsn) -> Option<Rotten> {
+        let size = self.config.segment_bytes;
+        let reach = |no: SegmentNo, file: &File| {
+            let below = usize::try_from(end.0.saturating_sub(no.0 * size)).unwrap_or(usize::MAX);
+            file.synced.min(below) / SECTOR
+        };
+        let candidates = self.files.iter().filter(|(no, file)| reach(**no, file) > 0).count();
+        let chosen = rng.below(candidates.max(1) as u64) as usize;
+        let mut files = self.files.iter_mut().filter(|(no, file)| reach(**no, file) > 0);
+        let (no, file) = files.nth(chosen)?;
+        let sector = rng.below(reach(*no, file) as u64) as usize * SECTOR;
         let bytes = &mut file.stable[sector..sector + SECTOR];
         let (from, len) = match rng.below(4) {
             0 => (0, SECTOR),

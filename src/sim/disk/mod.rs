@@ -30,7 +30,7 @@ use bytes::Bytes;
 pub use self::boot::BootFile;
 use self::media::{Media, Name};
 use super::rng::Rng;
-use crate::ids::Tick;
+use crate::ids::{Lsn, Tick};
 use crate::wal::{
     DiskDone, DiskError, DiskErrorKind, DiskOp, OpId, SegmentNo, SegmentSource, WalConfig,
 };
@@ -420,7 +420,13 @@ impl Disk {
 
     /// Damages synced bytes that the log wrote: some bits, or a sector. `None`: there are none.
     pub fn rot(&mut self, rng: &mut Rng) -> Option<Rotten> {
-        self.media.rot(rng)
+        self.media.rot(rng, Lsn(u64::MAX))
+    }
+
+    /// The same, only before the position `end` of the log. What the log cannot know to have been
+    /// durable, it cannot find damaged either: durability.md §5 speaks of what lies below its mark.
+    pub fn rot_below(&mut self, end: Lsn, rng: &mut Rng) -> Option<Rotten> {
+        self.media.rot(rng, end)
     }
 
     /// False: a disk that forgets what O_DSYNC and fdatasync mean (the negative control).
