@@ -116,7 +116,7 @@ mutants! {
     AnswerWhenProposed = "answer-when-proposed",
     /// Blocks are applied when they are in the log, committed or not.
     ApplyBeforeCommit = "apply-before-commit",
-    /// What is read back from the log is applied again if it was applied meanwhile.
+    /// Committed blocks are read back twice at a time, and applied as often as they come.
     ApplyFetchedTwice = "apply-fetched-twice",
     /// A leader takes on blocks without a bound (bug 26, etcd#10167).
     UncommittedWithoutBound = "uncommitted-without-bound",

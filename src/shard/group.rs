@@ -135,7 +135,8 @@ impl<M: StateMachine> Group<M> {
 
     /// Puts the group into the queue of those to apply, once.
     pub fn want_apply(&mut self, local: u32, queue: &mut VecDeque<u32>) {
-        if !self.apply_queued && !self.apply_fetching {
+        let fetching = self.apply_fetching && !mutants::is(Mutant::ApplyFetchedTwice);
+        if !self.apply_queued && !fetching {
             self.apply_queued = true;
             queue.push_back(local);
         }

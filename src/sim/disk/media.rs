@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{PowerCut, Rotten, SECTOR, Survival};
-use crate::sim::rng::Rng;
 use crate::ids::Lsn;
+use crate::sim::rng::Rng;
 use crate::wal::{DiskOp, SegmentNo, WalConfig};
 
 /// Buffers kept for the next volatile writes.
