@@ -23,4 +23,5 @@ mod pause;
 mod power_cut;
 mod process;
 mod raw;
+mod recovering;
 mod shards;
