@@ -31,6 +31,39 @@ macro_rules! mutants {
 mutants! {
     /// A follower's word and a vote leave before the write they speak for is done (bugs 2, 3).
     ReplyBeforeWrite = "reply-before-write",
+    /// A node that lost power votes like any other (durability.md R4 left out; nats-server#7567).
+    NeverRecovering = "never-recovering",
+    /// It votes again as soon as any leader has sent it any append (durability.md §1).
+    VoteAfterAnyAppend = "vote-after-any-append",
+    /// It takes a message meant for its earlier start for the leader's answer (durability.md §1).
+    LeaveWithoutNonce = "leave-without-nonce",
+    /// It is content with the leader's commit index (durability.md §1).
+    LeaveAtCommitIndex = "leave-at-commit-index",
+    /// Voters that may have forgotten count toward a plain majority (durability.md §1).
+    CountRecoveringInMajority = "count-recovering-in-majority",
+    /// Indices are used a second time under the same recovery epoch (durability.md R6, R9).
+    NoEpochBump = "no-epoch-bump",
+    /// A leader keeps what a follower's earlier start had acknowledged (bug 30, etcd#13509).
+    KeepMatchOfOldIncarnation = "keep-match-of-old-incarnation",
+    /// Acknowledgements of a follower's earlier start go on counting (durability.md R5).
+    AcceptOldIncarnation = "accept-old-incarnation",
+    /// Entries of an older term commit by counting (figure 8 of the paper).
+    CommitOlderTerm = "commit-older-term",
+    /// A voter forgets whom it voted for in this term (bug 3).
+    VoteTwice = "vote-twice",
+    /// A vote for a candidate whose log is behind (§5.4.1 left out).
+    VoteWithoutLogCheck = "vote-without-log-check",
+    /// The leader counts itself before its own write is done (bug 2, etcd#14370).
+    LeaderCountsUndurable = "leader-counts-undurable",
+    /// A vote of an older term counts in this one (bug 4, little-raft#44).
+    CountOldVotes = "count-old-votes",
+    /// An append rewrites from its first block on, also what agrees: an old, shorter one cuts off
+    /// what was acknowledged since (§5.3).
+    TruncateOnAnyAppend = "truncate-on-any-append",
+    /// A heartbeat tells the commit index to a follower that may have something else there.
+    CommitPastMatched = "commit-past-matched",
+    /// A vote leaves when it is written, not when it is synced (bug 3, durability.md R1).
+    HardStateNotSynced = "hard-state-not-synced",
 }
 
 #[cfg(feature = "mutants")]

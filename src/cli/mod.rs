@@ -14,6 +14,7 @@ mod logging;
 mod runner;
 mod serve;
 mod status;
+mod wal;
 
 pub use serve::ServeOptions;
 pub use status::StatusOptions;
@@ -39,6 +40,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
+    Wal(wal::WalArgs),
 }
 
 /// Why a command ends without having done what was asked: one line for people.
@@ -70,6 +72,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Serve(_) => unreachable!("handled above"),
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Wal(args) => wal::run(&args),
     }
 }
 

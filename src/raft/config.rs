@@ -127,7 +127,7 @@ impl Config {
     }
 }
 
-/// What recovery found on disk. All of it is durable.
+/// What recovery found on disk. All of it is durable before anything leaves this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     pub hard_state: HardState,
@@ -137,6 +137,9 @@ pub struct Restored {
     pub first: Index,
     /// Highest index; `first - 1` for an empty log.
     pub last: Index,
+    /// What this node acknowledged before may be missing from the above: the group starts
+    /// RECOVERING (durability.md R3, R4).
+    pub recovering: bool,
 }
 
 impl Default for Restored {
@@ -147,6 +150,7 @@ impl Default for Restored {
             terms: Vec::new(),
             first: Index(1),
             last: Index::ZERO,
+            recovering: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Terms, votes and timeouts (§5.2, §5.4.1; pre-vote and check-quorum: dissertation §9.6, §6.2).
 
-use super::quorum::VoteResult;
-use super::{Body, Raft, Ready, Role};
+use super::quorum::{Ballot, VoteResult};
+use super::{Body, Mutant, Raft, Ready, Role, mutants};
 use crate::ids::{Index, NodeId, Seq, Term, Tick};
 
 impl Raft {
@@ -35,7 +35,7 @@ impl Raft {
         self.role = Role::PreCandidate;
         self.leader = None;
         self.start_round(now);
-        self.own_vote = Some(true);
+        self.own_vote = Some(self.own_ballot());
         self.transition("election timeout", ready);
         self.ask_for_votes(true, ready);
         self.count_votes(now, ready);
@@ -70,18 +70,25 @@ impl Raft {
 
     pub(super) fn count_own_vote(&mut self, now: Tick, ready: &mut Ready) {
         assert_eq!((self.role, self.vote), (Role::Candidate, Some(self.config.id)));
-        self.own_vote = Some(true);
+        self.own_vote = Some(self.own_ballot());
         self.count_votes(now, ready);
     }
 
+    fn own_ballot(&self) -> Ballot {
+        if self.is_recovering() { Ballot::Marked } else { Ballot::Granted }
+    }
+
     fn count_votes(&mut self, now: Tick, ready: &mut Ready) {
-        let result = self.voters.votes(|id| match self.peer(id) {
+        let result = self.voters.votes(self.is_recovering(), |id| match self.peer(id) {
             Some(i) => self.peers[i].vote,
             None => self.own_vote,
         });
         match (result, self.role) {
-            (VoteResult::Won, Role::PreCandidate) => self.become_candidate(now, ready),
-            (VoteResult::Won, Role::Candidate) => self.become_leader(now, ready),
+            (VoteResult::Won | VoteResult::WonWithLoss, Role::PreCandidate) => {
+                self.become_candidate(now, ready);
+            }
+            (VoteResult::Won, Role::Candidate) => self.become_leader(now, false, ready),
+            (VoteResult::WonWithLoss, Role::Candidate) => self.become_leader(now, true, ready),
             (VoteResult::Lost, _) => self.become_follower(now, self.term, None, "lost", ready),
             _ => {}
         }
@@ -148,7 +155,7 @@ impl Raft {
         }
         // §5.4.1: the later last term wins, then the longer log.
         let own = (self.log.last_term(), self.log.last_index());
-        let up_to_date = (last_term, last_index) >= own;
+        let up_to_date = (last_term, last_index) >= own || mutants::is(Mutant::VoteWithoutLogCheck);
         let granted = if pre {
             // Nothing changes here. The refusal carries this node's term, so that a candidate with
             // the best log but an older term learns it and can win the next round.
@@ -157,14 +164,16 @@ impl Raft {
             if term > self.term {
                 self.become_follower(now, term, None, "higher term", ready);
             }
-            let free = self.vote.is_none_or(|vote| vote == self.peers[i].id);
+            let free = self.vote.is_none_or(|vote| vote == self.peers[i].id)
+                || mutants::is(Mutant::VoteTwice);
             term == self.term && self.role == Role::Follower && free && up_to_date
         };
         if granted && !pre {
             self.vote = Some(self.peers[i].id);
             self.reset_election_deadline(now);
         }
-        self.send(i, Seq::ZERO, Body::VoteReply { pre, granted }, 0..0, ready);
+        let recovering = self.is_recovering();
+        self.send(i, Seq::ZERO, Body::VoteReply { pre, granted, recovering }, 0..0, ready);
     }
 
     /// `term` is the voter's, never above ours here. A granted pre-vote may come from a lower term;
@@ -175,17 +184,17 @@ impl Raft {
         i: usize,
         term: Term,
         pre: bool,
-        granted: bool,
+        ballot: Ballot,
         ready: &mut Ready,
     ) {
         let mine = match self.role {
             Role::PreCandidate => pre,
-            Role::Candidate => !pre && term == self.term,
+            Role::Candidate => !pre && (term == self.term || mutants::is(Mutant::CountOldVotes)),
             _ => false,
         };
         if mine {
             // The first answer stays: a voter does not change its mind within a term.
-            self.peers[i].vote.get_or_insert(granted);
+            self.peers[i].vote.get_or_insert(ballot);
             self.count_votes(now, ready);
         }
     }

@@ -25,7 +25,7 @@ impl Raft {
         (self.config.incarnation, self.role, self.leader, self.term, self.vote).hash(state);
         (self.hard_state, since(self.hard_state_seq), since(self.issued)).hash(state);
         (self.own_vote, self.heard_at.is_some(), self.announced).hash(state);
-        (self.epoch, self.context).hash(state);
+        (self.epoch, self.recovery, self.context).hash(state);
         for peer in &self.peers {
             (peer.incarnation, peer.vote).hash(state);
             peer.progress.fingerprint(state);

@@ -1,6 +1,6 @@
 //! What a follower does with its leader's messages (§5.3).
 
-use super::{Body, Raft, Ready};
+use super::{Body, Mutant, Raft, Ready, mutants};
 use crate::block::Block;
 use crate::ids::{Index, Seq, Term, Tick};
 
@@ -13,9 +13,6 @@ impl Raft {
         context: u64,
         ready: &mut Ready,
     ) {
-        if self.refuses_second_leader(i) {
-            return;
-        }
         self.heard_leader(now, self.peers[i].id, ready);
         // The leader tells at most what this node has acknowledged to it in this incarnation.
         if commit <= self.log.last_index() && self.log.is_edge(commit) {
@@ -33,9 +30,6 @@ impl Raft {
         blocks: &mut Vec<Block>,
         ready: &mut Ready,
     ) {
-        if self.refuses_second_leader(i) {
-            return;
-        }
         self.heard_leader(now, self.peers[i].id, ready);
         if self.log.term_at(prev_index) != Some(prev_term) {
             let (hint_index, hint_term) = self.log.highest_with_term_at_most(prev_index, prev_term);
@@ -50,6 +44,7 @@ impl Raft {
         if !self.take_new(blocks, ready) {
             return;
         }
+        self.note_match(matched);
         let commit = commit.min(matched);
         if self.log.is_edge(commit) {
             self.log.commit_to(commit);
@@ -63,8 +58,12 @@ impl Raft {
     fn take_new(&mut self, blocks: &mut Vec<Block>, ready: &mut Ready) -> bool {
         let mut known = 0;
         if blocks.first().is_some_and(|b| b.first() <= self.log.last_index()) {
-            let has = |b: &&Block| self.log.term_at(b.last()) == Some(b.term());
+            let has = |b: &&Block| {
+                self.log.term_at(b.last()) == Some(b.term())
+                    && self.log.epoch_at(b.last()) == b.header().epoch
+            };
             known = blocks.iter().take_while(has).count();
+            known *= usize::from(!mutants::is(Mutant::TruncateOnAnyAppend));
         }
         let Some(first) = blocks.get(known).map(Block::first) else { return true };
         if first <= self.log.commit() {
@@ -85,22 +84,26 @@ impl Raft {
 
     /// Bytes from outside: blocks must be of this group, follow each other and `prev` (which this
     /// log holds, so that no index is near the end of its range), and have terms that do not fall
-    /// and are not above the leader's. Anything else is dropped whole.
+    /// and are not above the leader's, with one epoch a term that does not fall either. Anything
+    /// else is dropped whole.
     fn is_well_formed(&self, prev_index: Index, prev_term: Term, blocks: &[Block]) -> bool {
         let (mut last, mut term) = (prev_index, prev_term);
+        let mut epoch = self.log.epoch_at(prev_index);
         for block in blocks {
             let follows = block.first().get().checked_sub(last.get()) == Some(1);
             let ordered = term <= block.term() && block.term() <= self.term;
-            if !follows || !ordered || block.group() != self.config.group {
+            let now = block.header().epoch;
+            let aged = if term == block.term() { epoch == now } else { epoch <= now };
+            if !follows || !ordered || !aged || block.group() != self.config.group {
                 return false;
             }
-            (last, term) = (block.last(), block.term());
+            (last, term, epoch) = (block.last(), block.term(), now);
         }
         true
     }
 
     /// A second leader in this term cannot be (§5.2); a peer that claims to be one is not believed.
-    fn refuses_second_leader(&self, i: usize) -> bool {
+    pub(super) fn refuses_second_leader(&self, i: usize) -> bool {
         self.leader.is_some_and(|leader| leader != self.peers[i].id)
     }
 }

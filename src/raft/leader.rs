@@ -1,15 +1,17 @@
 //! What a leader does: takes proposals on, replicates, commits, and makes sure that it still leads.
 
 use super::progress::State;
-use super::{BlockRange, Body, Fetch, Raft, Ready, Role};
+use super::{BlockRange, Body, Fetch, Mutant, Raft, Ready, Role, mutants};
 use crate::block::Block;
 use crate::ids::{Index, NodeId, Seq, Term, Tick};
 
 impl Raft {
-    pub(super) fn become_leader(&mut self, now: Tick, ready: &mut Ready) {
+    /// `loss`: won by voters who may all have forgotten the same acknowledged commands.
+    pub(super) fn become_leader(&mut self, now: Tick, loss: bool, ready: &mut Ready) {
         self.role = Role::Leader;
         self.leader = Some(self.config.id);
         self.transition("won the election", ready);
+        self.begin_epoch(loss, ready);
         let next = self.log.last_index().next();
         for peer in &mut self.peers {
             peer.progress.reset(next);
@@ -134,7 +136,7 @@ impl Raft {
         let last = ready.slice(&range).last().map_or(prev_index, Block::last);
         self.peers[i].progress.sent(now, first, last, bytes);
         let commit = self.log.commit();
-        let body = Body::Append { prev_index, prev_term, commit };
+        let body = Body::Append { prev_index, prev_term, commit, last: self.log.last_index() };
         self.send(i, Seq::ZERO, body, range, ready);
     }
 
@@ -241,10 +243,12 @@ impl Raft {
     pub(super) fn advance_commit(&mut self) {
         let reached = self.voters.reached(|id| match self.peer(id) {
             Some(i) => self.peers[i].progress.matched().get(),
+            None if mutants::is(Mutant::LeaderCountsUndurable) => self.log.last_index().get(),
             None => self.log.durable().get(),
         });
         let index = Index(reached);
-        if index > self.log.commit() && self.log.term_at(index) == Some(self.term) {
+        let own = self.log.term_at(index) == Some(self.term);
+        if index > self.log.commit() && (own || mutants::is(Mutant::CommitOlderTerm)) {
             self.log.commit_to(index);
         }
     }
@@ -262,8 +266,14 @@ impl Raft {
         }
         self.set_heartbeat_deadline(now);
         for i in 0..self.peers.len() {
-            let commit = self.log.commit().min(self.peers[i].progress.matched());
-            let body = Body::Heartbeat { commit, context: self.context };
+            let known = if mutants::is(Mutant::CommitPastMatched) {
+                self.log.last_index()
+            } else {
+                self.peers[i].progress.matched()
+            };
+            let commit = self.log.commit().min(known);
+            let last = self.log.last_index();
+            let body = Body::Heartbeat { commit, context: self.context, last };
             self.send(i, Seq::ZERO, body, 0..0, ready);
             self.look_after(now, i, ready);
         }

@@ -23,11 +23,14 @@ use std::collections::VecDeque;
 use crate::block::Block;
 use crate::ids::{Index, Seq, Term};
 
-/// From `first` on (until the next run) entries have `term`.
+/// From `first` on (until the next run) entries have `term`, and its leader's recovery epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TermRun {
     pub first: Index,
     pub term: Term,
+    /// Counts the elections after which commands may have been missing (durability.md R6). A leader
+    /// has one from its no-op on, so that the epoch is a function of the term; it never falls.
+    pub epoch: u32,
 }
 
 /// Iterator over blocks in memory.
@@ -60,6 +63,7 @@ impl Log {
     pub(super) fn new(first: Index, last: Index, runs: Vec<TermRun>, commit: Index) -> Self {
         assert!(first > Index::ZERO && last.next() >= first, "first..=last, maybe empty");
         assert!(runs.windows(2).all(|r| r[0].first < r[1].first && r[0].term < r[1].term));
+        assert!(runs.windows(2).all(|r| r[0].epoch <= r[1].epoch), "epochs never fall");
         assert_eq!(runs.is_empty(), last < first, "each entry has a term");
         assert!(runs.first().is_none_or(|r| r.first <= first));
         assert!(runs.last().is_none_or(|r| r.first <= last));
@@ -150,6 +154,21 @@ impl Log {
         Some(self.runs[run].term)
     }
 
+    /// Recovery epoch of the last entry; 0 for an empty log.
+    pub fn last_epoch(&self) -> u32 {
+        self.runs.last().map_or(0, |run| run.epoch)
+    }
+
+    /// The recovery epoch of an entry; 0 before the log and of index 0.
+    #[inline]
+    pub fn epoch_at(&self, index: Index) -> u32 {
+        if index >= self.last {
+            return self.last_epoch();
+        }
+        let run = self.runs.partition_point(|r| r.first <= index).checked_sub(1);
+        run.map_or(0, |run| self.runs[run].epoch)
+    }
+
     /// The highest index not above `index` whose term is not above `term`, with its term: where two
     /// logs could still agree (end of §5.3, by term instead of by entry).
     pub(super) fn highest_with_term_at_most(&self, index: Index, term: Term) -> (Index, Term) {
@@ -213,12 +232,14 @@ impl Log {
     #[inline]
     pub(super) fn append(&mut self, block: Block) {
         assert_eq!(block.first(), self.last.next(), "the log has no holes");
-        let term = block.term();
+        let (term, epoch) = (block.term(), block.header().epoch);
         if term != self.last_term || self.runs.is_empty() {
             assert!(term > self.last_term, "terms never fall along the log");
-            self.runs.push(TermRun { first: block.first(), term });
+            assert!(epoch >= self.last_epoch(), "epochs never fall along the log");
+            self.runs.push(TermRun { first: block.first(), term, epoch });
             self.last_term = term;
         }
+        debug_assert_eq!(epoch, self.last_epoch(), "one epoch a term");
         self.last = block.last();
         let size = block.size() as u64;
         self.cached_bytes += size;

@@ -20,18 +20,22 @@ pub struct Message {
 pub enum Body {
     /// RequestVote (§5.2, §5.4.1). `pre` asks without changing anything (dissertation §9.6).
     VoteRequest { pre: bool, last_index: Index, last_term: Term },
-    /// Answer to a `VoteRequest`; `term` is the voter's, also when it refuses.
-    VoteReply { pre: bool, granted: bool },
-    /// AppendEntries (§5.3); the blocks after `prev_index` travel beside it and may be none.
-    Append { prev_index: Index, prev_term: Term, commit: Index },
+    /// Answer to a `VoteRequest`; `term` is the voter's, also when it refuses. `recovering` marks the
+    /// word of a voter that may have forgotten what it acknowledged (durability.md R6).
+    VoteReply { pre: bool, granted: bool, recovering: bool },
+    /// AppendEntries (§5.3); the blocks after `prev_index` travel beside it and may be none. `last`
+    /// is the leader's own last index when it sent this: where a RECOVERING follower has to get
+    /// (durability.md R5).
+    Append { prev_index: Index, prev_term: Term, commit: Index, last: Index },
     /// The log agrees with the leader's through `matched`, durable (or written, `wal_sync = false`).
     AppendReply { matched: Index },
     /// The log does not hold `prev_index` with the leader's term. `hint_index`/`hint_term`: the
     /// highest position not above `prev_index` that could agree (end of §5.3, by term).
     AppendReject { prev_index: Index, hint_index: Index, hint_term: Term },
     /// Keeps followers quiet and tells them what is committed (at most what they hold).
-    /// `context` is given back in the reply: rounds of ReadIndex (dissertation §6.4).
-    Heartbeat { commit: Index, context: u64 },
+    /// `context` is given back in the reply: rounds of ReadIndex (dissertation §6.4). `last` as in
+    /// `Append`.
+    Heartbeat { commit: Index, context: u64, last: Index },
     /// Answer to a `Heartbeat`.
     HeartbeatReply { context: u64 },
 }

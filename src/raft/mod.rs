@@ -25,7 +25,7 @@
 //!
 //! `election` terms, votes, timeouts · `leader` proposals, replication, commit, heartbeats ·
 //! `follower` appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
-//! follower · [`quorum`] majorities · [`message`], [`ready`] what goes out.
+//! follower · [`quorum`] majorities · `recovering` the way back after a loss · [`message`], [`ready`] what goes out.
 
 pub mod config;
 mod election;
@@ -40,6 +40,7 @@ pub mod message;
 pub mod progress;
 pub mod quorum;
 pub mod ready;
+mod recovering;
 mod rng;
 mod view;
 
@@ -48,12 +49,15 @@ pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
 pub use ready::{
-    BlockRange, Committed, Fetch, Outbound, Persist, PersistOp, Ready, Role, Transition,
+    BlockRange, Committed, Fetch, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role,
+    Transition,
 };
 
 use crate::block::Block;
 use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
-use quorum::JointConfig;
+use crate::mutants::{self, Mutant};
+use quorum::{Ballot, JointConfig};
+use recovering::Recovery;
 use rng::Rng;
 
 /// What can happen to a group. Blocks are lent in a vector and drained, so that its memory is reused.
@@ -86,7 +90,7 @@ struct Peer {
     /// Highest incarnation seen; `ZERO` = none yet.
     incarnation: Incarnation,
     /// Its answer in the running (pre-)election.
-    vote: Option<bool>,
+    vote: Option<Ballot>,
     /// Means something only while this node leads.
     progress: Progress,
 }
@@ -110,15 +114,17 @@ pub struct Raft {
     /// All voters but this node, by id.
     peers: Vec<Peer>,
     /// Own vote, counted only once it is durable.
-    own_vote: Option<bool>,
+    own_vote: Option<Ballot>,
     /// When the leader of this term was last heard; `None` when it is not believed to live.
     heard_at: Option<Tick>,
     election_deadline: Tick,
     heartbeat_deadline: Tick,
     /// Commit index last told in a `Ready`.
     announced: Index,
-    /// Recovery epoch stamped on blocks (durability.md R6); 0 until recovery is built.
+    /// Recovery epoch that this leader stamps on its blocks (durability.md R6).
     epoch: u32,
+    /// There while the group is RECOVERING (durability.md R4).
+    recovery: Option<Recovery>,
     /// Given back in heartbeat replies; rounds of ReadIndex will count it up.
     context: u64,
     rng: Rng,
@@ -132,7 +138,7 @@ impl Raft {
     /// When [`Config::validate`] fails or `restored` contradicts itself.
     pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
         config.validate().expect("the caller has validated the configuration");
-        let Restored { hard_state, terms, first, last } = restored;
+        let Restored { hard_state, terms, first, last, recovering } = restored;
         let log = Log::new(first, last, terms, hard_state.commit);
         // The term is persisted before the first entry that has it.
         assert!(hard_state.term >= log.last_term(), "hard state older than the log");
@@ -157,6 +163,7 @@ impl Raft {
             heartbeat_deadline: now,
             announced: Index::ZERO,
             epoch: 0,
+            recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
             context: 0,
             config,
         };
@@ -184,6 +191,7 @@ impl Raft {
             }
             Event::PeerDisconnected { peer } => self.on_disconnected(now, peer),
         }
+        self.leave_recovery_if_synced(ready);
         self.save_hard_state(ready);
         self.announce_commit(ready);
         self.evict(now);
@@ -230,17 +238,30 @@ impl Raft {
         if message.term > self.term {
             self.become_follower(now, message.term, None, "higher term", ready);
         }
-        if let Body::VoteReply { pre, granted } = message.body {
-            return self.on_vote_reply(now, i, message.term, pre, granted, ready);
+        if let Body::VoteReply { pre, granted, recovering } = message.body {
+            let ballot = match (granted, recovering) {
+                (false, _) => Ballot::Refused,
+                (true, false) => Ballot::Granted,
+                (true, true) => Ballot::Marked,
+            };
+            return self.on_vote_reply(now, i, message.term, pre, ballot, ready);
         }
         if message.term < self.term {
             return self.on_older_term(i, &message.body, ready);
         }
         match message.body {
-            Body::Append { prev_index, prev_term, commit } => {
+            Body::Append { prev_index, prev_term, commit, last } => {
+                if self.refuses_second_leader(i) {
+                    return;
+                }
+                self.note_answer(&message, commit, last);
                 self.on_append(now, i, (prev_index, prev_term), commit, blocks, ready);
             }
-            Body::Heartbeat { commit, context } => {
+            Body::Heartbeat { commit, context, last } => {
+                if self.refuses_second_leader(i) {
+                    return;
+                }
+                self.note_answer(&message, commit, last);
                 let commit =
                     if message.echo == self.config.incarnation { commit } else { Index(0) };
                 self.on_heartbeat(now, i, commit, context, ready);
@@ -269,7 +290,7 @@ impl Raft {
             return false;
         }
         if message.incarnation < self.peers[i].incarnation {
-            return false;
+            return mutants::is(Mutant::AcceptOldIncarnation);
         }
         self.learn_incarnation(i, message.incarnation);
         true
@@ -281,9 +302,11 @@ impl Raft {
         if incarnation <= peer.incarnation {
             return;
         }
-        // What an earlier start acknowledged may be gone.
-        if peer.incarnation != Incarnation::ZERO {
+        // What an earlier start acknowledged, or granted, may be gone.
+        let keep = mutants::is(Mutant::KeepMatchOfOldIncarnation);
+        if peer.incarnation != Incarnation::ZERO && !keep {
             peer.progress.reset(next);
+            peer.vote = None;
         }
         peer.incarnation = incarnation;
     }

@@ -2,17 +2,61 @@
 //! right in.
 
 use crate::ids::NodeId;
+use crate::mutants::{self, Mutant};
 
 /// Most voters of one half of a configuration.
 pub const VOTERS_MAX: usize = 15;
+
+/// One voter's answer to a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ballot {
+    Refused,
+    Granted,
+    /// Granted by a RECOVERING voter: it may have forgotten what it acknowledged.
+    Marked,
+}
 
 /// How an election stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VoteResult {
     Won,
+    /// Won by the grants of all voters, so many of them RECOVERING that what a majority once held
+    /// may be gone: nobody who remembers it was left to refuse.
+    WonWithLoss,
     /// Too many refused: this round cannot be won any more.
     Lost,
     Pending,
+}
+
+/// The answers of one set of voters, counted.
+#[derive(Clone, Copy, Debug)]
+struct Tally {
+    voters: usize,
+    majority: usize,
+    granted: usize,
+    marked: usize,
+    refused: usize,
+}
+
+impl Tally {
+    fn has_majority(&self) -> bool {
+        self.voters == 0 || self.granted >= self.majority
+    }
+
+    /// Every open answer may still become a grant without a mark.
+    fn may_get_majority(&self) -> bool {
+        self.voters == 0 || self.voters - self.refused - self.marked >= self.majority
+    }
+
+    fn is_unanimous(&self) -> bool {
+        self.granted + self.marked == self.voters
+    }
+
+    /// Each acknowledged command was on a majority. Marked voters that are fewer leave one member of
+    /// it that remembers, and without its grant there is no unanimity.
+    fn may_have_forgotten(&self) -> bool {
+        self.voters > 0 && self.marked >= self.majority
+    }
 }
 
 /// One set of voters and its majority.
@@ -61,16 +105,17 @@ impl Voters {
         values[n - self.majority()]
     }
 
-    /// Counts the answers; `None` = not there yet. Without voters the half is won.
-    pub fn votes(&self, answer: impl Fn(NodeId) -> Option<bool>) -> VoteResult {
-        let granted = self.ids.iter().filter(|id| answer(**id) == Some(true)).count();
-        let refused = self.ids.iter().filter(|id| answer(**id) == Some(false)).count();
-        if self.ids.is_empty() || granted >= self.majority() {
-            VoteResult::Won
-        } else if self.ids.len() - refused < self.majority() {
-            VoteResult::Lost
-        } else {
-            VoteResult::Pending
+    /// Counts the answers; `None` = not there yet.
+    fn tally(&self, answer: impl Fn(NodeId) -> Option<Ballot>) -> Tally {
+        let count = |wanted| self.ids.iter().filter(|id| answer(**id) == Some(wanted)).count();
+        let marked_counts = mutants::is(Mutant::CountRecoveringInMajority);
+        let (granted, marked) = (count(Ballot::Granted), count(Ballot::Marked));
+        Tally {
+            voters: self.ids.len(),
+            majority: self.majority(),
+            granted: if marked_counts { granted + marked } else { granted },
+            marked: if marked_counts { 0 } else { marked },
+            refused: count(Ballot::Refused),
         }
     }
 }
@@ -108,13 +153,21 @@ impl JointConfig {
         self.incoming.reached(&value).min(self.outgoing.reached(&value))
     }
 
-    /// Won only if both halves are won, lost as soon as one is lost.
-    pub fn votes(&self, answer: impl Fn(NodeId) -> Option<bool>) -> VoteResult {
-        match (self.incoming.votes(&answer), self.outgoing.votes(&answer)) {
-            (VoteResult::Won, VoteResult::Won) => VoteResult::Won,
-            (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
-            _ => VoteResult::Pending,
+    /// The election quorum (durability.md R6), of both halves: a majority of grants without a mark,
+    /// which a candidate that is itself `recovering` cannot use; or the grants of all, marked or not.
+    pub fn votes(&self, recovering: bool, answer: impl Fn(NodeId) -> Option<Ballot>) -> VoteResult {
+        let halves = [self.incoming.tally(&answer), self.outgoing.tally(&answer)];
+        let plain = !recovering || mutants::is(Mutant::CountRecoveringInMajority);
+        if plain && halves.iter().all(Tally::has_majority) {
+            return VoteResult::Won;
         }
+        if halves.iter().all(Tally::is_unanimous) {
+            let loss = halves.iter().any(Tally::may_have_forgotten);
+            return if loss { VoteResult::WonWithLoss } else { VoteResult::Won };
+        }
+        let by_majority = plain && halves.iter().all(Tally::may_get_majority);
+        let by_all = halves.iter().all(|half| half.refused == 0);
+        if by_majority || by_all { VoteResult::Pending } else { VoteResult::Lost }
     }
 }
 
@@ -133,19 +186,48 @@ mod tests {
         assert_eq!([1, 2, 3, 4, 5].map(reached), [50, 10, 40, 20, 30]);
     }
 
+    const YES: Option<Ballot> = Some(Ballot::Granted);
+    const NO: Option<Ballot> = Some(Ballot::Refused);
+    const MARKED: Option<Ballot> = Some(Ballot::Marked);
+
+    fn election(recovering: bool, answers: &[Option<Ballot>]) -> VoteResult {
+        let voters = JointConfig::simple(nodes(answers.len() as u32));
+        voters.votes(recovering, |id| answers[id.0 as usize - 1])
+    }
+
     #[test]
     fn an_election_is_won_lost_or_open() {
-        let result = |answers: &[Option<bool>]| {
-            Voters::new(nodes(answers.len() as u32)).votes(|id| answers[id.0 as usize - 1])
-        };
-        let (yes, no) = (Some(true), Some(false));
-        assert_eq!(result(&[yes]), VoteResult::Won);
-        assert_eq!(result(&[yes, None]), VoteResult::Pending);
-        assert_eq!(result(&[yes, no]), VoteResult::Lost);
-        assert_eq!(result(&[yes, no, None]), VoteResult::Pending);
-        assert_eq!(result(&[yes, no, no]), VoteResult::Lost);
-        assert_eq!(result(&[yes, yes, no, no, None]), VoteResult::Pending);
-        assert_eq!(result(&[yes, yes, yes, no, no]), VoteResult::Won);
+        let result = |answers: &[Option<Ballot>]| election(false, answers);
+        assert_eq!(result(&[YES]), VoteResult::Won);
+        assert_eq!(result(&[YES, None]), VoteResult::Pending);
+        assert_eq!(result(&[YES, NO]), VoteResult::Lost);
+        assert_eq!(result(&[YES, NO, None]), VoteResult::Pending);
+        assert_eq!(result(&[YES, NO, NO]), VoteResult::Lost);
+        assert_eq!(result(&[YES, YES, NO, NO, None]), VoteResult::Pending);
+        assert_eq!(result(&[YES, YES, YES, NO, NO]), VoteResult::Won);
+    }
+
+    #[test]
+    fn marked_grants_count_only_when_all_have_granted() {
+        let result = |answers: &[Option<Ballot>]| election(false, answers);
+        assert_eq!(result(&[YES, MARKED, None]), VoteResult::Pending);
+        assert_eq!(result(&[YES, MARKED, NO]), VoteResult::Lost);
+        assert_eq!(result(&[YES, MARKED, YES]), VoteResult::Won);
+        // One of two that remember must be in every majority of four.
+        assert_eq!(result(&[YES, YES, MARKED, MARKED]), VoteResult::Won);
+        assert_eq!(result(&[YES, MARKED, MARKED]), VoteResult::WonWithLoss);
+        assert_eq!(result(&[YES, MARKED, MARKED, None, NO]), VoteResult::Lost);
+    }
+
+    #[test]
+    fn a_recovering_candidate_needs_everybody() {
+        let result = |answers: &[Option<Ballot>]| election(true, answers);
+        assert_eq!(result(&[MARKED, YES, None]), VoteResult::Pending);
+        assert_eq!(result(&[MARKED, YES, YES, YES, None]), VoteResult::Pending);
+        assert_eq!(result(&[MARKED, YES, NO]), VoteResult::Lost);
+        assert_eq!(result(&[MARKED, YES, YES]), VoteResult::Won);
+        assert_eq!(result(&[MARKED, MARKED, YES]), VoteResult::WonWithLoss);
+        assert_eq!(result(&[MARKED]), VoteResult::WonWithLoss, "alone, it was its own majority");
     }
 
     #[test]
@@ -153,10 +235,16 @@ mod tests {
         let joint = JointConfig::joint(nodes(3), vec![NodeId(3), NodeId(4), NodeId(5)]);
         // Nodes 1 and 2 have 9, which is a majority of the new half only.
         assert_eq!(joint.reached(|id| if id.0 <= 2 { 9 } else { 4 }), 4);
-        let votes = |yes: &[u32]| joint.votes(|id| yes.contains(&id.0).then_some(true));
+        let votes =
+            |yes: &[u32]| joint.votes(false, |id| if yes.contains(&id.0) { YES } else { None });
         assert_eq!(votes(&[1, 2]), VoteResult::Pending);
         assert_eq!(votes(&[1, 3, 4]), VoteResult::Won);
-        let lost = joint.votes(|id| Some(id.0 <= 3));
+        let lost = joint.votes(false, |id| if id.0 <= 3 { YES } else { NO });
         assert_eq!(lost, VoteResult::Lost);
+        // The old half has lost its memory; the new one has not.
+        let forgot = |id: NodeId| if id.0 >= 4 { MARKED } else { YES };
+        assert_eq!(joint.votes(false, forgot), VoteResult::WonWithLoss);
+        let open = |id: NodeId| if id.0 == 2 { None } else { forgot(id) };
+        assert_eq!(joint.votes(false, open), VoteResult::Pending);
     }
 }

@@ -28,6 +28,8 @@ pub struct Ready {
     pub committed: Vec<Committed>,
     /// Changes of role, term or leader, with the reason.
     pub transitions: Vec<Transition>,
+    /// Elections after which acknowledged commands may be missing.
+    pub losses: Vec<PossibleLoss>,
 }
 
 impl Ready {
@@ -39,6 +41,7 @@ impl Ready {
         self.fetches.clear();
         self.committed.clear();
         self.transitions.clear();
+        self.losses.clear();
     }
 
     /// True when nothing is asked for.
@@ -48,6 +51,7 @@ impl Ready {
             && self.fetches.is_empty()
             && self.committed.is_empty()
             && self.transitions.is_empty()
+            && self.losses.is_empty()
     }
 
     /// The blocks that a persist or a message names.
@@ -102,6 +106,17 @@ pub struct Fetch {
 pub struct Committed {
     pub group: GroupId,
     pub index: Index,
+}
+
+/// A leader was elected by voters of whom so many had lost power that they may all have forgotten
+/// the same acknowledged commands (durability.md R6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PossibleLoss {
+    pub group: GroupId,
+    /// The new leader's term.
+    pub term: Term,
+    /// The group's recovery epoch from this leader's no-op on.
+    pub epoch: u32,
 }
 
 /// What a node is in a group.

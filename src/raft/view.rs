@@ -58,6 +58,19 @@ impl Raft {
         self.log.cached_bytes()
     }
 
+    /// What this member acknowledged before its start may be gone from its log, and it has not got
+    /// it back yet (durability.md R4). A leader never is.
+    #[inline]
+    pub fn is_recovering(&self) -> bool {
+        self.recovery.is_some()
+    }
+
+    /// Recovery epoch of the end of the log: how often a leader was elected after which acknowledged
+    /// commands may have been missing (durability.md R6).
+    pub fn epoch(&self) -> u32 {
+        self.log.last_epoch()
+    }
+
     pub fn log(&self) -> &Log {
         &self.log
     }
@@ -79,6 +92,7 @@ impl Raft {
                 assert_eq!(self.leader, Some(self.config.id));
                 assert_eq!(self.log.last_term(), self.term, "a leader's term begins with a no-op");
                 assert!(self.persisted >= self.hard_state_seq);
+                assert!(!self.is_recovering() && self.epoch == self.log.last_epoch());
                 for peer in &self.peers {
                     peer.progress.check_invariants();
                     assert!(peer.progress.next() <= self.log.last_index().next());

@@ -15,3 +15,4 @@ pub mod probe;
 pub mod reactor;
 pub mod ring;
 pub mod routing;
+pub mod segments;

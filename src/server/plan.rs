@@ -22,7 +22,7 @@ use crate::runtime::reactor::{Reactor, ReactorParts};
 use crate::runtime::ring::Ring;
 use crate::runtime::routing::{Routes, ShardPort};
 use crate::shard::{Shard, ShardConfig};
-use crate::wal::{LogIdentity, WalConfig, WalError};
+use crate::wal::{LogIdentity, Suspect, WalConfig, WalError};
 use crate::wire::hello::Role;
 
 /// Submission queue of a shard's ring.
@@ -149,6 +149,8 @@ impl ShardPlan {
             shards: cluster.shards,
             groups: cluster.groups,
             wal_sync: cluster.wal_sync,
+            wal_sync_except: Vec::new(),
+            suspect: Suspect::Nothing,
             sessions: cluster.store.session_limits(),
             raft: self.raft_config(),
             block_bytes_max: BLOCK_BYTES_MAX as u32,

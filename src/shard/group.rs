@@ -73,10 +73,10 @@ pub(super) struct Group<M> {
 impl<M: StateMachine> Group<M> {
     pub fn new(raft: Raft, machine: M, config: &ShardConfig) -> Self {
         Self {
+            sync: config.syncs(raft.group()),
             raft,
             machine,
             sessions: Sessions::new(config.sessions),
-            sync: config.wal_sync,
             applied: Index::ZERO,
             apply_queued: false,
             apply_fetching: false,

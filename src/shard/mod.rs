@@ -33,9 +33,13 @@ use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
-use crate::raft::ready::{Fetch, Outbound, Persist, PersistOp, Ready, Role, Transition};
+use crate::raft::ready::{
+    Fetch, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role, Transition,
+};
 use crate::raft::{self, Event, Raft, Restored, TermRun};
-use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Wal, WalError};
+use crate::wal::{
+    Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Suspect, TermStart, Wal, WalError,
+};
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -48,8 +52,12 @@ pub struct ShardConfig {
     pub shards: u32,
     /// Groups of the whole cluster; this shard holds those with `group % shards == shard`.
     pub groups: u32,
-    /// Whether acknowledgements wait for stable storage (durability.md).
+    /// Whether acknowledgements wait for stable storage (durability.md) ...
     pub wal_sync: bool,
+    /// ... but not those of these groups, which do the opposite. Ascending.
+    pub wal_sync_except: Vec<GroupId>,
+    /// Groups that start RECOVERING.
+    pub suspect: Suspect,
     pub sessions: SessionLimits,
     /// Template for every group; id, group, voters, seed and preference are filled in.
     pub raft: raft::Config,
@@ -65,6 +73,22 @@ pub struct ShardConfig {
     pub client_blocks_max: u32,
 }
 
+impl ShardConfig {
+    /// Whether acknowledgements of this group wait for stable storage.
+    pub fn syncs(&self, group: GroupId) -> bool {
+        self.wal_sync != self.wal_sync_except.binary_search(&group).is_ok()
+    }
+
+    /// Whether what this group acknowledged before the start may be gone (durability.md R3).
+    pub fn is_suspect(&self, group: GroupId) -> bool {
+        match self.suspect {
+            Suspect::Nothing => false,
+            Suspect::Unsynced => !self.syncs(group),
+            Suspect::Everything => true,
+        }
+    }
+}
+
 /// What recovery found of one group.
 pub type Recovered = std::collections::BTreeMap<GroupId, Restored>;
 
@@ -74,6 +98,8 @@ pub struct Output {
     pub disk: Vec<DiskOp>,
     /// For the log of events.
     pub transitions: Vec<Transition>,
+    /// To be told to an operator: acknowledged commands may be missing.
+    pub losses: Vec<PossibleLoss>,
     /// The first error of the log: say why and stop the process.
     pub fatal: Option<WalError>,
 }
@@ -86,6 +112,8 @@ pub struct ShardStats {
     pub proposals_refused: u64,
     pub appends_held_back: u64,
     pub turns: u64,
+    /// Elections on this node after which acknowledged commands may be missing.
+    pub possible_data_loss: u64,
 }
 
 /// Deadlines are kept to this part of a heartbeat.
@@ -130,6 +158,8 @@ pub struct Shard<M> {
     /// The end of what recovery found. Groups speak for it as durable, so nothing leaves before it
     /// is.
     recovered: Lsn,
+    /// Groups that are RECOVERING.
+    recovering: usize,
     fatal: Option<WalError>,
     draining: bool,
     stats: ShardStats,
@@ -165,6 +195,7 @@ impl<M: StateMachine> Shard<M> {
             next_read: 0,
             claimed: 0,
             recovered: wal.written(),
+            recovering: 0,
             wal,
             fatal: None,
             draining: false,
@@ -173,9 +204,11 @@ impl<M: StateMachine> Shard<M> {
         };
         for id in (shard.config.shard..shard.config.groups).step_by(shard.config.shards as usize) {
             let group = GroupId(id);
-            let restored = recovered.remove(&group).unwrap_or_default();
+            let mut restored = recovered.remove(&group).unwrap_or_default();
+            restored.recovering = shard.config.is_suspect(group);
             let raft = Raft::new(shard.raft_config(group), restored, now);
             let local = shard.groups.len() as u32;
+            shard.recovering += usize::from(raft.is_recovering());
             shard.groups.push(Group::new(raft, machine(group), &shard.config));
             shard.reschedule(local);
         }
@@ -205,7 +238,10 @@ impl<M: StateMachine> Shard<M> {
 
     /// The one place where a group is stepped.
     fn step(&mut self, now: Tick, local: u32, event: Event<'_>) {
-        self.groups[local as usize].raft.handle(now, event, &mut self.ready);
+        let raft = &mut self.groups[local as usize].raft;
+        let before = raft.is_recovering();
+        raft.handle(now, event, &mut self.ready);
+        self.recovering -= usize::from(before && !raft.is_recovering());
         self.reschedule(local);
     }
 
@@ -301,9 +337,14 @@ impl<M: StateMachine> Shard<M> {
         for Persist { group, seq, op } in &self.ready.persists {
             let local = local_of(*group, &self.config);
             let (lsn, durable) = match op {
-                PersistOp::HardState(state) => (self.wal.hard_state(*group, *state), true),
+                PersistOp::HardState(state) => {
+                    let durable = !mutants::is(Mutant::HardStateNotSynced);
+                    (self.wal.hard_state(*group, *state), durable)
+                }
                 PersistOp::Append { blocks, truncates } => {
-                    let sync = self.groups[local as usize].sync || *truncates;
+                    // What is got back while RECOVERING is synced in both modes (durability.md R5).
+                    let state = &self.groups[local as usize];
+                    let sync = state.sync || state.raft.is_recovering() || *truncates;
                     let blocks = self.ready.slice(blocks);
                     (self.wal.append(*group, blocks, *truncates, sync), sync)
                 }
@@ -342,6 +383,8 @@ impl<M: StateMachine> Shard<M> {
                 self.disown(local, transition.leader);
             }
         }
+        self.stats.possible_data_loss += self.ready.losses.len() as u64;
+        out.losses.append(&mut self.ready.losses);
         out.transitions.append(&mut transitions);
         self.ready.transitions = transitions;
     }
@@ -421,8 +464,16 @@ impl<M: StateMachine> Shard<M> {
         &self.wal
     }
 
+    /// Groups that are RECOVERING. The boot record says so until this is 0 (durability.md R3).
+    pub fn recovering(&self) -> usize {
+        let unsettled = self.config.suspect > Suspect::Nothing && !self.is_recovered();
+        self.recovering.max(usize::from(unsettled))
+    }
+
     /// Checks what must hold between turns; for tests and the simulator.
     pub fn check_invariants(&self) {
+        let recovering = self.groups.iter().filter(|group| group.raft.is_recovering()).count();
+        assert_eq!(recovering, self.recovering);
         for group in &self.groups {
             group.raft.check_invariants();
             assert!(group.applied <= group.raft.commit(), "applied <= committed");
@@ -430,12 +481,13 @@ impl<M: StateMachine> Shard<M> {
     }
 }
 
-/// What a group starts from, out of what its log holds. A log that names the group by a vote alone
+/// What a group starts from, out of what its log holds; the shard says whether it is RECOVERING. A log that names the group by a vote alone
 /// has no first entry.
 pub fn restored(group: &RecoveredGroup) -> Restored {
-    let terms = group.terms.iter().map(|&(first, term)| TermRun { first, term }).collect();
+    let run = |&TermStart { first, term, epoch }: &TermStart| TermRun { first, term, epoch };
+    let terms = group.terms.iter().map(run).collect();
     let first = if group.last == Index::ZERO { Index(1) } else { group.first };
-    Restored { hard_state: group.hard_state, terms, first, last: group.last }
+    Restored { hard_state: group.hard_state, terms, first, last: group.last, recovering: false }
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {

@@ -236,6 +236,9 @@ impl<M: StateMachine> Shard<M> {
         let result = match self.local(query.group) {
             _ if !self.client_may_send(conn) => Err(Refused::Busy),
             None => Err(Refused::NoGroup),
+            Some(local) if self.groups[local as usize].raft.is_recovering() => {
+                Err(Refused::Recovering)
+            }
             Some(local) => self.groups[local as usize]
                 .machine
                 .query(&question, &mut reply)

@@ -19,6 +19,12 @@ pub struct GroupStatus {
     pub commit: u64,
     pub applied: u64,
     pub last: u64,
+    /// The group has lost its memory of what it acknowledged and is getting it back.
+    #[serde(default)]
+    pub recovering: bool,
+    /// Recovery epoch at `last`: elections after which acknowledged commands may be missing.
+    #[serde(default)]
+    pub epoch: u32,
     /// Of the state machine and the sessions at `applied`; equal on all replicas at equal indices.
     pub digest: String,
 }
@@ -31,6 +37,12 @@ pub struct ShardStatus {
     pub shard: u32,
     pub shards: u32,
     pub groups: Vec<GroupStatus>,
+    /// Groups that are RECOVERING.
+    #[serde(default)]
+    pub recovering: u32,
+    /// Elections of this start, won here, after which acknowledged commands may be missing.
+    #[serde(default)]
+    pub possible_data_loss: u64,
     pub peers_connected: u32,
     pub commands_applied: u64,
     pub blocks_applied: u64,
@@ -63,6 +75,8 @@ impl<M: StateMachine> Shard<M> {
             shard: self.config.shard,
             shards: self.config.shards,
             groups: (0..self.groups.len()).map(|local| self.group_status(local)).collect(),
+            recovering: self.recovering() as u32,
+            possible_data_loss: self.stats.possible_data_loss,
             peers_connected: self.peers.iter().filter(|peer| peer.connected).count() as u32,
             commands_applied: self.stats.commands_applied,
             blocks_applied: self.stats.blocks_applied,
@@ -101,6 +115,8 @@ impl<M: StateMachine> Shard<M> {
             commit: raft.commit().0,
             applied: group.applied.0,
             last: raft.last_index().0,
+            recovering: raft.is_recovering(),
+            epoch: raft.epoch(),
             digest: format!("{digest:016x}"),
         }
     }

@@ -146,11 +146,11 @@ impl<M: StateMachine> Shard<M> {
 }
 
 /// Whether the blocks beside an append follow its previous entry without a gap, in this group and
-/// with terms that a leader of the message's term can have.
+/// with terms that a leader of the message's term can have, one recovery epoch to a term.
 fn continues(group: GroupId, message: &Message, blocks: &[Block]) -> bool {
     let Body::Append { prev_index, prev_term, .. } = message.body else { return true };
     // Numbers from outside: checked, because the sum may leave the range.
-    let (mut last, mut term) = (prev_index.get(), prev_term);
+    let (mut last, mut term, mut epoch) = (prev_index.get(), prev_term, None);
     for block in blocks {
         let follows = last.checked_add(1) == Some(block.first().get());
         let Some(end) = last.checked_add(block.count()) else { return false };
@@ -160,7 +160,12 @@ fn continues(group: GroupId, message: &Message, blocks: &[Block]) -> bool {
         if block.term() > message.term || block.term() == Term::ZERO {
             return false;
         }
-        (last, term) = (end, block.term());
+        // Raft compares the first one with what it has before it.
+        let now = block.header().epoch;
+        if epoch.is_some_and(|e| now < e || (now != e && block.term() == term)) {
+            return false;
+        }
+        (last, term, epoch) = (end, block.term(), Some(now));
     }
     true
 }

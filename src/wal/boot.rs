@@ -95,6 +95,18 @@ pub enum StartVerdict {
     PowerLossOrUnknown,
 }
 
+/// Which groups may have forgotten what they acknowledged, and so start RECOVERING (durability.md
+/// R3). Ordered: what suspects more is greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Suspect {
+    #[default]
+    Nothing,
+    /// Power may have failed: those whose acknowledgements do not wait for stable storage.
+    Unsynced,
+    /// Bytes that were durable are damaged: all of them, also those that the log no longer names.
+    Everything,
+}
+
 /// Why a boot record cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BootError {

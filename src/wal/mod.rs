@@ -32,6 +32,7 @@ mod config;
 mod durability;
 mod fetch;
 mod index;
+mod inspect;
 mod ops;
 mod record;
 mod recovery;
@@ -48,15 +49,16 @@ use zerocopy::IntoBytes;
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
 
-pub use boot::{BootError, BootRecord, BootState, SLOT_BYTES, StartVerdict, next_start};
+pub use boot::{BootError, BootRecord, BootState, SLOT_BYTES, StartVerdict, Suspect, next_start};
 pub use buffer::{AlignedBuf, PAGE_BYTES};
 pub use config::{LogIdentity, WalConfig, WalConfigError};
+pub use inspect::{Content, Damage, FlushView, LogShape, Place, RecordView, inspect};
 pub use ops::{
     Completed, DiskDone, DiskError, DiskErrorKind, DiskOp, OpId, ReadError, SegmentNo, Space,
     WalError, WalStats,
 };
 pub use recovery::{Recovered, Verdict, recover, recover_from};
-pub use replay::RecoveredGroup;
+pub use replay::{RecoveredGroup, TermStart};
 pub use scan::SegmentSource;
 
 use durability::Marks;

@@ -109,14 +109,21 @@ impl SegmentHeader {
         config: &WalConfig,
         identity: &LogIdentity,
     ) -> Result<Option<Self>, WalError> {
-        let Ok((header, _)) = Self::read_from_prefix(bytes) else { return Ok(None) };
-        let sound = header.magic == SEGMENT_MAGIC
-            && header.checksum == checksum::crc32c(&header.as_bytes()[4..]);
-        if !sound {
-            return Ok(None);
-        }
+        let Some(header) = Self::sound(bytes) else { return Ok(None) };
         header.check_owner(segment, config, identity)?;
         Ok((header.segment == segment.0).then_some(header))
+    }
+
+    /// A header whose checksum vouches for it, of whatever log and version.
+    pub fn sound(bytes: &[u8]) -> Option<Self> {
+        let (header, _) = Self::read_from_prefix(bytes).ok()?;
+        let vouched = header.checksum == checksum::crc32c(&header.as_bytes()[4..]);
+        (header.magic == SEGMENT_MAGIC && vouched).then_some(header)
+    }
+
+    /// Whose log it says it is of.
+    pub fn identity(&self) -> LogIdentity {
+        LogIdentity { cluster: whole(self.cluster), node: self.node, disk: whole(self.disk) }
     }
 
     fn check_owner(

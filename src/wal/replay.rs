@@ -16,6 +16,15 @@ use super::segment::Refs;
 use crate::block::{BLOCK_COUNT_MAX, BlockHeader, HEADER_BYTES};
 use crate::ids::{GroupId, HardState, Index, Lsn, Term};
 
+/// Where a term begins in a group's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TermStart {
+    pub first: Index,
+    pub term: Term,
+    /// Recovery epoch of the term's leader.
+    pub epoch: u32,
+}
+
 /// What the log says about one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveredGroup {
@@ -25,8 +34,8 @@ pub struct RecoveredGroup {
     pub first: Index,
     /// Highest index; 0 when there are no entries.
     pub last: Index,
-    /// Terms as runs: each entry is the first index of a term, ascending.
-    pub terms: Vec<(Index, Term)>,
+    /// Terms as runs, ascending.
+    pub terms: Vec<TermStart>,
 }
 
 /// Gathers records into an index.
@@ -136,6 +145,11 @@ impl Replay {
 }
 
 impl RecoveredGroup {
+    /// Of the highest entry; `ZERO` when there are none.
+    pub fn last_term(&self) -> Term {
+        self.terms.last().map_or(Term::ZERO, |run| run.term)
+    }
+
     fn cut(&mut self, from: Index) {
         if from <= self.first {
             self.first = Index::ZERO;
@@ -143,7 +157,7 @@ impl RecoveredGroup {
             self.terms.clear();
         } else if from <= self.last {
             self.last = from.prev();
-            let keep = self.terms.partition_point(|(first, _)| *first < from);
+            let keep = self.terms.partition_point(|run| run.first < from);
             self.terms.truncate(keep);
         }
     }
@@ -162,8 +176,13 @@ impl RecoveredGroup {
             if header.group != group.0 || header.first != due.0 || count == 0 {
                 return Err("block out of place");
             }
-            if self.terms.last().is_none_or(|(_, term)| term.0 != header.term) {
-                self.terms.push((due, Term(header.term)));
+            let run = TermStart { first: due, term: Term(header.term), epoch: header.epoch };
+            match self.terms.last() {
+                Some(last) if (last.term, last.epoch) == (run.term, run.epoch) => {}
+                Some(last) if last.term >= run.term || last.epoch > run.epoch => {
+                    return Err("a term or epoch that goes back");
+                }
+                _ => self.terms.push(run),
             }
             due = due.plus(count);
             rest = &rest[size..];

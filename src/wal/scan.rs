@@ -5,8 +5,8 @@ use bytes::Bytes;
 
 use super::config::WalConfig;
 use super::ops::{DiskError, SegmentNo, WalError};
-use super::record::{Chain, FLUSH_HEADER_BYTES, FlushHeader};
-use crate::ids::Lsn;
+use super::record::{Chain, FLUSH_HEADER_BYTES, FlushHeader, Records};
+use crate::ids::{GroupId, Lsn};
 
 /// The files of a log as recovery sees them.
 pub trait SegmentSource {
@@ -116,5 +116,23 @@ impl<'a> Scan<'a> {
             offset += u64::from(self.config.block_bytes);
         }
         Ok(None)
+    }
+
+    /// The groups that the records at `offset` seem to name, whether or not the flush verifies.
+    pub fn groups_at(&mut self, offset: u64) -> Result<Vec<GroupId>, WalError> {
+        let room = self.config.segment_bytes.saturating_sub(offset);
+        if room < FLUSH_HEADER_BYTES as u64 {
+            return Ok(Vec::new());
+        }
+        let lsn = self.config.start_of(self.segment).plus(offset);
+        let front = self.bytes(offset, FLUSH_HEADER_BYTES)?;
+        let Some(header) = FlushHeader::peek(&front, lsn, room) else { return Ok(Vec::new()) };
+        let bytes = self.bytes(offset, header.size())?;
+        let records = Records { bytes: bytes.get(FLUSH_HEADER_BYTES..).unwrap_or_default(), at: 0 };
+        let mut groups: Vec<_> =
+            records.map_while(Result::ok).map(|record| GroupId(record.header.group)).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        Ok(groups)
     }
 }

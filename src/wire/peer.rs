@@ -5,7 +5,7 @@
 //!    0 u32 group
 //!    4 u8  kind       1 vote request, 2 vote reply, 3 append, 4 append reply, 5 append reject,
 //!                     6 heartbeat, 7 heartbeat reply
-//!    5 u8  flags      1 pre-vote, 2 granted
+//!    5 u8  flags      1 pre-vote, 2 granted, 4 the voter is RECOVERING; others are refused
 //!    6 u16 zero
 //!    8 u32 blocks     of this append, in the frame's block section, in the order of the entries
 //!   12 u32 incarnation  of the sender
@@ -30,6 +30,16 @@ const TERM_MAX: u64 = u64::MAX / 2;
 
 const FLAG_PRE: u8 = 1;
 const FLAG_GRANTED: u8 = 2;
+const FLAG_RECOVERING: u8 = 4;
+
+/// The flags that a kind of message may have; 0 for those without.
+const fn flags_of(kind: u8) -> u8 {
+    match kind {
+        1 => FLAG_PRE,
+        2 => FLAG_PRE | FLAG_GRANTED | FLAG_RECOVERING,
+        _ => 0,
+    }
+}
 
 /// A message as it lies on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -54,17 +64,18 @@ impl PeerEntry {
             Body::VoteRequest { pre, last_index, last_term } => {
                 (1, flag(pre, FLAG_PRE), [last_index.0, last_term.0, 0, 0])
             }
-            Body::VoteReply { pre, granted } => {
-                (2, flag(pre, FLAG_PRE) | flag(granted, FLAG_GRANTED), [0; 4])
+            Body::VoteReply { pre, granted, recovering } => {
+                let granted = flag(granted, FLAG_GRANTED) | flag(recovering, FLAG_RECOVERING);
+                (2, flag(pre, FLAG_PRE) | granted, [0; 4])
             }
-            Body::Append { prev_index, prev_term, commit } => {
-                (3, 0, [prev_index.0, prev_term.0, commit.0, 0])
+            Body::Append { prev_index, prev_term, commit, last } => {
+                (3, 0, [prev_index.0, prev_term.0, commit.0, last.0])
             }
             Body::AppendReply { matched } => (4, 0, [matched.0, 0, 0, 0]),
             Body::AppendReject { prev_index, hint_index, hint_term } => {
                 (5, 0, [prev_index.0, hint_index.0, hint_term.0, 0])
             }
-            Body::Heartbeat { commit, context } => (6, 0, [commit.0, context, 0, 0]),
+            Body::Heartbeat { commit, context, last } => (6, 0, [commit.0, context, last.0, 0]),
             Body::HeartbeatReply { context } => (7, 0, [context, 0, 0, 0]),
         };
         Self {
@@ -85,22 +96,29 @@ impl PeerEntry {
     pub fn decode(&self) -> Option<(GroupId, Message, u32)> {
         let pre = self.flags & FLAG_PRE != 0;
         let granted = self.flags & FLAG_GRANTED != 0;
-        let [a, b, c, _] = self.fields;
+        let recovering = self.flags & FLAG_RECOVERING != 0;
+        let [a, b, c, d] = self.fields;
         let body = match self.kind {
             1 => Body::VoteRequest { pre, last_index: Index(a), last_term: Term(b) },
-            2 => Body::VoteReply { pre, granted },
-            3 => Body::Append { prev_index: Index(a), prev_term: Term(b), commit: Index(c) },
+            2 => Body::VoteReply { pre, granted, recovering },
+            3 => Body::Append {
+                prev_index: Index(a),
+                prev_term: Term(b),
+                commit: Index(c),
+                last: Index(d),
+            },
             4 => Body::AppendReply { matched: Index(a) },
             5 => Body::AppendReject {
                 prev_index: Index(a),
                 hint_index: Index(b),
                 hint_term: Term(c),
             },
-            6 => Body::Heartbeat { commit: Index(a), context: b },
+            6 => Body::Heartbeat { commit: Index(a), context: b, last: Index(c) },
             7 => Body::HeartbeatReply { context: a },
             _ => return None,
         };
-        if (self.blocks > 0 && self.kind != 3) || self.term > TERM_MAX {
+        let strange = self.flags & !flags_of(self.kind) != 0;
+        if strange || (self.blocks > 0 && self.kind != 3) || self.term > TERM_MAX {
             return None;
         }
         let message = Message {

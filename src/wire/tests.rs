@@ -27,12 +27,13 @@ fn all_bodies() -> Vec<Body> {
     vec![
         Body::VoteRequest { pre: true, last_index: Index(4), last_term: Term(5) },
         Body::VoteRequest { pre: false, last_index: Index(4), last_term: Term(5) },
-        Body::VoteReply { pre: true, granted: false },
-        Body::VoteReply { pre: false, granted: true },
-        Body::Append { prev_index: Index(1), prev_term: Term(2), commit: Index(3) },
+        Body::VoteReply { pre: true, granted: false, recovering: false },
+        Body::VoteReply { pre: false, granted: true, recovering: false },
+        Body::VoteReply { pre: false, granted: true, recovering: true },
+        Body::Append { prev_index: Index(1), prev_term: Term(2), commit: Index(3), last: Index(4) },
         Body::AppendReply { matched: Index(8) },
         Body::AppendReject { prev_index: Index(9), hint_index: Index(4), hint_term: Term(1) },
-        Body::Heartbeat { commit: Index(5), context: 6 },
+        Body::Heartbeat { commit: Index(5), context: 6, last: Index(7) },
         Body::HeartbeatReply { context: 6 },
     ]
 }
@@ -54,10 +55,27 @@ fn only_an_append_carries_blocks() {
 }
 
 #[test]
+fn flags_that_a_message_does_not_have_are_refused() {
+    for body in all_bodies() {
+        let mut entry = PeerEntry::encode(GroupId(1), &message(body), 0);
+        let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut entry);
+        bytes[5] |= 8;
+        assert_eq!(entry.decode(), None, "{body:?}");
+    }
+    let mut entry = PeerEntry::encode(GroupId(1), &message(Body::HeartbeatReply { context: 6 }), 0);
+    zerocopy::IntoBytes::as_mut_bytes(&mut entry)[5] = 4;
+    assert_eq!(entry.decode(), None, "only a vote is marked");
+}
+
+#[test]
 fn a_peer_frame_brings_messages_and_then_blocks() {
     let mut out = Vec::new();
-    let append =
-        message(Body::Append { prev_index: Index(0), prev_term: Term(0), commit: Index(0) });
+    let append = message(Body::Append {
+        prev_index: Index(0),
+        prev_term: Term(0),
+        commit: Index(0),
+        last: Index(0),
+    });
     let mut writer = FrameWriter::begin(&mut out);
     writer.entry(&PeerEntry::encode(GroupId(3), &append, 2));
     writer.block(&block(b"a"));

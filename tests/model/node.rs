@@ -83,12 +83,12 @@ impl Disk {
         for (i, entry) in self.log.iter().enumerate() {
             let term = Term(entry.term.into());
             if terms.last().is_none_or(|run| run.term < term) {
-                terms.push(TermRun { first: Index(i as u64 + 1), term });
+                let epoch = entry.epoch.into();
+                terms.push(TermRun { first: Index(i as u64 + 1), term, epoch });
             }
         }
-        let _ = recovering;
         let last = Index(self.log.len() as u64);
-        Restored { hard_state: self.hard_state, terms, first: Index(1), last }
+        Restored { hard_state: self.hard_state, terms, first: Index(1), last, recovering }
     }
 }
 
@@ -150,6 +150,8 @@ pub struct Output {
     pub committed: bool,
     /// `possible_data_loss` was raised.
     pub reported: bool,
+    /// It left RECOVERING.
+    pub recovered: bool,
 }
 
 /// See the module.
@@ -231,7 +233,7 @@ impl Node {
     }
 
     pub fn is_recovering(&self) -> bool {
-        false
+        self.raft.is_recovering()
     }
 
     pub fn has_unwritten(&self) -> bool {
@@ -270,6 +272,7 @@ impl Node {
     /// Steps the core and carries out what it asks for, but for its writes. Reads of the log are
     /// answered at once.
     pub fn handle(&mut self, now: Tick, event: Event<'_>, out: &mut Output) {
+        let before = self.is_recovering();
         READY.with_borrow_mut(|ready| {
             ready.clear();
             self.raft.handle(now, event, ready);
@@ -283,6 +286,7 @@ impl Node {
                 self.absorb(ready, &mut reads, out);
             }
         });
+        out.recovered |= before && !self.is_recovering();
         self.raft.forget_time();
     }
 
@@ -306,6 +310,7 @@ impl Node {
                 self.held.push((outbound.after, envelope));
             }
         }
+        out.reported |= !ready.losses.is_empty();
         out.committed |= !ready.committed.is_empty();
         reads.extend(ready.fetches.iter().map(|fetch| (fetch.to, fetch.from)));
     }

@@ -5,11 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ringraft::ids::NodeId;
-use ringraft::raft::{Body, Event, Role};
+use ringraft::raft::progress::State as Sending;
+use ringraft::raft::{Body, Event, Progress, Role};
 
 use super::node::{Envelope, FAR, NODES, NOW, Node, OVERDUE, Output, proposal};
 use super::truth::Truth;
-use super::world::World;
+use super::world::{Disks, World};
 
 /// What has happened so often that it is bounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -125,7 +126,7 @@ impl State {
         if it.has_unwritten() {
             actions.push(Action::Write { node });
         }
-        if it.has_unsynced() {
+        if it.has_unsynced() && world.disks == Disks::Free {
             actions.push(Action::Sync { node });
         }
         if leads {
@@ -299,10 +300,10 @@ impl State {
 
     /// After a step of the node `at`: its messages are under way, the truth is brought up to date.
     fn settle(&mut self, world: &World, at: usize, mut out: Output) {
-        if world.prompt_disks {
-            while self.nodes[at].has_unwritten() {
-                self.node(at).complete_write(&mut out);
-            }
+        while world.disks != Disks::Free && self.nodes[at].has_unwritten() {
+            self.node(at).complete_write(&mut out);
+        }
+        if world.disks == Disks::Synced && self.nodes[at].has_unsynced() {
             self.node(at).sync_written();
         }
         self.node(at).seal();
@@ -340,6 +341,13 @@ fn is_dead_letter(nodes: &[Arc<Node>; NODES], envelope: &Envelope) -> bool {
             !granted || to.raft.role() != Role::Candidate
         }
         Body::HeartbeatReply { .. } => knows,
+        Body::AppendReply { matched } => {
+            let is_old = |progress: &Progress| {
+                progress.matched() >= matched && progress.state() == Sending::Replicate
+            };
+            let mut peers = to.raft.progress();
+            knows && peers.any(|(peer, progress)| peer == envelope.from && is_old(progress))
+        }
         _ => false,
     }
 }

@@ -35,6 +35,9 @@ pub struct Truth {
     pub majority_forgot: bool,
     /// `possible_data_loss` was raised.
     pub reported: bool,
+    /// A node has left RECOVERING as a follower, and as a leader.
+    recovered: bool,
+    recovered_by_vote: bool,
     second_leader: bool,
     second_vote: bool,
     second_commit: bool,
@@ -61,6 +64,8 @@ impl Truth {
         if out.committed {
             self.commit(node);
         }
+        self.recovered |= out.recovered && node.raft.role() != Role::Leader;
+        self.recovered_by_vote |= out.recovered && node.raft.role() == Role::Leader;
         self.reported |= out.reported;
         self.majority_forgot |=
             nodes.iter().filter(|node| node.is_recovering()).count() * 2 > NODES;
@@ -182,6 +187,18 @@ fn a_second_leader_follows(world: &World, state: &State) -> bool {
     world.first_time(2, || state.truth.leaders.iter().filter(led).count() > 1)
 }
 
+fn a_node_recovers_from_its_leader(world: &World, state: &State) -> bool {
+    world.first_time(3, || state.truth.recovered)
+}
+
+fn a_node_recovers_by_the_vote_of_all(world: &World, state: &State) -> bool {
+    world.first_time(4, || state.truth.recovered_by_vote)
+}
+
+fn a_loss_is_reported(world: &World, state: &State) -> bool {
+    world.first_time(5, || state.truth.reported)
+}
+
 /// All properties of a world.
 pub fn properties(world: &World) -> Vec<Property<World>> {
     let mut all = vec![
@@ -199,6 +216,15 @@ pub fn properties(world: &World) -> Vec<Property<World>> {
     ];
     if world.proposals > 0 {
         all.push(Property::sometimes("an entry is acknowledged", an_entry_is_acknowledged));
+    }
+    if !world.sync && world.power_losses > 0 {
+        let from_leader = a_node_recovers_from_its_leader;
+        all.push(Property::sometimes("a node recovers from its leader", from_leader));
+        let by_vote = a_node_recovers_by_the_vote_of_all;
+        all.push(Property::sometimes("a node recovers by the vote of all", by_vote));
+    }
+    if !world.sync && world.power_losses > 1 {
+        all.push(Property::sometimes("a loss is reported", a_loss_is_reported));
     }
     all
 }

@@ -8,14 +8,27 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 use super::state::{Action, State};
 use super::{story, truth};
 
+/// When the writes of a node are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disks {
+    /// Each write is an action, and so is the background's sync.
+    Free,
+    /// Written at once, synced only where the rule wants it (without `wal_sync`: hard states,
+    /// truncations, everything while RECOVERING). What a power loss may take is as much as it ever is:
+    /// a sync in the background only makes it less.
+    Written,
+    /// Written and synced at once: for schedules of messages alone.
+    Synced,
+}
+
 /// Bounds of one exploration. All counts are over the whole cluster and a whole run.
 #[derive(Debug)]
 pub struct World {
     pub name: &'static str,
     /// `wal_sync` of the group.
     pub sync: bool,
-    /// Writes are done, and synced, at once: for schedules of messages alone.
-    pub prompt_disks: bool,
+    /// When a write is done.
+    pub disks: Disks,
     /// Pre-votes go over the network; else a campaign asks and hears whom it likes in one step.
     pub pre_votes: bool,
     /// Highest term.
@@ -40,7 +53,7 @@ impl World {
         Self {
             name,
             sync: true,
-            prompt_disks: false,
+            disks: Disks::Free,
             pre_votes: false,
             terms: 7,
             campaigns: 0,

@@ -7,7 +7,7 @@ use ringraft::machine::events::{EventLimits, EventStore};
 use ringraft::raft;
 use ringraft::shard::sessions::SessionLimits;
 use ringraft::shard::{Output, Shard, ShardConfig};
-use ringraft::wal::{DiskDone, DiskOp, LogIdentity, Wal, WalConfig};
+use ringraft::wal::{DiskDone, DiskOp, LogIdentity, Suspect, Wal, WalConfig};
 use ringraft::wire::client::AnswerEntry;
 use ringraft::wire::frame::{Frame, FrameKind, FrameWriter};
 
@@ -172,6 +172,8 @@ impl Node {
             shards: 1,
             groups,
             wal_sync: true,
+            wal_sync_except: Vec::new(),
+            suspect: Suspect::Nothing,
             sessions: SessionLimits::default(),
             raft,
             block_bytes_max: 64 << 10,

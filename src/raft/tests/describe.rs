@@ -22,10 +22,14 @@ impl World {
             };
             self.trace.push(format!("{id:?} writes {:?}: {what}", p.seq));
         }
+        for loss in &ready.losses {
+            let (term, epoch) = (loss.term, loss.epoch);
+            self.trace.push(format!("{id:?} {term:?} POSSIBLE LOSS, epoch {epoch}"));
+        }
         for m in &ready.messages {
             let after =
                 if m.after == Seq::ZERO { String::new() } else { format!(" after {:?}", m.after) };
-            let mut body = describe_body(&m.message.body);
+            let mut body = describe_body(&m.message.body, self.is_recovering(m.to));
             if !m.blocks.is_empty() {
                 body += &format!(": {}", describe_blocks(ready.slice(&m.blocks)));
             }
@@ -44,7 +48,7 @@ impl World {
             let line = match &node.raft {
                 None => format!("{:?} down", node.id),
                 Some(r) => format!(
-                    "{:?} {:?} {:?} leader={} commit={} durable={} last={}",
+                    "{:?} {:?} {:?} leader={} commit={} durable={} last={}{}{}",
                     node.id,
                     r.role(),
                     r.term(),
@@ -52,6 +56,8 @@ impl World {
                     r.commit(),
                     r.durable_index(),
                     r.last_index(),
+                    if r.epoch() > 0 { format!(" epoch={}", r.epoch()) } else { String::new() },
+                    if r.is_recovering() { " RECOVERING" } else { "" },
                 ),
             };
             self.trace.push(line);
@@ -94,23 +100,26 @@ fn describe_blocks(blocks: &[Block]) -> String {
     blocks.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-fn describe_body(body: &Body) -> String {
+/// A leader's last index matters to a follower that is RECOVERING, and is told only then.
+fn describe_body(body: &Body, recovering: bool) -> String {
+    let upto = |last: Index| if recovering { format!(" last={last}") } else { String::new() };
     let pre = |pre: bool| if pre { "pre-" } else { "" };
     match *body {
         Body::VoteRequest { pre: p, last_index, last_term } => {
             format!("{}vote? last={last_index}@{last_term}", pre(p))
         }
-        Body::VoteReply { pre: p, granted } => {
-            format!("{}vote {}", pre(p), if granted { "granted" } else { "refused" })
+        Body::VoteReply { pre: p, granted, recovering } => {
+            let mark = if recovering { ", recovering" } else { "" };
+            format!("{}vote {}{mark}", pre(p), if granted { "granted" } else { "refused" })
         }
-        Body::Append { prev_index, prev_term, commit } => {
-            format!("append prev={prev_index}@{prev_term} commit={commit}")
+        Body::Append { prev_index, prev_term, commit, last } => {
+            format!("append prev={prev_index}@{prev_term} commit={commit}{}", upto(last))
         }
         Body::AppendReply { matched } => format!("appended matched={matched}"),
         Body::AppendReject { prev_index, hint_index, hint_term } => {
             format!("rejects prev={prev_index} hint={hint_index}@{hint_term}")
         }
-        Body::Heartbeat { commit, .. } => format!("heartbeat commit={commit}"),
+        Body::Heartbeat { commit, last, .. } => format!("heartbeat commit={commit}{}", upto(last)),
         Body::HeartbeatReply { .. } => "heartbeat answered".into(),
     }
 }

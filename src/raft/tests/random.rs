@@ -1,5 +1,5 @@
 //! Chance drives a cluster: messages are lost, doubled, reordered and late, nodes crash between any
-//! two writes and come back. The world checks the paper's properties at each step; afterwards the
+//! two writes or lose power (without `wal_sync` a minority at a time) and come back. The world checks the paper's properties at each step; afterwards the
 //! faults end and the cluster must make progress.
 
 use super::super::rng::Rng;
@@ -11,6 +11,7 @@ struct Faults {
     lose: u64,
     double: u64,
     crash: u64,
+    power: u64,
     cut: u64,
 }
 
@@ -18,6 +19,7 @@ struct Run {
     world: World,
     rng: Rng,
     faults: Faults,
+    power_losses: u64,
 }
 
 impl Run {
@@ -25,7 +27,7 @@ impl Run {
         let mut rng = Rng::new(seed);
         let nodes = [1, 2, 3, 3, 3, 5][rng.between(0, 5) as usize];
         let small = rng.between(0, 1) == 1;
-        let world = World::new(nodes, |config| {
+        let mut world = World::new(nodes, |config| {
             config.seed = config.seed.wrapping_mul(31).wrapping_add(seed);
             if small {
                 config.append_bytes_max = 200;
@@ -35,8 +37,11 @@ impl Run {
             }
         });
         let mut pick = |max| rng.between(0, max);
-        let faults = Faults { lose: pick(200), double: pick(100), crash: pick(10), cut: pick(10) };
-        Self { world, rng, faults }
+        let (lose, double, crash, cut) = (pick(200), pick(100), pick(10), pick(10));
+        let faults = Faults { lose, double, crash, cut, power: pick(10) };
+        let wal_sync = pick(2) == 0;
+        world.nodes.iter_mut().for_each(|node| node.wal_sync = wal_sync);
+        Self { world, rng, faults, power_losses: 0 }
     }
 
     fn happens(&mut self, per_mille: u64) -> bool {
@@ -60,6 +65,11 @@ impl Run {
             let done = self.rng.between(0, self.world.writes_under_way(id) as u64) as usize;
             return self.world.crash(id, done);
         }
+        if self.happens(self.faults.power) && self.may_lose_power(id) {
+            let keep = self.rng.between(0, 5) as usize;
+            self.power_losses += 1;
+            return self.world.cut_power(id, keep);
+        }
         if self.happens(self.faults.cut) {
             self.change_cuts(id);
         }
@@ -76,6 +86,14 @@ impl Run {
             }
             _ => self.network(),
         }
+    }
+
+    /// What the contract allows: any number of nodes that sync, or a minority of those that do not,
+    /// counting who lost power before and is not yet back.
+    fn may_lose_power(&self, id: NodeId) -> bool {
+        let nodes = &self.world.nodes;
+        let lost = nodes.iter().filter(|node| node.recovering || node.id == id).count();
+        self.world.node(id).wal_sync || lost <= (nodes.len() - 1) / 2
     }
 
     /// Some of the others are told of a node's new start; the rest learn it from messages.
@@ -153,6 +171,7 @@ impl Run {
         for node in &self.world.nodes {
             let raft = node.raft();
             assert_eq!((raft.commit(), raft.last_index()), (last, last), "{:?}", node.id);
+            assert!(!raft.is_recovering() && raft.epoch() == 0, "{:?}", node.id);
         }
     }
 
@@ -165,7 +184,8 @@ impl Run {
     }
 }
 
-fn run(seed: u64, steps: usize) -> u64 {
+/// How many commands were committed, and how often power was lost.
+fn run(seed: u64, steps: usize) -> (u64, u64) {
     let mut run = Run::new(seed);
     for step in 0..steps {
         run.step();
@@ -176,17 +196,20 @@ fn run(seed: u64, steps: usize) -> u64 {
     }
     run.heal();
     run.world.check_log_matching();
-    run.world.node(NodeId(1)).raft().commit().get()
+    (run.world.node(NodeId(1)).raft().commit().get(), run.power_losses)
 }
 
 #[test]
 fn whatever_happens_the_papers_properties_hold_and_the_cluster_recovers() {
     let seeds = std::env::var("RAFT_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1000);
-    let mut committed = 0;
+    let (mut committed, mut power_losses) = (0, 0);
     for seed in 0..seeds {
         let outcome = std::panic::catch_unwind(|| run(seed, 3000));
         match outcome {
-            Ok(n) => committed += n,
+            Ok((commands, losses)) => {
+                committed += commands;
+                power_losses += losses;
+            }
             Err(cause) => {
                 let text = cause.downcast_ref::<String>().cloned();
                 let text = text.or(cause.downcast_ref::<&str>().map(|s| s.to_string()));
@@ -196,6 +219,7 @@ fn whatever_happens_the_papers_properties_hold_and_the_cluster_recovers() {
     }
     // A run in which nothing ever commits checks nothing.
     assert!(committed > seeds * 20, "only {committed} commands in {seeds} runs");
+    assert!(power_losses > seeds * 2, "only {power_losses} losses of power in {seeds} runs");
 }
 
 /// Prints the end of one run: `RAFT_SEED=40 cargo test --lib one_seed -- --nocapture`.

@@ -109,6 +109,7 @@ fn malformed_appends_are_not_taken() {
         prev_index: Index(prev_index),
         prev_term: Term(prev_term),
         commit: Index(9),
+        last: Index(9),
     };
     let cases = [
         ("a hole", append(1, 1), vec![block(0, 3, 1)]),
@@ -164,7 +165,8 @@ fn answers_that_cannot_be_true_change_nothing() {
 fn a_second_leader_of_a_term_is_not_believed() {
     let mut world = elected();
     let before = world.node(N2).raft().deadline();
-    let body = Body::Append { prev_index: Index(1), prev_term: Term(1), commit: Index(1) };
+    let body =
+        Body::Append { prev_index: Index(1), prev_term: Term(1), commit: Index(1), last: Index(2) };
     let mut block = sample_block(GroupId(0), 1, 8);
     block.stamp(Term(1), Index(2), 0);
     receive(&mut world, N2, N3, message(1, body), &[block]);
@@ -175,7 +177,7 @@ fn a_second_leader_of_a_term_is_not_believed() {
 #[test]
 fn a_heartbeat_meant_for_an_earlier_start_commits_nothing() {
     let mut world = elected();
-    let body = Body::Heartbeat { commit: Index(1), context: 5 };
+    let body = Body::Heartbeat { commit: Index(1), context: 5, last: Index(1) };
     receive(&mut world, N2, N1, Message { echo: Incarnation(7), ..message(1, body) }, &[]);
     assert_eq!(world.node(N2).raft().commit(), Index(0));
     let reply = world.net.last().expect("it is answered all the same");
@@ -187,8 +189,9 @@ fn a_heartbeat_meant_for_an_earlier_start_commits_nothing() {
 #[test]
 fn the_commit_hint_of_a_restart_is_announced_once() {
     let hard_state = HardState { term: Term(2), vote: None, commit: Index(3) };
-    let terms = vec![TermRun { first: Index(1), term: Term(2) }];
-    let restored = Restored { hard_state, terms, first: Index(1), last: Index(5) };
+    let terms = vec![TermRun { first: Index(1), term: Term(2), epoch: 0 }];
+    let restored =
+        Restored { hard_state, terms, first: Index(1), last: Index(5), recovering: false };
     let mut raft = Raft::new(config(), restored, Tick::ZERO);
     let mut ready = Ready::default();
     for _ in 0..2 {
@@ -263,7 +266,7 @@ fn a_faulty_peer_names_places_that_cannot_be_and_stops_nobody() {
     world.deliver(0);
     let before = world.node(N2).raft().commit();
     let inside = Index(world.node(N2).raft().last_index().0 - 1);
-    let body = Body::Heartbeat { commit: inside, context: 0 };
+    let body = Body::Heartbeat { commit: inside, context: 0, last };
     receive(&mut world, N2, N1, message(term, body), &[]);
     assert_eq!(world.node(N2).raft().commit(), before);
 
@@ -273,7 +276,7 @@ fn a_faulty_peer_names_places_that_cannot_be_and_stops_nobody() {
     block.stamp(Term(term), Index(1), 0);
     let mut other = sample_block(GroupId(0), 1, 8);
     other.stamp(Term(term + 1), Index(1), 0);
-    let body = Body::Append { prev_index: Index(0), prev_term: Term(0), commit };
+    let body = Body::Append { prev_index: Index(0), prev_term: Term(0), commit, last: commit };
     receive(&mut world, N2, N1, message(term + 1, body), &[other]);
     assert_eq!(world.node(N2).raft().commit(), commit);
     assert_eq!(world.node(N2).raft().log().term_at(Index(1)), Some(Term(1)));

@@ -4,7 +4,9 @@
 //!
 //! ```text
 //! cluster N [key=value ..]       N nodes; keys are fields of Config (times in µs)
-//! node n1 term=T vote=n2 commit=I log=1..3@1,4@2   restart it with this on its disk
+//! node n1 term=T vote=n2 commit=I log=1..3@1,4@2 recovering=yes   restart it with this on its disk
+//! wal_sync off                   from here on acknowledgements do not wait for stable storage
+//! power n1 [K]                   power fails; K blocks that were not synced survive by chance (0)
 //! timeout n1 | wait MS           fire its deadline, moving the clock | move the clock
 //! propose n1 COUNT ..            blocks of so many commands
 //! persist n1 [K]                 complete its K oldest writes (all)
@@ -122,6 +124,8 @@ fn run_command(world: &mut World, command: &str, rest: &[&str]) {
         }
         "heal" => world.cut.clear(),
         "crash" => world.crash(first(), number(1).unwrap_or(0)),
+        "power" => world.cut_power(first(), number(1).unwrap_or(0)),
+        "wal_sync" => world.nodes.iter_mut().for_each(|node| node.wal_sync = rest[0] != "off"),
         "restart" => world.start(first()),
         "connect" => {
             let peer = id(rest[1]);
@@ -173,15 +177,18 @@ fn set_node(world: &mut World, rest: &[&str]) {
     world.crash(node, 0);
     let disk = &mut world.node_mut(node).disk;
     *disk = Default::default();
+    let mut recovering = false;
     for (key, value) in rest[1..].iter().map(|w| w.split_once('=').unwrap()) {
         match key {
             "term" => disk.hard_state.term = Term(value.parse().unwrap()),
             "vote" => disk.hard_state.vote = Some(id(value)),
             "commit" => disk.hard_state.commit = Index(value.parse().unwrap()),
             "log" => disk.blocks = value.split(',').map(block).collect(),
+            "recovering" => recovering = true,
             other => panic!("unknown key {other}"),
         }
     }
+    world.node_mut(node).recovering = recovering;
     world.start(node);
 }
 

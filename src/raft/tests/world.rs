@@ -28,6 +28,8 @@ enum Write {
 pub struct Disk {
     pub hard_state: HardState,
     pub blocks: Vec<Block>,
+    /// So many of the blocks survive a loss of power, too; the rest are in a volatile cache.
+    pub stable: usize,
 }
 
 pub struct Node {
@@ -43,6 +45,10 @@ pub struct Node {
     pub fetches: VecDeque<Fetch>,
     /// `settle` does not complete its writes.
     pub disk_hangs: bool,
+    /// Acknowledgements wait for stable storage.
+    pub wal_sync: bool,
+    /// The boot record's word: the group may be RECOVERING (durability.md R3).
+    pub recovering: bool,
 }
 
 #[derive(Default)]
@@ -68,11 +74,18 @@ impl Node {
         let mut terms: Vec<TermRun> = Vec::new();
         for block in &self.disk.blocks {
             if terms.last().is_none_or(|run| run.term < block.term()) {
-                terms.push(TermRun { first: block.first(), term: block.term() });
+                let (term, epoch) = (block.term(), block.header().epoch);
+                terms.push(TermRun { first: block.first(), term, epoch });
             }
         }
         let last = self.disk.blocks.last().map_or(Index::ZERO, Block::last);
-        Restored { hard_state: self.disk.hard_state, terms, first: Index(1), last }
+        Restored {
+            hard_state: self.disk.hard_state,
+            terms,
+            first: Index(1),
+            last,
+            recovering: self.recovering,
+        }
     }
 }
 
@@ -94,6 +107,8 @@ impl World {
                 held: Vec::new(),
                 fetches: VecDeque::new(),
                 disk_hangs: false,
+                wal_sync: true,
+                recovering: false,
             };
             world.nodes.push(node);
             world.start(id);
@@ -115,6 +130,8 @@ impl World {
         let node = self.node_mut(id);
         node.config.incarnation.0 += 1;
         node.config.seed = node.config.seed.wrapping_add(7919);
+        // What recovery found is synced before the node says anything.
+        node.disk.stable = node.disk.blocks.len();
         node.log = node.disk.blocks.clone();
         node.persisted = Seq::ZERO;
         node.raft = Some(Raft::new(node.config.clone(), node.restored(), now));
@@ -124,12 +141,24 @@ impl World {
     pub fn crash(&mut self, id: NodeId, done: usize) {
         let node = self.node_mut(id);
         for (_, write) in node.writes.drain(..).take(done) {
-            node.disk.complete(write);
+            node.disk.complete(write, node.wal_sync || node.recovering);
         }
         node.writes.clear();
         node.held.clear();
         node.fetches.clear();
         node.raft = None;
+    }
+
+    /// Power fails: beyond what is stable the first `keep` blocks survive by chance.
+    pub fn cut_power(&mut self, id: NodeId, keep: usize) {
+        self.crash(id, 0);
+        let node = self.node_mut(id);
+        node.disk.blocks.truncate(node.disk.stable + keep);
+        node.recovering |= !node.wal_sync;
+    }
+
+    pub fn is_recovering(&self, id: NodeId) -> bool {
+        self.node(id).raft.as_ref().is_some_and(Raft::is_recovering)
     }
 
     pub fn timeout(&mut self, id: NodeId) {
@@ -155,7 +184,7 @@ impl World {
             return false;
         }
         for (seq, write) in node.writes.drain(..count) {
-            node.disk.complete(write);
+            node.disk.complete(write, node.wal_sync || node.recovering);
             node.persisted = seq;
         }
         let seq = node.persisted;
@@ -226,6 +255,8 @@ impl World {
         ready.clear();
         self.ready = ready;
         self.release(id);
+        let node = &mut self.nodes[id.0 as usize - 1];
+        node.recovering &= node.raft().is_recovering();
         self.apply(id);
     }
 
@@ -308,7 +339,7 @@ impl World {
         let (message, state) = (&envelope.message, disk.hard_state);
         match message.body {
             Body::VoteRequest { pre: true, .. } => assert!(message.term <= state.term.next()),
-            Body::VoteReply { pre: false, granted: true } if message.term == state.term => {
+            Body::VoteReply { pre: false, granted: true, .. } if message.term == state.term => {
                 assert_eq!(state.vote, Some(envelope.to));
             }
             Body::AppendReply { matched } => {
@@ -335,7 +366,9 @@ impl World {
 }
 
 impl Disk {
-    fn complete(&mut self, write: Write) {
+    /// A hard state and a truncation are synced always, and with them all that went before.
+    fn complete(&mut self, write: Write, sync: bool) {
+        let sync = sync || !matches!(write, Write::Append { truncates: false, .. });
         match write {
             Write::HardState(state) => {
                 let before = self.hard_state;
@@ -345,6 +378,9 @@ impl Disk {
                 self.hard_state = state;
             }
             Write::Append { blocks, truncates } => append(&mut self.blocks, &blocks, truncates),
+        }
+        if sync {
+            self.stable = self.blocks.len();
         }
     }
 }

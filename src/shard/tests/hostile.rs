@@ -26,7 +26,7 @@ fn message(c: &Cluster<Ledger>, i: usize, body: Body) -> Message {
 fn append(c: &Cluster<Ledger>, i: usize) -> Message {
     let log = c.raft(i, 0).log();
     let (prev_index, prev_term) = (log.last_index(), log.last_term());
-    message(c, i, Body::Append { prev_index, prev_term, commit: log.commit() })
+    message(c, i, Body::Append { prev_index, prev_term, commit: log.commit(), last: prev_index })
 }
 
 fn frame(group: u32, message: &Message, announced: u32, blocks: &[Block]) -> Frame {
@@ -81,7 +81,8 @@ fn blocks_that_do_not_follow_their_message_are_refused() {
 #[test]
 fn bytes_that_no_entry_speaks_for_are_refused() {
     let (mut c, i, leader) = follower();
-    let heartbeat = message(&c, i, Body::Heartbeat { commit: Index(0), context: 0 });
+    let heartbeat =
+        message(&c, i, Body::Heartbeat { commit: Index(0), context: 0, last: Index(0) });
     let good = stamped(&c, i, 0, 0, 0);
     let leftover = frame(0, &heartbeat, 0, std::slice::from_ref(&good));
     assert_eq!(refused(&mut c, i, leader, leftover), FrameError::Leftover);
@@ -101,15 +102,15 @@ fn numbers_at_the_end_of_their_range_are_no_reason_to_panic() {
     let (mut c, i, leader) = follower();
     let most = Index(u64::MAX);
     let bodies = [
-        Body::Append { prev_index: most, prev_term: Term(1), commit: most },
-        Body::Append { prev_index: most, prev_term: Term(u64::MAX), commit: Index(0) },
+        Body::Append { prev_index: most, prev_term: Term(1), commit: most, last: most },
+        Body::Append { prev_index: most, prev_term: Term(u64::MAX), commit: Index(0), last: most },
         Body::AppendReply { matched: most },
         Body::AppendReject { prev_index: most, hint_index: most, hint_term: Term(u64::MAX) },
         Body::AppendReject { prev_index: Index(0), hint_index: Index(0), hint_term: Term(0) },
-        Body::Heartbeat { commit: most, context: u64::MAX },
+        Body::Heartbeat { commit: most, context: u64::MAX, last: most },
         Body::HeartbeatReply { context: u64::MAX },
         Body::VoteRequest { pre: true, last_index: most, last_term: Term(u64::MAX) },
-        Body::VoteReply { pre: false, granted: true },
+        Body::VoteReply { pre: false, granted: true, recovering: true },
     ];
     let target = leader.0 as usize - 1;
     for body in bodies {
@@ -125,7 +126,12 @@ fn numbers_at_the_end_of_their_range_are_no_reason_to_panic() {
     }
     let mut huge = block(0, 9, 1);
     huge.stamp(c.raft(i, 0).term(), most, 0);
-    let body = Body::Append { prev_index: Index(u64::MAX - 1), prev_term: Term(1), commit: most };
+    let body = Body::Append {
+        prev_index: Index(u64::MAX - 1),
+        prev_term: Term(1),
+        commit: most,
+        last: most,
+    };
     let message = message(&c, i, body);
     let now = c.now;
     let shard = c.nodes[i].shard.as_mut().unwrap();

@@ -10,11 +10,13 @@ use crate::block::{Block, BlockBuilder, Command};
 use crate::ids::{GroupId, Incarnation, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::raft;
-use crate::raft::ready::{Role, Transition};
+use crate::raft::ready::{PossibleLoss, Role, Transition};
 use crate::shard::sessions::SessionLimits;
 use crate::shard::{Output, Recovered, Shard, ShardConfig};
 use crate::wal::tests::disk::{Disk, Image, Rng};
-use crate::wal::{DiskErrorKind, DiskOp, LogIdentity, OpId, Wal, WalConfig, WalError, recover};
+use crate::wal::{
+    DiskErrorKind, DiskOp, LogIdentity, OpId, Suspect, Wal, WalConfig, WalError, recover,
+};
 use crate::wire::client::{Answer, AnswerEntry, read_query, read_status_reply};
 use crate::wire::frame::{Frame, FrameError, FrameKind, FrameWriter};
 
@@ -47,6 +49,8 @@ impl Setup {
             shards: 1,
             groups,
             wal_sync: true,
+            wal_sync_except: Vec::new(),
+            suspect: Suspect::Nothing,
             sessions: SessionLimits::default(),
             raft,
             block_bytes_max: 64 << 10,
@@ -114,6 +118,8 @@ pub struct Node<M> {
     /// `None` while the process is down.
     pub shard: Option<Shard<M>>,
     pub incarnation: u32,
+    /// The boot record's word: groups without `wal_sync` may be RECOVERING (durability.md R3).
+    pub recovering: bool,
     pub disk: Disk,
     /// When each operation under way completes.
     due: BTreeMap<OpId, Tick>,
@@ -122,6 +128,7 @@ pub struct Node<M> {
     /// Preparing a segment fails for want of space.
     pub disk_full: bool,
     pub transitions: Vec<Transition>,
+    pub losses: Vec<PossibleLoss>,
     pub fatal: Option<WalError>,
     pub turns: u64,
     /// Messages that it gave to the wires.
@@ -135,11 +142,13 @@ impl<M> Node<M> {
         Self {
             shard: None,
             incarnation: 0,
+            recovering: false,
             disk: Disk::new(wal),
             due: BTreeMap::new(),
             disk_held: false,
             disk_full: false,
             transitions: Vec::new(),
+            losses: Vec::new(),
             fatal: None,
             turns: 0,
             sent: 0,
@@ -234,6 +243,7 @@ impl<M: StateMachine> Cluster<M> {
         let node = &mut self.nodes[i];
         node.incarnation += 1;
         (config.node, config.incarnation) = (id, Incarnation(node.incarnation));
+        config.suspect = if node.recovering { Suspect::Unsynced } else { Suspect::Nothing };
         let identity = LogIdentity { cluster: 7, node: id.0, disk: u128::from(id.0) };
         let mut image = node.disk.after_kill();
         let mut found = recover(self.setup.wal, identity, &mut image).expect("the log is readable");
@@ -259,6 +269,7 @@ impl<M: StateMachine> Cluster<M> {
         let (node, rng) = (&mut self.nodes[i], &mut self.rng);
         let image: Image = node.disk.image(|_, _| rng.chance(percent));
         node.disk = Disk::from_image(self.setup.wal, image);
+        node.recovering = true;
         self.down(i);
     }
 
@@ -407,7 +418,9 @@ impl<M: StateMachine> Cluster<M> {
             assert!(node.out.disk.is_empty(), "nothing is written after the first error");
             node.fatal = Some(error);
         }
+        node.recovering &= shard.recovering() > 0;
         node.transitions.append(&mut node.out.transitions);
+        node.losses.append(&mut node.out.losses);
         node.disk.issue(&mut node.out.disk);
         self.schedule_disk(i);
         self.send_to_peers(i);

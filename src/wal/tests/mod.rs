@@ -10,4 +10,4 @@ mod faults;
 mod fuzz;
 mod rot;
 mod shapes;
-mod story;
+pub(crate) mod story;

@@ -258,8 +258,8 @@ impl Story {
             assert_eq!(found.last, last, "{group:?}");
             assert!(found.first <= released.next(), "{group:?} lost the front of its log");
             for (index, block) in expected.entries.range(found.first..) {
-                let at = found.terms.partition_point(|(first, _)| first <= index);
-                assert_eq!(found.terms[at - 1].1, block.term(), "{group:?} {index:?}");
+                let at = found.terms.partition_point(|run| run.first <= *index);
+                assert_eq!(found.terms[at - 1].term, block.term(), "{group:?} {index:?}");
             }
         }
     }

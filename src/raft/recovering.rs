@@ -1,0 +1,95 @@
+//! The way out of RECOVERING (durability.md R4-R6).
+//!
+//! A member that lost power without `wal_sync` may have forgotten entries that it acknowledged. Until
+//! it has them back its grant is marked, and counts only where all voters have granted. Two ways out:
+//!
+//! ```text
+//! n3 restarts as incarnation 5, log through 7; n1 leads, log through 12, 9 of them committed
+//!   n3 -> n1   any message                 n1 learns incarnation 5, forgets n3's match, probes
+//!   n1 -> n3   echo 5, last 12             from here on nothing that n3 forgot can still be counted:
+//!                                          target = 12. Not 9: what n3 acknowledged before it lost
+//!                                          power may be committed later (n1 held its word already)
+//!   n1 -> n3   appends .. 12               matched = 12
+//!   n3's disk  synced through 12           n3 leaves
+//! ```
+//!
+//! or it wins an election in which everybody grants: then no log is longer than its own.
+
+use super::{Message, Mutant, PossibleLoss, Raft, Ready, Role, mutants};
+use crate::ids::{Index, Term};
+
+/// How far a RECOVERING member has come under the leader of `term`; a new term begins anew.
+#[derive(Clone, Copy, Debug, Default, Hash)]
+pub(super) struct Recovery {
+    term: Term,
+    /// The leader's last index when it first answered this incarnation.
+    target: Option<Index>,
+    /// Through here the log is known to be that leader's.
+    matched: Index,
+}
+
+impl Recovery {
+    fn under(&mut self, term: Term) -> &mut Self {
+        if self.term != term {
+            *self = Self { term, target: None, matched: Index::ZERO };
+        }
+        self
+    }
+}
+
+impl Raft {
+    /// An Append or Heartbeat of this term's leader: the first one that was sent in answer to the
+    /// present incarnation says how far its log reaches. One meant for an earlier start proves
+    /// nothing: what that start acknowledged may still be on its way to be counted.
+    #[inline]
+    pub(super) fn note_answer(&mut self, message: &Message, commit: Index, last: Index) {
+        let Some(recovery) = &mut self.recovery else { return };
+        let answers = message.echo == self.config.incarnation;
+        if !answers && !mutants::is(Mutant::LeaveWithoutNonce) {
+            return;
+        }
+        let target = if mutants::is(Mutant::LeaveAtCommitIndex) { commit } else { last };
+        recovery.under(message.term).target.get_or_insert(target);
+    }
+
+    /// An append of this term's leader was taken: the logs agree through `matched`. What agrees with
+    /// the leader of a term is not cut within that term.
+    #[inline]
+    pub(super) fn note_match(&mut self, matched: Index) {
+        let term = self.term;
+        let Some(recovery) = &mut self.recovery else { return };
+        let recovery = recovery.under(term);
+        recovery.matched = recovery.matched.max(matched);
+    }
+
+    /// While it is RECOVERING the group's writes are synced in either mode, so `durable` means it.
+    #[inline]
+    pub(super) fn leave_recovery_if_synced(&mut self, ready: &mut Ready) {
+        let Some(recovery) = self.recovery.filter(|r| r.term == self.term) else { return };
+        let reached = recovery.matched.min(self.log.durable());
+        let is_back = recovery.target.is_some_and(|target| reached >= target);
+        let any_append = recovery.matched > Index::ZERO;
+        if is_back || (any_append && mutants::is(Mutant::VoteAfterAnyAppend)) {
+            self.recovery = None;
+            self.transition("recovered from its leader", ready);
+        }
+    }
+
+    /// The winner's log is the group's. If what a majority held may be gone with it, that is told,
+    /// and indices that may be used a second time get a new epoch (durability.md R6, R9).
+    pub(super) fn begin_epoch(&mut self, loss: bool, ready: &mut Ready) {
+        assert_eq!(self.role, Role::Leader);
+        let before = self.log.last_epoch();
+        let grows = loss && !mutants::is(Mutant::NoEpochBump);
+        self.epoch = if grows { before.saturating_add(1) } else { before };
+        if loss {
+            let (group, term, epoch) = (self.config.group, self.term, self.epoch);
+            ready.losses.push(PossibleLoss { group, term, epoch });
+        }
+        if self.recovery.take().is_some() {
+            // Its own vote is behind all of its log, and is durable.
+            assert_eq!(self.log.durable(), self.log.last_index());
+            self.transition("recovered by the vote of all", ready);
+        }
+    }
+}
