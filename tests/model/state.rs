@@ -1,5 +1,6 @@
 //! The whole model in one moment, and what may happen next.
 
+use std::cell::Cell;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use super::world::{Disks, World};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Spent {
     pub campaigns: u8,
+    /// Nodes that have campaigned: the first so many, see `campaigns`.
+    pub candidates: u8,
     pub proposals: u8,
     pub beats: u8,
     pub step_downs: u8,
@@ -34,6 +37,15 @@ pub struct State {
     pub spent: Spent,
     /// An assertion of the core, or of the disk, that failed on the way here.
     pub broken: Option<Arc<str>>,
+}
+
+thread_local! {
+    static STEPPING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is inside a step of the model, where a panic is a verdict.
+pub fn is_stepping() -> bool {
+    STEPPING.get()
 }
 
 impl Hash for State {
@@ -166,8 +178,11 @@ impl State {
         if spent >= world.campaigns || term >= world.terms {
             return;
         }
-        // The nodes are alike: whoever campaigns first is called n1.
-        if spent == 0 && node != 0 {
+        // The nodes are alike: whoever campaigns first is called n1, who joins it n2.
+        if node > self.spent.candidates.into() {
+            return;
+        }
+        if world.candidates.get(usize::from(spent)).is_some_and(|next| *next != node) {
             return;
         }
         if world.pre_votes {
@@ -181,7 +196,10 @@ impl State {
     /// What comes of an action; `None` if nothing.
     pub fn after(&self, world: &World, action: Action) -> Option<Self> {
         let mut next = self.clone();
-        match catch_unwind(AssertUnwindSafe(|| next.act(world, action))) {
+        STEPPING.set(true);
+        let outcome = catch_unwind(AssertUnwindSafe(|| next.act(world, action)));
+        STEPPING.set(false);
+        match outcome {
             Ok(true) => Some(next),
             Ok(false) => None,
             Err(panic) => {
@@ -200,6 +218,7 @@ impl State {
         let at = match action {
             Action::Campaign { node, ask } => {
                 spent.campaigns += 1;
+                spent.candidates = spent.candidates.max(node as u8 + 1);
                 if !self.campaign(node, ask, &mut out) {
                     return false;
                 }
@@ -314,8 +333,10 @@ impl State {
                 self.net.insert(place, envelope);
             }
         }
-        let nodes = &self.nodes;
-        self.net.retain(|envelope| !is_dead_letter(nodes, envelope));
+        if !world.dead_letters {
+            let nodes = &self.nodes;
+            self.net.retain(|envelope| !is_dead_letter(nodes, envelope));
+        }
         // A full network loses something; which, does not matter to what may follow without it.
         self.net.truncate(world.messages);
     }

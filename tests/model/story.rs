@@ -39,23 +39,23 @@ pub fn tell(world: &World, path: &Path<State, Action>) -> String {
 
 fn describe(state: &State, action: Action) -> String {
     match action {
-        Action::Campaign { node, ask: 0 } => format!("{} times out", id(node)),
+        Action::Campaign { node, ask: 0 } => format!("n{} times out", id(node)),
         Action::Campaign { node, ask } => {
             let asked: Vec<_> = (0..3).filter(|n| ask & 1 << n != 0).map(id).collect();
-            format!("{} times out and is heard by {asked:?}", id(node))
+            format!("n{} times out and is heard by {asked:?}", id(node))
         }
-        Action::Beat { node } => format!("{}'s heartbeats are due", id(node)),
-        Action::StepDown { node } => format!("{} hears of no quorum", id(node)),
-        Action::Propose { node } => format!("{} takes a block on", id(node)),
+        Action::Beat { node } => format!("n{}'s heartbeats are due", id(node)),
+        Action::StepDown { node } => format!("n{} hears of no quorum", id(node)),
+        Action::Propose { node } => format!("n{} takes a block on", id(node)),
         Action::Deliver { at, again } => {
             let copy = if again { ", and a copy is still under way" } else { "" };
             format!("arrives: {}{copy}", message(&state.net[at]))
         }
-        Action::Write { node } => format!("{}'s oldest write is done", id(node)),
-        Action::Sync { node } => format!("{} syncs in the background", id(node)),
-        Action::Connect { node, peer } => format!("{} is connected to {}", id(node), id(peer)),
-        Action::Crash { node, lost } => format!("{} is killed, loses {lost} writes", id(node)),
-        Action::PowerLoss { node, lost } => format!("{} loses power and {lost} writes", id(node)),
+        Action::Write { node } => format!("n{}'s oldest write is done", id(node)),
+        Action::Sync { node } => format!("n{} syncs in the background", id(node)),
+        Action::Connect { node, peer } => format!("n{} is connected to n{}", id(node), id(peer)),
+        Action::Crash { node, lost } => format!("n{} is killed, loses {lost} writes", id(node)),
+        Action::PowerLoss { node, lost } => format!("n{} loses power and {lost} writes", id(node)),
     }
 }
 

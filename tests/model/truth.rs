@@ -212,18 +212,22 @@ pub fn properties(world: &World) -> Vec<Property<World>> {
         Property::always("losses are reported", losses_are_reported),
         Property::always("what remains is a prefix", what_remains_is_a_prefix),
         Property::sometimes("a leader is elected", a_leader_is_elected),
-        Property::sometimes("a second leader follows", a_second_leader_follows),
     ];
+    if world.campaigns > 1 && world.terms > 1 {
+        all.push(Property::sometimes("a second leader follows", a_second_leader_follows));
+    }
     if world.proposals > 0 {
         all.push(Property::sometimes("an entry is acknowledged", an_entry_is_acknowledged));
     }
     if !world.sync && world.power_losses > 0 {
         let from_leader = a_node_recovers_from_its_leader;
         all.push(Property::sometimes("a node recovers from its leader", from_leader));
+    }
+    if !world.sync && world.power_losses > 0 && world.campaigns > 1 {
         let by_vote = a_node_recovers_by_the_vote_of_all;
         all.push(Property::sometimes("a node recovers by the vote of all", by_vote));
     }
-    if !world.sync && world.power_losses > 1 {
+    if !world.sync && world.power_losses > 1 && world.campaigns > 1 {
         all.push(Property::sometimes("a loss is reported", a_loss_is_reported));
     }
     all
