@@ -49,7 +49,9 @@ use zerocopy::IntoBytes;
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
 
-pub use boot::{BootError, BootRecord, BootState, SLOT_BYTES, StartVerdict, Suspect, next_start};
+pub use boot::{
+    BootError, BootRecord, BootState, KnownVoter, Opening, SLOT_BYTES, StartVerdict, Suspect,
+};
 pub use buffer::{AlignedBuf, PAGE_BYTES};
 pub use config::{LogIdentity, WalConfig, WalConfigError};
 pub use inspect::{Content, Damage, FlushView, LogShape, Place, RecordView, inspect};
@@ -127,6 +129,9 @@ impl Wal {
         for group in std::mem::take(&mut recovered.restate) {
             let state = recovered.groups[&group].hard_state;
             wal.hard_state(group, state);
+        }
+        if matches!(recovered.verdict, Verdict::Rot { .. }) {
+            wal.segments.refs.keep_until(wal.staged());
         }
         wal
     }

@@ -8,14 +8,14 @@
 //!
 //! After recovery the log goes on in a new segment; nothing old is ever overwritten in place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::{LogIdentity, WalConfig};
 use super::ops::{SegmentNo, WalError};
 use super::record::{Chain, SegmentHeader};
 use super::replay::{RecoveredGroup, Replay};
 use super::scan::{Scan, SegmentSource};
-use crate::ids::{GroupId, Lsn};
+use crate::ids::{GroupId, HardState, Lsn};
 
 /// How the log ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ pub struct Recovered {
     pub(super) replay: Replay,
     /// Segments of the chain with the end of what each holds.
     pub(super) ends: Vec<(SegmentNo, Lsn)>,
-    /// Groups whose hard state was found behind the damage and must be logged again.
+    /// After rot: groups whose hard state must be logged again, behind the damage.
     pub(super) restate: Vec<GroupId>,
 }
 
@@ -163,8 +163,8 @@ struct Recovery<'a> {
     ends: Vec<(SegmentNo, Lsn)>,
     tail: Tail,
     replay: Replay,
-    /// Groups seen behind the end, and whether their hard state came from there.
-    behind: BTreeMap<GroupId, bool>,
+    /// Groups seen behind the end.
+    behind: BTreeSet<GroupId>,
 }
 
 impl<'a> Recovery<'a> {
@@ -189,7 +189,7 @@ impl<'a> Recovery<'a> {
             }
         }
         let (ends, tail, replay) = (Vec::new(), Tail::Nothing, Replay::new(config));
-        let (start, chain, behind) = (Start::NoLog, Chain::default(), BTreeMap::new());
+        let (start, chain, behind) = (Start::NoLog, Chain::default(), BTreeSet::new());
         let mut recovery = Self {
             config,
             files,
@@ -296,7 +296,9 @@ impl<'a> Recovery<'a> {
             self.tail = Tail::Traces;
             self.durable = self.durable.max(Lsn(flush.header.durable));
             let behind = &mut self.behind;
-            self.replay.salvage(&flush, |group, state| *behind.entry(group).or_default() |= state);
+            self.replay.salvage(&flush, |group| {
+                behind.insert(group);
+            });
             from = self.config.offset_of(flush.lsn) + flush.end.since(flush.lsn);
         }
         Ok(())
@@ -337,12 +339,15 @@ impl<'a> Recovery<'a> {
         })
     }
 
-    /// Rot: no file is touched, terms and votes found behind the damage are kept.
+    /// Rot: no file is touched, terms and votes found behind the damage are kept. They are all logged
+    /// again: the log then goes on behind the damage, also if the groups have nothing new to say,
+    /// and the next start does not find the same rot once more.
     fn keep_all(&mut self) -> (Vec<SegmentNo>, Vec<GroupId>) {
         let mut refs = std::mem::take(&mut self.replay.refs);
         refs.join(&self.numbers);
         self.replay.refs = refs;
-        let states = self.behind.iter().filter(|(_, state)| **state);
+        let states = self.replay.groups.iter();
+        let states = states.filter(|(_, known)| known.hard_state != HardState::default());
         (Vec::new(), states.map(|(group, _)| *group).collect())
     }
 
@@ -350,7 +355,7 @@ impl<'a> Recovery<'a> {
     fn drop_behind(&mut self) -> (Vec<SegmentNo>, Vec<GroupId>) {
         let in_chain = |no: &SegmentNo| self.ends.iter().any(|(of, _)| of == no);
         let spares = self.numbers.iter().copied().filter(|no| !in_chain(no)).collect();
-        for group in self.behind.keys() {
+        for group in &self.behind {
             let log = self.replay.index.groups.get(group);
             match (log, self.replay.groups.get_mut(group)) {
                 (Some(log), Some(known)) => known.hard_state = log.state,

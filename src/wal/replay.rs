@@ -125,10 +125,9 @@ impl Replay {
         Ok(())
     }
 
-    /// Takes terms and votes, and nothing else, out of a flush behind a damaged place; `true` for
-    /// each group whose hard state came from there. Entries are left: a truncation may have been
-    /// in the gap.
-    pub fn salvage(&mut self, flush: &Flush, mut found: impl FnMut(GroupId, bool)) {
+    /// Takes terms and votes, and nothing else, out of a flush behind a damaged place. Entries are
+    /// left: a truncation may have been in the gap.
+    pub fn salvage(&mut self, flush: &Flush, mut found: impl FnMut(GroupId)) {
         for record in (Records { bytes: &flush.payload, at: 0 }).flatten() {
             let group = GroupId(record.header.group);
             let state = (record.header.kind == KIND_HARD_STATE)
@@ -139,7 +138,7 @@ impl Replay {
             if let Some(state) = newer {
                 known.hard_state = state;
             }
-            found(group, newer.is_some());
+            found(group);
         }
     }
 }

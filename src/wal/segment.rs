@@ -72,6 +72,12 @@ impl Refs {
         }
     }
 
+    /// No segment goes before the log is durable up to here: after rot what was found behind the
+    /// damage lies nowhere else until it is logged again.
+    pub fn keep_until(&mut self, staged: Lsn) {
+        self.0.iter_mut().for_each(|live| live.free_at = live.free_at.max(staged));
+    }
+
     pub fn hold(&mut self, no: SegmentNo, need: Need) {
         *self.find(no).count(need) += 1;
     }

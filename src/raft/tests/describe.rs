@@ -90,11 +90,15 @@ fn name(node: Option<NodeId>) -> String {
 }
 
 fn describe_blocks(blocks: &[Block]) -> String {
+    let epoch = |b: &Block| match b.header().epoch {
+        0 => String::new(),
+        epoch => format!("e{epoch}"),
+    };
     let one = |b: &Block| {
         if b.count() == 1 {
-            format!("{}@{}", b.first(), b.term())
+            format!("{}@{}{}", b.first(), b.term(), epoch(b))
         } else {
-            format!("{}..{}@{}", b.first(), b.last(), b.term())
+            format!("{}..{}@{}{}", b.first(), b.last(), b.term(), epoch(b))
         }
     };
     blocks.iter().map(one).collect::<Vec<_>>().join(" ")

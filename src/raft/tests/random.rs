@@ -199,9 +199,19 @@ fn run(seed: u64, steps: usize) -> (u64, u64) {
     (run.world.node(NodeId(1)).raft().commit().get(), run.power_losses)
 }
 
+/// `MUTANT=never-recovering cargo test --features mutants --lib raft::tests::random` must fail.
+fn plant() {
+    #[cfg(feature = "mutants")]
+    if let Ok(name) = std::env::var("MUTANT") {
+        let mutant = crate::mutants::Mutant::ALL.iter().find(|mutant| mutant.name() == name);
+        crate::mutants::set(Some(*mutant.expect("a mutant's name")));
+    }
+}
+
 #[test]
 fn whatever_happens_the_papers_properties_hold_and_the_cluster_recovers() {
     let seeds = std::env::var("RAFT_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1000);
+    plant();
     let (mut committed, mut power_losses) = (0, 0);
     for seed in 0..seeds {
         let outcome = std::panic::catch_unwind(|| run(seed, 3000));

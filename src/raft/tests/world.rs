@@ -270,6 +270,10 @@ impl World {
 
     fn absorb(&mut self, id: NodeId, ready: &Ready) {
         self.describe(id, ready);
+        for loss in &ready.losses {
+            assert_eq!(loss.group, GroupId(0));
+            self.give_up_what_is_lost(id);
+        }
         for transition in &ready.transitions {
             if transition.role == Role::Leader {
                 self.check_new_leader(id, transition.term);
@@ -310,6 +314,19 @@ impl World {
         }
     }
 
+    /// This new leader says that committed blocks may be gone: those that it lacks are, and they
+    /// are a suffix. Without its word nothing ever may be.
+    fn give_up_what_is_lost(&mut self, id: NodeId) {
+        let log = &self.nodes[id.0 as usize - 1].log;
+        let held = |block: &&Block| log.contains(block);
+        let kept = self.committed.values().take_while(held).count();
+        assert_eq!(self.committed.values().filter(held).count(), kept, "only a suffix is lost");
+        let first_lost = self.committed.keys().nth(kept).copied();
+        if let Some(first) = first_lost {
+            self.committed.split_off(&first);
+        }
+    }
+
     /// Election safety and leader completeness (figure 3 of the paper).
     fn check_new_leader(&mut self, id: NodeId, term: Term) {
         let leader = *self.leaders.entry(term).or_insert(id);
@@ -342,7 +359,8 @@ impl World {
             Body::VoteReply { pre: false, granted: true, .. } if message.term == state.term => {
                 assert_eq!(state.vote, Some(envelope.to));
             }
-            Body::AppendReply { matched } => {
+            // Of an older term it says what was there before a later leader replaced it.
+            Body::AppendReply { matched } if message.term == state.term => {
                 assert!(matched <= disk.blocks.last().map_or(Index::ZERO, Block::last));
             }
             _ => {}

@@ -2,8 +2,10 @@
 //!
 //! disk.rs: sectors, unsynced writes, renames; story.rs: a run with its model of what must be found
 //! again; crash.rs: images of power cuts; faults.rs: errors of the disk; rot.rs: damaged bytes;
+//! after_rot.rs: the life after them;
 //! shapes.rs: sizes, edges and orders; fuzz.rs: bytes that no log wrote.
 
+mod after_rot;
 mod crash;
 pub(crate) mod disk;
 mod faults;

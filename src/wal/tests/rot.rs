@@ -7,7 +7,7 @@ use crate::wal::recovery::{Start, TABLE, Tail};
 use crate::wal::{Recovered, SegmentNo, Verdict, Wal, recover, recover_from};
 
 /// A log of some segments, all of it durable.
-fn settled(seed: u64) -> (Story, Image) {
+pub fn settled(seed: u64) -> (Story, Image) {
     let mut story = Story::new(small(), seed);
     for n in 0..60 {
         let group = GroupId(n % 4);
@@ -22,7 +22,7 @@ fn settled(seed: u64) -> (Story, Image) {
     (story, image)
 }
 
-fn is_rot(recovered: &Recovered) -> bool {
+pub fn is_rot(recovered: &Recovered) -> bool {
     matches!(recovered.verdict, Verdict::Rot { .. })
 }
 
