@@ -1,6 +1,9 @@
 //! A model check of the real `Raft`: three nodes, and every schedule of messages, writes, crashes and
 //! power losses within the bounds of each world. What is checked and what is left out: `docs::model`.
 
+// A build with planted bugs looks for those, and leaves the rest of the tests to the other build.
+#![cfg_attr(feature = "mutants", allow(dead_code))]
+
 mod node;
 mod state;
 mod story;
@@ -27,11 +30,16 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Wider bounds, for a run of minutes.
+fn is_long() -> bool {
+    std::env::var_os("RINGRAFT_MODEL_LONG").is_some()
+}
+
 #[cfg(not(feature = "mutants"))]
 #[test]
 fn the_rules_hold_in_every_world() {
     let _alone = alone();
-    let long = std::env::var_os("RINGRAFT_MODEL_LONG").is_some();
+    let long = is_long();
     let mut states = 0;
     for (world, states_max) in variants::worlds(long) {
         let seen = world::explore(world, states_max);
@@ -48,8 +56,8 @@ fn the_rules_hold_in_every_world() {
 #[test]
 fn the_rules_hold_on_long_walks_through_wide_worlds() {
     let _alone = alone();
-    let long = std::env::var_os("RINGRAFT_MODEL_LONG").is_some();
-    let walks = if long { 200_000 } else { 4_000 };
+    let long = is_long();
+    let walks = if long { 200_000 } else { 8_000 };
     for sync in [true, false] {
         let world = variants::wide(sync);
         let walked = walk::walk(&world, 0..walks, 150);

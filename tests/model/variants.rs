@@ -6,19 +6,20 @@ use super::world::{Disks, World};
 /// ends. Where there is none every schedule within the bounds is seen. `long`: bounds for a run of
 /// minutes.
 pub fn worlds(long: bool) -> Vec<(World, Option<usize>)> {
-    let (three, bound) = if long { (3, None) } else { (2, Some(600_000)) };
+    let three = if long { 3 } else { 2 };
+    let bound = Some(if long { 10_000_000 } else { 600_000 });
     vec![
         (one_leader(), None),
         (heartbeats(), None),
         (old_votes(), None),
         (pre_votes(), bound),
-        (figure_8(), bound),
+        (figure_8(), if long { None } else { bound }),
         (World { messages: three, ..crash() }, None),
         (one_loss_one_leader(), None),
         (one_loss(), None),
         (World { messages: three, ..two_losses() }, None),
         (World { messages: three, ..slow_writes() }, bound),
-        (three_losses(), Some(if long { 10_000_000 } else { 600_000 })),
+        (three_losses(), bound),
     ]
 }
 
