@@ -14,7 +14,7 @@ pub fn worlds(long: bool) -> Vec<(World, Option<usize>)> {
         (old_votes(), None),
         (pre_votes(), bound),
         (figure_8(), if long { None } else { bound }),
-        (World { messages: three, ..crash() }, None),
+        (World { messages: three, ..crash() }, if long { bound } else { None }),
         (one_loss_one_leader(), None),
         (one_loss(), None),
         (World { messages: three, ..two_losses() }, None),
