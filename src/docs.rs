@@ -9,6 +9,9 @@ pub mod formats {}
 #[doc = include_str!("docs/invariants.md")]
 pub mod invariants {}
 
+#[doc = include_str!("docs/model.md")]
+pub mod model {}
+
 #[doc = include_str!("docs/decisions.md")]
 pub mod decisions {}
 

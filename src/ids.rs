@@ -124,7 +124,7 @@ impl NodeId {
 ///
 /// `commit` is not required for safety; it is kept as a hint that lets a restarted node apply before
 /// it has heard from a leader.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HardState {
     /// Latest term this node has seen.
     pub term: Term,

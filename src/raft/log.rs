@@ -25,7 +25,7 @@ use crate::ids::{Index, Seq, Term};
 use crate::mutants::{self, Mutant};
 
 /// From `first` on (until the next run) entries have `term`, and its leader's recovery epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TermRun {
     pub first: Index,
     pub term: Term,
@@ -45,7 +45,7 @@ struct Writing {
 }
 
 /// See the module's drawing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Log {
     first: Index,
     last: Index,
@@ -291,6 +291,11 @@ impl Log {
             self.writing.pop_front();
         }
         self.durable > before
+    }
+
+    /// The writes under way, in order: the persist, and through where the log is written by it.
+    pub(super) fn for_each_write(&self, mut see: impl FnMut(Seq, Index)) {
+        self.writing.iter().for_each(|write| see(write.seq, write.last));
     }
 
     /// The persist that an acknowledgement of `matched` must wait for; 0 when all is durable.

@@ -3,7 +3,7 @@
 use crate::ids::{Incarnation, Index, Term};
 
 /// One message of one group. Sender, receiver and group are known from where it is carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
     /// The sender's current term (for a pre-vote: the term it would campaign in).
     pub term: Term,
@@ -16,7 +16,7 @@ pub struct Message {
 }
 
 /// The kinds of message. §-numbers are those of the Raft paper (extended version).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Body {
     /// RequestVote (§5.2, §5.4.1). `pre` asks without changing anything (dissertation §9.6).
     VoteRequest { pre: bool, last_index: Index, last_term: Term },

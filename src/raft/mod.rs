@@ -29,6 +29,8 @@
 
 pub mod config;
 mod election;
+#[doc(hidden)]
+mod fingerprint;
 mod follower;
 #[doc(hidden)]
 pub mod harness;
@@ -82,7 +84,7 @@ pub enum Event<'a> {
 }
 
 /// Another member, in whatever role this node is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Peer {
     id: NodeId,
     /// Highest incarnation seen; `ZERO` = none yet.
@@ -94,7 +96,7 @@ struct Peer {
 }
 
 /// One group on one node. See the module's contract.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Raft {
     config: Config,
     voters: JointConfig,

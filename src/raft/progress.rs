@@ -16,12 +16,13 @@
 //! a block and is then moved down to where that block starts.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use super::config::Config;
 use crate::ids::{Index, Tick};
 
 /// How appends to a follower are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// Looking for where the logs agree. `waiting`: a probe is out.
     Probe { waiting: bool },
@@ -30,7 +31,7 @@ pub enum State {
 }
 
 /// Blocks for a follower that had to be read from the log on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fetching {
     No,
     /// Asked for, from this index on.
@@ -258,6 +259,21 @@ impl Progress {
 
     pub(super) fn fetch_again_at(&mut self, at: Tick) {
         self.fetching = Fetching::Backoff(at);
+    }
+
+    /// For `Raft::fingerprint`: all but the times.
+    pub(super) fn fingerprint(&self, state: &mut impl Hasher) {
+        (self.state, self.matched, self.next, self.fetching).hash(state);
+        self.inflights.ring.hash(state);
+    }
+
+    /// For `Raft::forget_time`.
+    pub(super) fn forget_time(&mut self) {
+        self.waiting_since = Tick::ZERO;
+        self.contact_at = Tick::ZERO;
+        if let Fetching::Backoff(until) = &mut self.fetching {
+            *until = Tick::ZERO;
+        }
     }
 
     pub(super) fn check_invariants(&self) {

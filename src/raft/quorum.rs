@@ -8,7 +8,7 @@ use crate::mutants::{self, Mutant};
 pub const VOTERS_MAX: usize = 15;
 
 /// One voter's answer to a candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ballot {
     Refused,
     Granted,

@@ -120,7 +120,7 @@ pub struct PossibleLoss {
 }
 
 /// What a node is in a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     Follower,
     /// Asks whether it could win, without raising its term (dissertation §9.6).

@@ -19,7 +19,7 @@ use super::{Message, Mutant, PossibleLoss, Raft, Ready, Role, mutants};
 use crate::ids::{Index, Term};
 
 /// How far a RECOVERING member has come under the leader of `term`; a new term begins anew.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub(super) struct Recovery {
     term: Term,
     /// The leader's last index when it first answered this incarnation.

@@ -1,0 +1,379 @@
+//! One node of the model: the real `Raft` and a log on disk of which a suffix may be lost.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ringraft::block::Block;
+use ringraft::ids::{GroupId, HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
+use ringraft::raft::{
+    Body, Config, Event, Message, Persist, PersistOp, Raft, Ready, Restored, TermRun,
+};
+
+pub const GROUP: GroupId = GroupId(0);
+pub const NODES: usize = 3;
+
+/// "Just now": nothing has run out, but every deadline is reached.
+pub const NOW: Tick = Tick(0);
+/// Appends without an answer are overdue, nobody has lost patience with a leader yet.
+pub const OVERDUE: Tick = Tick(1_000);
+/// Everybody has lost patience with everybody.
+pub const FAR: Tick = Tick(1_000_000_000);
+
+/// One command of the log; its index is its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Entry {
+    pub term: u8,
+    pub epoch: u8,
+    /// Number of the proposal; 0 = the no-op of a leader.
+    pub payload: u8,
+}
+
+impl Entry {
+    pub fn of(block: &Block) -> Self {
+        let header = block.header();
+        assert_eq!(block.count(), 1);
+        Self { term: header.term as u8, epoch: header.epoch as u8, payload: header.seq as u8 }
+    }
+
+    pub fn block(self, index: usize) -> Block {
+        let mut block = proposal(self.payload);
+        block.stamp(Term(self.term.into()), Index(index as u64), self.epoch.into());
+        block
+    }
+}
+
+/// A block of one command, not yet placed; 0 = a no-op.
+pub fn proposal(payload: u8) -> Block {
+    match payload {
+        0 => Block::noop(GROUP),
+        n => Block::from_body(GROUP, 1, 1, n.into(), 0, Bytes::new()),
+    }
+}
+
+/// What a node finds again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Disk {
+    pub hard_state: HardState,
+    pub log: Vec<Entry>,
+}
+
+impl Disk {
+    fn write(&mut self, write: &Write) {
+        match write {
+            Write::HardState(state) => {
+                let before = (self.hard_state.term, self.hard_state.vote);
+                let free = before.0 < state.term || before.1.is_none() || before.1 == state.vote;
+                assert!(before.0 <= state.term && free, "(term, vote) on disk never regresses");
+                self.hard_state = *state;
+            }
+            Write::Append { first, entries, truncates } => {
+                assert!(*first <= self.log.len() + 1, "the log on disk has no holes");
+                assert!(*truncates || *first == self.log.len() + 1, "a truncation is named");
+                self.log.truncate(first - 1);
+                self.log.extend(entries);
+            }
+        }
+    }
+
+    fn restored(&self, recovering: bool) -> Restored {
+        let mut terms: Vec<TermRun> = Vec::new();
+        for (i, entry) in self.log.iter().enumerate() {
+            let term = Term(entry.term.into());
+            if terms.last().is_none_or(|run| run.term < term) {
+                let epoch = entry.epoch.into();
+                terms.push(TermRun { first: Index(i as u64 + 1), term, epoch });
+            }
+        }
+        let last = Index(self.log.len() as u64);
+        Restored { hard_state: self.hard_state, terms, first: Index(1), last, recovering }
+    }
+}
+
+/// Whether `log` holds this entry at this index, which starts at 1.
+pub fn holds(log: &[Entry], index: usize, term: u8, payload: u8) -> bool {
+    log.get(index - 1).is_some_and(|e| e.term == term && e.payload == payload)
+}
+
+#[derive(Clone, Debug, Hash)]
+enum Write {
+    HardState(HardState),
+    Append { first: usize, entries: Vec<Entry>, truncates: bool },
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    seq: Seq,
+    write: Write,
+    /// Its flush is synced before it counts (durability.md R1).
+    sync: bool,
+}
+
+/// A message on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    pub from: NodeId,
+    pub to: NodeId,
+    pub message: Message,
+    pub entries: Vec<Entry>,
+    /// Fingerprint; also its place in the network.
+    pub print: u64,
+}
+
+impl Envelope {
+    fn new(from: NodeId, to: NodeId, message: Message, entries: Vec<Entry>) -> Self {
+        let print = fingerprint(&(from, to, message, &entries));
+        Self { from, to, message, entries, print }
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        let Body::Append { prev_index, .. } = self.message.body else { return Vec::new() };
+        let first = prev_index.get() as usize + 1;
+        self.entries.iter().enumerate().map(|(i, e)| e.block(first + i)).collect()
+    }
+}
+
+pub fn fingerprint(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What came out of a step of one node.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Messages that may leave.
+    pub sent: Vec<Arc<Envelope>>,
+    /// Its commit index moved.
+    pub committed: bool,
+    /// `possible_data_loss` was raised.
+    pub reported: bool,
+    /// It left RECOVERING.
+    pub recovered: bool,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub raft: Raft,
+    /// `wal_sync`: a reply waits for the sync, not only for the write.
+    sync: bool,
+    /// Survives a power loss.
+    pub durable: Disk,
+    /// Survives the process.
+    pub written: Disk,
+    /// The log with all that was asked to be written.
+    pub log: Vec<Entry>,
+    /// Not yet durable; the first `written_count` are written.
+    writes: VecDeque<Pending>,
+    written_count: usize,
+    /// All persists through it are where their rule wants them.
+    settled: Seq,
+    /// Messages that wait for a persist.
+    held: Vec<(Seq, Arc<Envelope>)>,
+    /// Of all of the above.
+    pub print: u64,
+}
+
+thread_local! {
+    /// Filled and emptied by each step, so that its memory is used again.
+    static READY: RefCell<Ready> = RefCell::default();
+}
+
+impl Node {
+    /// A node that has never run.
+    pub fn new(id: NodeId, sync: bool) -> Self {
+        Self::start(id, sync, Incarnation(1), Disk::default(), false)
+    }
+
+    fn start(id: NodeId, sync: bool, incarnation: Incarnation, disk: Disk, lost: bool) -> Self {
+        let voters = (1..=NODES as u32).map(NodeId).collect();
+        let mut config = Config::new(id, GROUP, voters, incarnation);
+        config.heartbeat_us = 10;
+        config.rpc_timeout_us = OVERDUE.get();
+        config.election_timeout_min_us = 1_000_000;
+        config.election_timeout_max_us = 1_000_000;
+        // One block a message, so that a follower may hold each prefix of what it is sent.
+        config.append_bytes_max = 1;
+        let mut raft = Raft::new(config, disk.restored(lost), NOW);
+        raft.forget_time();
+        let mut node = Self {
+            raft,
+            sync,
+            log: disk.log.clone(),
+            written: disk.clone(),
+            durable: disk,
+            writes: VecDeque::new(),
+            written_count: 0,
+            settled: Seq::ZERO,
+            held: Vec::new(),
+            print: 0,
+        };
+        node.seal();
+        node
+    }
+
+    /// The next start of this node, with all but the last `lost` of the writes that were not durable.
+    /// What it finds is synced before it says anything. `power`: the boot record shows that the
+    /// machine went down, not only the process.
+    pub fn restart(&self, lost: usize, power: bool) -> Self {
+        let mut disk = self.durable.clone();
+        let kept = self.writes.len() - lost;
+        self.writes.iter().take(kept).for_each(|pending| disk.write(&pending.write));
+        let incarnation = Incarnation(self.raft.config().incarnation.0 + 1);
+        let recovering = self.is_recovering() || (power && !self.sync);
+        Self::start(self.raft.id(), self.sync, incarnation, disk, recovering)
+    }
+
+    /// Most writes that a loss of the process, or of power, may take.
+    pub fn losable(&self, power: bool) -> usize {
+        self.writes.len() - if power { 0 } else { self.written_count }
+    }
+
+    pub fn is_recovering(&self) -> bool {
+        self.raft.is_recovering()
+    }
+
+    pub fn has_unwritten(&self) -> bool {
+        self.written_count < self.writes.len()
+    }
+
+    pub fn has_unsynced(&self) -> bool {
+        self.written_count > 0
+    }
+
+    pub fn incarnation(&self) -> Incarnation {
+        self.raft.config().incarnation
+    }
+
+    /// Computes the fingerprint. After it the node is not changed any more.
+    pub fn seal(&mut self) {
+        let mut hasher = DefaultHasher::new();
+        self.raft.fingerprint(&mut hasher);
+        self.durable.hash(&mut hasher);
+        (self.written_count, self.writes.len()).hash(&mut hasher);
+        for Pending { seq, write, sync } in &self.writes {
+            (seq.since(self.settled), write, sync).hash(&mut hasher);
+        }
+        for (after, envelope) in &self.held {
+            (after.since(self.settled), envelope.print).hash(&mut hasher);
+        }
+        self.print = hasher.finish();
+    }
+
+    pub fn receive(&mut self, now: Tick, envelope: &Envelope, out: &mut Output) {
+        let (from, message) = (envelope.from, envelope.message);
+        let mut blocks = envelope.blocks();
+        self.handle(now, Event::Receive { from, message, blocks: &mut blocks }, out);
+    }
+
+    /// Steps the core and carries out what it asks for, but for its writes. Reads of the log are
+    /// answered at once.
+    pub fn handle(&mut self, now: Tick, event: Event<'_>, out: &mut Output) {
+        let before = self.is_recovering();
+        READY.with_borrow_mut(|ready| {
+            ready.clear();
+            self.raft.handle(now, event, ready);
+            self.raft.check_invariants();
+            let mut reads = VecDeque::new();
+            self.absorb(ready, &mut reads, out);
+            while let Some((to, from)) = reads.pop_front() {
+                ready.clear();
+                let mut blocks = self.read(from);
+                self.raft.handle(now, Event::Fetched { to, from, blocks: &mut blocks }, ready);
+                self.absorb(ready, &mut reads, out);
+            }
+        });
+        out.recovered |= before && !self.is_recovering();
+        self.raft.forget_time();
+    }
+
+    fn read(&self, from: Index) -> Vec<Block> {
+        let at = from.get() as usize;
+        self.log.get(at - 1).map(|entry| entry.block(at)).into_iter().collect()
+    }
+
+    /// Takes over what one step asked for; the reads of the log are still to be answered.
+    fn absorb(&mut self, ready: &Ready, reads: &mut VecDeque<(NodeId, Index)>, out: &mut Output) {
+        for persist in &ready.persists {
+            self.stage(persist, ready);
+        }
+        for outbound in &ready.messages {
+            let entries = ready.slice(&outbound.blocks).iter().map(Entry::of).collect();
+            let envelope =
+                Envelope::new(self.raft.id(), outbound.to, outbound.message, entries).into();
+            if outbound.after <= self.settled {
+                self.leave(envelope, out);
+            } else {
+                self.held.push((outbound.after, envelope));
+            }
+        }
+        out.reported |= !ready.losses.is_empty();
+        out.committed |= !ready.committed.is_empty();
+        reads.extend(ready.fetches.iter().map(|fetch| (fetch.to, fetch.from)));
+    }
+
+    fn stage(&mut self, persist: &Persist, ready: &Ready) {
+        let (write, sync) = match &persist.op {
+            PersistOp::HardState(state) => (Write::HardState(*state), true),
+            PersistOp::Append { blocks, truncates } => {
+                let blocks = ready.slice(blocks);
+                let first = blocks[0].first().get() as usize;
+                let entries: Vec<_> = blocks.iter().map(Entry::of).collect();
+                self.log.truncate(first - 1);
+                self.log.extend(&entries);
+                let sync = self.sync || *truncates || self.is_recovering();
+                (Write::Append { first, entries, truncates: *truncates }, sync)
+            }
+        };
+        self.writes.push_back(Pending { seq: persist.seq, write, sync });
+    }
+
+    /// The next write is done, and synced if its rule wants that.
+    pub fn complete_write(&mut self, out: &mut Output) {
+        let Pending { seq, write, sync } = self.writes[self.written_count].clone();
+        self.written.write(&write);
+        self.written_count += 1;
+        if sync {
+            self.sync_written();
+        }
+        self.settled = seq;
+        self.handle(NOW, Event::Persisted { seq }, out);
+        let (free, held) = self.held.drain(..).partition(|(after, _)| *after <= seq);
+        self.held = held;
+        let free: Vec<(Seq, Arc<Envelope>)> = free;
+        free.into_iter().for_each(|(_, envelope)| self.leave(envelope, out));
+    }
+
+    /// All that is written becomes durable.
+    pub fn sync_written(&mut self) {
+        for Pending { write, .. } in self.writes.drain(..self.written_count) {
+            self.durable.write(&write);
+        }
+        self.written_count = 0;
+    }
+
+    /// A message leaves: what it promises must be where its rule wants it.
+    fn leave(&self, envelope: Arc<Envelope>, out: &mut Output) {
+        let (message, state) = (&envelope.message, self.durable.hard_state);
+        let pre = matches!(message.body, Body::VoteRequest { pre: true, .. });
+        let revealed = if pre { message.term.prev() } else { message.term };
+        assert!(revealed <= state.term, "a term was revealed before it was durable");
+        if message.term == state.term {
+            match message.body {
+                Body::VoteReply { pre: false, granted: true, .. } => {
+                    assert_eq!(state.vote, Some(envelope.to), "a vote left before it was durable");
+                }
+                Body::AppendReply { matched } => {
+                    let held = if self.sync { &self.durable } else { &self.written };
+                    let is_held = matched.get() as usize <= held.log.len();
+                    assert!(is_held, "an acknowledgement left before its write was done");
+                }
+                _ => {}
+            }
+        }
+        out.sent.push(envelope);
+    }
+}

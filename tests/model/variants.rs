@@ -1,0 +1,148 @@
+//! Which worlds are explored, and which world finds which planted bug.
+
+use super::world::{Disks, World};
+
+/// All worlds, with the number of generated states at which an exploration that is not exhaustive
+/// ends. Where there is none every schedule within the bounds is seen. `long`: bounds for a run of
+/// minutes.
+pub fn worlds(long: bool) -> Vec<(World, Option<usize>)> {
+    let three = if long { 3 } else { 2 };
+    let bound = Some(if long { 10_000_000 } else { 600_000 });
+    vec![
+        (one_leader(), None),
+        (heartbeats(), None),
+        (old_votes(), None),
+        (pre_votes(), bound),
+        (figure_8(), if long { None } else { bound }),
+        (World { messages: three, ..crash() }, if long { bound } else { None }),
+        (one_loss_one_leader(), None),
+        (one_loss(), None),
+        (World { messages: three, ..two_losses() }, None),
+        (World { messages: three, ..slow_writes() }, bound),
+        (three_losses(), bound),
+    ]
+}
+
+/// Appends of one leader in every order, one of them twice.
+pub fn one_leader() -> World {
+    let bounds = World::new("one leader");
+    World { terms: 1, campaigns: 1, proposals: 2, repeats: 1, disks: Disks::Synced, ..bounds }
+}
+
+/// A commit index reaches followers that have something else in their log.
+pub fn heartbeats() -> World {
+    World { terms: 2, campaigns: 2, beats: 1, disks: Disks::Synced, ..World::new("heartbeats") }
+}
+
+/// Elections of two terms, and every message of the first still under way in the second.
+pub fn old_votes() -> World {
+    let bounds = World::new("old votes");
+    World {
+        terms: 2,
+        campaigns: 3,
+        messages: 8,
+        dead_letters: true,
+        disks: Disks::Synced,
+        ..bounds
+    }
+}
+
+/// The pre-vote over the network, with a leader that steps down for want of a quorum.
+pub fn pre_votes() -> World {
+    let bounds = World::new("pre-votes");
+    World {
+        terms: 2,
+        campaigns: 2,
+        pre_votes: true,
+        proposals: 1,
+        step_downs: 1,
+        disks: Disks::Synced,
+        ..bounds
+    }
+}
+
+/// Figure 8 of the paper: n1, n2, n1, n2 lead one after the other.
+pub fn figure_8() -> World {
+    let bounds = World::new("figure 8");
+    World {
+        terms: 4,
+        campaigns: 4,
+        candidates: &[0, 1, 0, 1],
+        messages: 3,
+        disks: Disks::Synced,
+        ..bounds
+    }
+}
+
+/// With `wal_sync`: a node starts again and lacks any suffix of what was not yet durable.
+pub fn crash() -> World {
+    World { terms: 2, campaigns: 2, crashes: 1, ..World::new("crash") }
+}
+
+/// Without `wal_sync`: a follower forgets, while the leader goes on.
+pub fn one_loss_one_leader() -> World {
+    let bounds = World { sync: false, disks: Disks::Written, ..World::new("one loss, one leader") };
+    World { terms: 1, campaigns: 1, proposals: 1, repeats: 1, power_losses: 1, ..bounds }
+}
+
+/// Without `wal_sync`: a minority forgets, and somebody campaigns.
+pub fn one_loss() -> World {
+    let bounds = World { sync: false, disks: Disks::Written, ..World::new("one loss") };
+    World { terms: 2, campaigns: 2, power_losses: 1, ..bounds }
+}
+
+/// Without `wal_sync`: one after the other, both at once, or the same one before it has recovered.
+pub fn two_losses() -> World {
+    World { name: "two losses", power_losses: 2, ..one_loss() }
+}
+
+/// Without `wal_sync`: every node, over three terms.
+pub fn three_losses() -> World {
+    let bounds = World { name: "three losses", terms: 3, campaigns: 3, ..one_loss() };
+    World { power_losses: 3, messages: 2, ..bounds }
+}
+
+/// Without `wal_sync`: each write and each sync of the background is a step of its own.
+pub fn slow_writes() -> World {
+    World { name: "slow writes", disks: Disks::Free, ..one_loss() }
+}
+
+/// More of everything than can be explored: walked at random.
+pub fn wide(sync: bool) -> World {
+    World {
+        sync,
+        terms: 7,
+        campaigns: 8,
+        proposals: 4,
+        beats: 6,
+        step_downs: 1,
+        repeats: 4,
+        crashes: 2,
+        power_losses: 3,
+        messages: 10,
+        dead_letters: true,
+        ..World::new(if sync { "wide, synced" } else { "wide, not synced" })
+    }
+}
+
+/// Planted bugs that the model must find: where, and within how many generated states.
+#[cfg(feature = "mutants")]
+pub fn planted() -> Vec<(ringraft::mutants::Mutant, World, usize)> {
+    use ringraft::mutants::Mutant::*;
+    let two_losses = || World { messages: 2, ..two_losses() };
+    vec![
+        (NeverRecovering, one_loss(), 200_000),
+        (VoteAfterAnyAppend, one_loss_one_leader(), 500_000),
+        (LeaveWithoutNonce, one_loss_one_leader(), 500_000),
+        (LeaveAtCommitIndex, two_losses(), 1_000_000),
+        (CountRecoveringInMajority, two_losses(), 1_000_000),
+        (NoEpochBump, two_losses(), 1_000_000),
+        (CommitOlderTerm, figure_8(), 1_000_000),
+        (VoteTwice, old_votes(), 200_000),
+        (VoteWithoutLogCheck, heartbeats(), 200_000),
+        (LeaderCountsUndurable, crash(), 200_000),
+        (CountOldVotes, old_votes(), 200_000),
+        (TruncateOnAnyAppend, one_leader(), 200_000),
+        (CommitPastMatched, heartbeats(), 200_000),
+    ]
+}
