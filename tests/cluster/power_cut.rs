@@ -90,12 +90,17 @@ impl Machines {
         }
         nodes.iter().for_each(|&node| self.cluster.wait_for_catch_up(node));
         // What the promise is about: the next loss does not overlap with this one.
-        eventually("the nodes vote again", PATIENCE, || {
-            (self.count(|s| s.recovering.into()) == Some(0)).then_some(())
-        });
+        self.wait_until_recovered();
         let lost =
             eventually("the nodes answer", PATIENCE, || self.count(|s| s.possible_data_loss));
         assert_eq!(lost, 0, "{victim:?}: nothing can be missing, and the nodes say it may be");
+    }
+
+    /// Until all nodes have their memory back and vote again.
+    fn wait_until_recovered(&self) {
+        eventually("the nodes have recovered", PATIENCE, || {
+            (self.count(|shard| shard.recovering.into()) == Some(0)).then_some(())
+        });
     }
 
     /// The sum of a figure over all shards, if all nodes answer.
@@ -145,6 +150,8 @@ fn lost_with_everybody(spec: Spec) -> Option<Vec<u64>> {
         // Nodes that promised to sync do not know better than that they did.
         let warned = machines.count(|shard| shard.possible_data_loss).expect("all are up") > 0;
         assert_eq!(warned, !spec.wal_sync, "whether the nodes say that commands may be missing");
+        // Until then what they take in is synced, and the round would lose nothing.
+        machines.wait_until_recovered();
     }
     let cuts = machines.cuts;
     tell(&format!("power cuts, control: {} rounds, {cuts} cuts, lost {lost:?}", lost.len()));

@@ -10,15 +10,9 @@ use crate::cluster::{Cluster, Spec};
 use crate::load::{Load, STEADY};
 use crate::process::{PATIENCE, eventually};
 
-const UNSYNCED: Spec = Spec {
-    wal_sync: false,
-    shards: 1,
-    groups: 1,
-    timing: crate::cluster::DEFAULT,
-    sync_lag: (100, 1 << 20),
-    mutant: None,
-    disks: [const { None }; 3],
-};
+fn unsynced() -> Spec {
+    Spec { wal_sync: false, ..Spec::default() }
+}
 
 fn wait_until_recovered(cluster: &Cluster, node: usize) {
     eventually("the node has its memory back", PATIENCE, || {
@@ -28,12 +22,13 @@ fn wait_until_recovered(cluster: &Cluster, node: usize) {
 
 #[test]
 fn a_node_whose_machine_went_down_gets_its_memory_back_from_the_others() {
-    let mut cluster = Cluster::start(UNSYNCED);
+    let mut cluster = Cluster::start(unsynced());
     let load = Load::start(&cluster, STEADY);
     load.wait_for(100);
     let victim = (cluster.leader().0 + 1) % 3;
     cluster.kill(victim);
-    cluster.start_on_another_boot(victim, 1);
+    cluster.reboot(victim);
+    cluster.start_node(victim);
     wait_until_recovered(&cluster, victim);
     assert!(cluster.node(victim).said(&["PowerLossOrUnknown", "RECOVERING"]));
     eventually("it is on record", PATIENCE, || {
@@ -41,7 +36,7 @@ fn a_node_whose_machine_went_down_gets_its_memory_back_from_the_others() {
     });
     // Once it is, a mere kill makes nobody suspicious.
     cluster.kill(victim);
-    cluster.start_on_another_boot(victim, 1);
+    cluster.start_node(victim);
     cluster.wait_for_catch_up(victim);
     assert!(cluster.node(victim).said(&["ended last time", "ProcessCrash"]));
     load.wait_for(100);
@@ -52,16 +47,17 @@ fn a_node_whose_machine_went_down_gets_its_memory_back_from_the_others() {
 
 #[test]
 fn when_all_machines_went_down_at_once_a_possible_loss_is_told() {
-    let mut cluster = Cluster::start(UNSYNCED);
+    let mut cluster = Cluster::start(unsynced());
     let load = Load::start(&cluster, STEADY);
     load.wait_for(100);
     let ledger = load.finish();
     (0..3).for_each(|node| cluster.kill(node));
+    (0..3).for_each(|node| cluster.reboot(node));
     // Killed again before it has heard anybody: it still knows that it cannot be trusted.
-    cluster.start_on_another_boot(0, 1);
+    cluster.start_node(0);
     eventually("it says so", PATIENCE, || cluster.shard_status(0).filter(|s| s.recovering == 1));
     cluster.kill(0);
-    (0..3).for_each(|node| cluster.start_on_another_boot(node, 1));
+    (0..3).for_each(|node| cluster.start_node(node));
     let (leader, _) = cluster.leader();
     (0..3).for_each(|node| wait_until_recovered(&cluster, node));
     assert!(cluster.node(leader).said(&["POSSIBLE DATA LOSS"]));

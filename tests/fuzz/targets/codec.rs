@@ -148,7 +148,7 @@ pub fn frame_samples() -> Vec<Vec<u8>> {
     let (group, first, term) = (GroupId(1), Index(7), Term(2));
     let durability = Durability::Synced;
     let done =
-        Committed { first, term, durability, duplicates: 1, rejected: 0, retry: true, epoch: 3 };
+        Committed { first, term, epoch: 1, durability, duplicates: 1, rejected: 0, retry: true };
     let results = [Ok(done), Err(Refused::Busy), Err(Refused::NotLeader(Some(NodeId(2))))];
     let answers = results.map(|result| AnswerEntry::encode(&Answer { group, seq: 3, result }));
     let read = ReadReply { trimmed_through: Index(1), next: Index(9), events: Vec::new() };

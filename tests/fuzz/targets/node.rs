@@ -335,7 +335,7 @@ fn bodies(at: u64, term: u64) -> [Body; 9] {
         Body::HeartbeatReply { context: at },
         Body::VoteRequest { pre, last_index: index, last_term: before },
         reply(true, false),
-        reply(at % 3 == 0, true),
+        reply(at.is_multiple_of(3), true),
         append(index, Term(term), Index(at + 2), last),
     ]
 }
