@@ -9,9 +9,11 @@ use clap::builder::RangedU64ValueParser;
 
 use super::{Failure, print};
 use crate::machine::hash::mix_bytes;
+use crate::sim::control;
 use crate::sim::nemesis::Kinds;
 use crate::sim::options::Options;
 use crate::sim::run::{self, Outcome};
+use crate::sim::shrink;
 use crate::sim::stats::Stats;
 
 /// One seed in so many is run twice, and must do the same both times.
@@ -72,9 +74,18 @@ pub(super) struct SimArgs {
     #[arg(long)]
     trace: bool,
 
+    /// After a failure, drop faults while it stays, and show the smallest plan
+    #[arg(long)]
+    shrink: bool,
+
     /// Seeds side by side [default: the machine's cores]
     #[arg(long, value_name = "J")]
     jobs: Option<usize>,
+
+    /// The planted bug that is live
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
 
     /// Fail when fewer faults than this took place
     #[arg(long, default_value = "0", value_name = "N")]
@@ -139,6 +150,11 @@ struct Sum {
 }
 
 pub(super) fn run(args: &SimArgs) -> Result<(), Failure> {
+    set_mutant(args)?;
+    quiet_panics();
+    if !args.lying_disks {
+        run_control(args)?;
+    }
     let options = args.options();
     let first = args.first_seed();
     let began = Instant::now();
@@ -161,6 +177,40 @@ pub(super) fn run(args: &SimArgs) -> Result<(), Failure> {
     conclude(args, &stats, &failures, began, jobs)
 }
 
+/// A panic in a run is one more broken rule, and shown as such.
+fn quiet_panics() {
+    std::panic::set_hook(Box::new(|_| {}));
+}
+
+#[cfg(feature = "mutants")]
+fn set_mutant(args: &SimArgs) -> Result<(), Failure> {
+    use crate::mutants::{Mutant, set};
+    let Some(name) = &args.mutant else { return Ok(()) };
+    let mutant = Mutant::ALL.iter().find(|mutant| mutant.name() == name);
+    set(Some(*mutant.ok_or_else(|| Failure::Usage(format!("no planted bug is called {name:?}")))?));
+    Ok(())
+}
+
+#[cfg(not(feature = "mutants"))]
+fn set_mutant(_: &SimArgs) -> Result<(), Failure> {
+    Ok(())
+}
+
+/// Without a control that loses something the run would mean nothing.
+fn run_control(args: &SimArgs) -> Result<(), Failure> {
+    match control::first_loss(args.first_seed()) {
+        Some(outcome) => {
+            let rule = outcome.failure.map_or("", |failure| failure.violation.rule);
+            print(&format!("control: seed {} on lying disks breaks {rule:?}\n", outcome.seed))
+        }
+        None => Err(Failure::Run(format!(
+            "the control is invalid: on lying disks {} seeds from {} on lost nothing",
+            control::TRIES,
+            args.first_seed()
+        ))),
+    }
+}
+
 impl Campaign<'_> {
     fn work(&self, began: Instant, jobs: usize) {
         loop {
@@ -174,7 +224,10 @@ impl Campaign<'_> {
             }
             let mut sum = self.sum.lock().expect("no thread panics");
             sum.stats.add(&outcome.stats);
-            if outcome.failure.is_some() || self.options.trace {
+            if self.options.trace && outcome.failure.is_none() {
+                let _ = print(&run::trace(seed, self.options));
+            }
+            if outcome.failure.is_some() {
                 let _ = print(&format!("{}\n", outcome.report()));
             }
             if outcome.failure.is_some() {
@@ -205,6 +258,10 @@ fn conclude(
     began: Instant,
     jobs: usize,
 ) -> Result<(), Failure> {
+    if let Some(failed) = failures.first().filter(|_| args.shrink) {
+        let (_, smallest) = shrink::shrink(failed, &args.options());
+        print(&format!("smallest plan found\n{}\n", smallest.report()))?;
+    }
     print(&format!("{}\n", summary(stats, failures.len(), began, jobs)))?;
     if !failures.is_empty() {
         let seeds: Vec<_> = failures.iter().take(20).map(|f| f.seed.to_string()).collect();
@@ -224,7 +281,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
     let wall = began.elapsed().as_secs_f64();
     format!(
         "{} seeds, {:.2} simulated hours, {:.0} simulated s a s and core; {} faults, {} kills, \
-         {} power losses ({} sectors lost), {} starts; {} blocks acknowledged of {} asked, {} sent \
+         {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts; {} blocks acknowledged of {} asked, {} sent \
          again, {} answered from the table; {} elections, {} messages; {} violations",
         stats.seeds,
         simulated / 3600.0,
@@ -233,6 +290,9 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.kills,
         stats.power_losses,
         stats.lost_sectors,
+        stats.rotten,
+        stats.rot_found,
+        stats.losses,
         stats.starts,
         stats.acknowledged,
         stats.asked,

@@ -143,7 +143,11 @@ impl ClientCore {
         let Some(session) = self.sessions.get_mut(group) else { return false };
         let route = &mut session.route;
         match refused {
-            Refused::TooLarge | Refused::BadRequest | Refused::Stale | Refused::NoGroup => false,
+            Refused::TooLarge
+            | Refused::BadRequest
+            | Refused::Stale
+            | Refused::SessionEpochChanged
+            | Refused::NoGroup => false,
             Refused::Busy | Refused::ReadOnly => {
                 if route.target == node {
                     route.pause(now, &mut self.backoff);

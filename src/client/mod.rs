@@ -41,7 +41,7 @@
 //! | `NotLeader(hint)` | the hint at once, at most as often in a row as there are nodes; else the next node after a pause |
 //! | `Busy`, `ReadOnly` | the same node after a pause |
 //! | `Recovering`, `Shutdown`, connection lost, no answer for `resend_us` | the next node after a pause |
-//! | `BadRequest`, `TooLarge`, `Stale`, `NoGroup` | the end: [`ClientError::Refused`] |
+//! | `BadRequest`, `TooLarge`, `Stale`, `SessionEpochChanged`, `NoGroup` | the end: [`ClientError::Refused`] |
 //! | nothing by `deadline_us` | the end: [`ClientError::Timeout`], **fate unknown** |
 //! | every node refuses the handshake | the end: [`ClientError::Handshake`] |
 //!

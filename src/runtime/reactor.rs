@@ -46,6 +46,7 @@ pub struct Reactor<M> {
     draining_until: Option<Tick>,
     spin_us: u64,
     name: String,
+    recovered: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// What a reactor is made of; see the fields of the same name.
@@ -61,6 +62,8 @@ pub struct ReactorParts<M> {
     /// Time to look for completions before sleeping.
     pub spin_us: u64,
     pub name: String,
+    /// Called once, when no group of the shard is RECOVERING any more.
+    pub recovered: Box<dyn FnOnce() + Send>,
 }
 
 impl<M: StateMachine> Reactor<M> {
@@ -87,6 +90,7 @@ impl<M: StateMachine> Reactor<M> {
             draining_until: None,
             spin_us: parts.spin_us,
             name: parts.name,
+            recovered: Some(parts.recovered),
             ring,
         }
     }
@@ -106,6 +110,7 @@ impl<M: StateMachine> Reactor<M> {
                 break Err(error);
             }
             self.report_transitions();
+            self.report_recovery();
             self.start_disk();
             self.send_to_peers();
             if self.shard.has_work_to_apply() && self.ring.has_queued() {
@@ -333,6 +338,18 @@ impl<M: StateMachine> Reactor<M> {
                 info!(shard = %self.name, group = t.group.0, term = t.term.0, role = ?t.role,
                     leader, reason = t.reason, "role");
             }
+        }
+    }
+
+    fn report_recovery(&mut self) {
+        for loss in self.out.losses.drain(..) {
+            error!(shard = %self.name, group = loss.group.0, term = loss.term.0, epoch = loss.epoch,
+                "POSSIBLE DATA LOSS: so many voters had lost power without wal_sync that commands \
+                 acknowledged before may be missing; what is left is the same on all nodes");
+        }
+        if self.recovered.is_some() && self.shard.recovering() == 0 {
+            let tell = self.recovered.take().expect("looked at");
+            tell();
         }
     }
 

@@ -1,8 +1,8 @@
 //! Between the shards of a node: connections that one shard accepted for another.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -43,16 +43,19 @@ impl ShardPort {
     }
 }
 
-/// What all shards of a node know of each other and of the other nodes' disks.
+/// What all shards of a node know of each other, and whom they ask about the other nodes' disks.
 pub struct Routes {
     pub ports: Vec<Arc<ShardPort>>,
-    /// The disk id each node was first seen with (bug 31: a wiped disk is not the old voter).
-    disks: Mutex<Vec<(NodeId, u128)>>,
+    is_known_disk: DiskCheck,
 }
 
+/// Whether a node may come with this disk id: the first one it was ever seen with is the one it
+/// keeps (bug 31: a wiped disk is not the old voter). May wait for the boot record to be written.
+pub type DiskCheck = Box<dyn Fn(NodeId, u128) -> bool + Send + Sync>;
+
 impl Routes {
-    pub fn new(ports: Vec<Arc<ShardPort>>) -> Arc<Self> {
-        Arc::new(Self { ports, disks: Mutex::new(Vec::new()) })
+    pub fn new(ports: Vec<Arc<ShardPort>>, is_known_disk: DiskCheck) -> Arc<Self> {
+        Arc::new(Self { ports, is_known_disk })
     }
 
     /// Gives a connection to its shard; it comes back when that shard's queue is full.
@@ -63,15 +66,8 @@ impl Routes {
         Ok(())
     }
 
-    /// Whether `node` may come with this disk: the first one it is seen with is the one it keeps.
+    /// See [`DiskCheck`].
     pub fn is_known_disk(&self, node: NodeId, disk: u128) -> bool {
-        let mut disks = self.disks.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match disks.iter().find(|(known, _)| *known == node) {
-            Some((_, known)) => *known == disk,
-            None => {
-                disks.push((node, disk));
-                true
-            }
-        }
+        (self.is_known_disk)(node, disk)
     }
 }

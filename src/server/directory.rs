@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::ids::{Incarnation, Lsn};
+use crate::ids::{Incarnation, Lsn, NodeId};
 use crate::runtime::entropy::random;
 use crate::wal::{
-    BootError, BootRecord, BootState, LogIdentity, SLOT_BYTES, StartVerdict, next_start,
+    BootError, BootRecord, BootState, LogIdentity, Opening, SLOT_BYTES, StartVerdict, Suspect,
 };
 
 /// How long the lock of a process that has just ended may last, and the pause between two attempts.
@@ -32,11 +32,6 @@ pub enum DirectoryError {
     InUse { path: PathBuf },
     #[error("{path}: {reason}; check the directory, its owner and its permissions")]
     Io { path: PathBuf, reason: String },
-    #[error(
-        "{path} was made with {found} shards, the configuration says {expected}: set \
-         cluster.shards back; it is fixed once there is data"
-    )]
-    Shards { path: PathBuf, found: usize, expected: u32 },
     #[error("{path}: {error}")]
     Boot { path: PathBuf, error: BootError },
 }
@@ -44,6 +39,17 @@ pub enum DirectoryError {
 fn io_error(path: &Path) -> impl Fn(std::io::Error) -> DirectoryError {
     let path = path.to_owned();
     move |error| DirectoryError::Io { path: path.clone(), reason: error.to_string() }
+}
+
+/// Whose directory it is to be, and how its groups run.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    pub cluster: u128,
+    pub node: u32,
+    pub shards: u32,
+    pub voters: Vec<NodeId>,
+    /// See [`Opening::unsynced`].
+    pub unsynced: u64,
 }
 
 /// An open, locked directory.
@@ -59,12 +65,7 @@ pub struct DataDir {
 impl DataDir {
     /// Locks the directory (made if it is not there), checks that it is this node's, and records
     /// the start durably.
-    pub fn open(
-        path: &Path,
-        cluster: u128,
-        node: u32,
-        shards: u32,
-    ) -> Result<Self, DirectoryError> {
+    pub fn open(path: &Path, owner: &Owner) -> Result<Self, DirectoryError> {
         let io = io_error(path);
         fs::create_dir_all(path).map_err(&io)?;
         let mut lock = lock(path)?;
@@ -78,21 +79,17 @@ impl DataDir {
             Some(record) => record.identity.disk,
             None => random().map_err(&io)?,
         };
-        let identity = LogIdentity { cluster, node, disk };
-        if let Some(record) = &previous {
-            record.check_identity(&identity).map_err(bad)?;
-        }
+        let opening = Opening {
+            identity: LogIdentity { cluster: owner.cluster, node: owner.node, disk },
+            boot: boot_id().map_err(&io)?,
+            shards: owner.shards,
+            voters: owner.voters.clone(),
+            unsynced: owner.unsynced,
+        };
+        let (boot, verdict) = BootRecord::open(previous.as_ref(), &opening).map_err(bad)?;
         // For people who wonder which process it is; the lock itself is the kernel's. Not before the
         // directory is known to be ours: one that is refused stays as it is.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-        let (mut boot, verdict) = next_start(previous.as_ref(), identity, boot_id().map_err(&io)?);
-        // No group enters RECOVERING yet, so nothing would ever clear the mark again.
-        boot.recovering = false;
-        if previous.is_some() && boot.durable.len() != shards as usize {
-            let found = boot.durable.len();
-            return Err(DirectoryError::Shards { path: path.into(), found, expected: shards });
-        }
-        boot.durable.resize(shards as usize, Lsn::ZERO);
         let directory = Self { path: path.into(), lock, boot_file, boot, verdict };
         directory.write().map_err(&io)?;
         sync_dir(path).map_err(&io)?;
@@ -120,6 +117,52 @@ impl DataDir {
         self.verdict
     }
 
+    /// Whose groups start RECOVERING.
+    pub fn suspect(&self) -> Suspect {
+        self.boot.recovering
+    }
+
+    /// Records that bytes which were durable are damaged, before anybody hears of this start: also
+    /// the next one must not trust what the groups remember (durability.md R3).
+    pub fn mark_rot(&mut self) -> std::io::Result<()> {
+        self.rewrite(|boot| boot.recovering = Suspect::Everything)
+    }
+
+    /// Records that every group has its memory back. If that fails they start RECOVERING once more.
+    pub fn mark_recovered(&mut self) {
+        if self.boot.recovering == Suspect::Nothing {
+            return;
+        }
+        match self.rewrite(|boot| boot.recovering = Suspect::Nothing) {
+            Ok(()) => info!("all groups of this node have recovered"),
+            Err(error) => warn!(%error, "that all groups have recovered was not recorded"),
+        }
+    }
+
+    /// Whether a peer may come with this disk: durably the first one it was ever seen with.
+    pub fn pin_disk(&mut self, node: NodeId, disk: u128) -> bool {
+        let mut boot = self.boot.next_write();
+        match boot.pin_disk(node, disk) {
+            None => false,
+            Some(false) => true,
+            Some(true) => {
+                let before = std::mem::replace(&mut self.boot, boot);
+                let written = self.write();
+                if let Err(error) = &written {
+                    warn!(%error, node = node.0, "the disk of a peer was not recorded");
+                    self.boot = before;
+                }
+                written.is_ok()
+            }
+        }
+    }
+
+    fn rewrite(&mut self, change: impl FnOnce(&mut BootRecord)) -> std::io::Result<()> {
+        self.boot = self.boot.next_write();
+        change(&mut self.boot);
+        self.write()
+    }
+
     /// What the boot record remembers of a shard's log.
     pub fn durable_mark(&self, shard: u32) -> Lsn {
         self.boot.durable.get(shard as usize).copied().unwrap_or(Lsn::ZERO)
@@ -136,10 +179,11 @@ impl DataDir {
     /// Records a clean end: every log is synced up to its end in `durable` (by shard), and nothing
     /// runs any more. Recovery takes a log that is shorter for damaged, not for torn.
     pub fn mark_clean(&mut self, durable: Vec<Lsn>) {
-        self.boot = self.boot.next_write();
-        self.boot.durable = durable;
-        self.boot.state = BootState::Clean;
-        if let Err(error) = self.write() {
+        let written = self.rewrite(|boot| {
+            boot.durable = durable;
+            boot.state = BootState::Clean;
+        });
+        if let Err(error) = written {
             warn!(%error, "the clean end was not recorded; the next start treats it as a crash");
         }
     }
@@ -194,44 +238,73 @@ fn boot_id() -> std::io::Result<u128> {
 mod tests {
     use super::*;
 
+    fn owner(cluster: u128, node: u32, shards: u32) -> Owner {
+        let voters = [1, 2, 3].map(NodeId).to_vec();
+        Owner { cluster, node, shards, voters, unsynced: 0 }
+    }
+
+    fn open(dir: &tempfile::TempDir) -> DataDir {
+        DataDir::open(dir.path(), &owner(1, 1, 1)).unwrap()
+    }
+
     #[test]
     fn a_second_process_on_the_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let first = DataDir::open(dir.path(), 1, 1, 1).unwrap();
-        let second = DataDir::open(dir.path(), 1, 1, 1);
+        let first = open(&dir);
+        let second = DataDir::open(dir.path(), &owner(1, 1, 1));
         assert!(matches!(second, Err(DirectoryError::InUse { .. })));
         drop(first);
-        DataDir::open(dir.path(), 1, 1, 1).unwrap();
+        open(&dir);
     }
 
     #[test]
     fn each_start_has_its_own_number_and_the_same_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let first = DataDir::open(dir.path(), 1, 1, 1).unwrap();
+        let first = open(&dir);
         let (disk, start) = (first.identity().disk, first.incarnation());
         assert_eq!(first.verdict(), StartVerdict::Fresh);
         drop(first);
-        let mut second = DataDir::open(dir.path(), 1, 1, 1).unwrap();
+        let mut second = open(&dir);
         assert_eq!(second.identity().disk, disk);
         assert_eq!(second.incarnation(), Incarnation(start.0 + 1));
         assert_eq!(second.verdict(), StartVerdict::ProcessCrash);
         second.mark_clean(vec![Lsn(7)]);
         drop(second);
-        let third = DataDir::open(dir.path(), 1, 1, 1).unwrap();
+        let third = open(&dir);
         assert_eq!(third.verdict(), StartVerdict::Clean);
         assert_eq!(third.durable_mark(0), Lsn(7));
-        drop(third);
-        let other = DataDir::open(dir.path(), 1, 1, 2).err().unwrap();
-        assert!(matches!(other, DirectoryError::Shards { found: 1, expected: 2, .. }));
     }
 
     #[test]
-    fn the_directory_of_another_node_is_refused() {
+    fn the_directory_of_another_node_or_of_other_members_is_refused_and_stays_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        drop(DataDir::open(dir.path(), 1, 1, 1).unwrap());
-        for (cluster, node) in [(1, 2), (2, 1)] {
-            let error = DataDir::open(dir.path(), cluster, node, 1).err().unwrap();
+        drop(open(&dir));
+        let before = fs::read(dir.path().join("boot")).unwrap();
+        let others = Owner { voters: [1, 2].map(NodeId).to_vec(), ..owner(1, 1, 1) };
+        for stranger in [owner(1, 2, 1), owner(2, 1, 1), owner(1, 1, 2), others] {
+            let error = DataDir::open(dir.path(), &stranger).err().unwrap();
             assert!(matches!(error, DirectoryError::Boot { .. }), "{error}");
+            assert_eq!(fs::read(dir.path().join("boot")).unwrap(), before);
         }
+    }
+
+    #[test]
+    fn suspicion_and_the_disks_of_peers_outlive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = open(&dir);
+        first.mark_rot().unwrap();
+        assert!(first.pin_disk(NodeId(2), 70));
+        first.mark_clean(vec![Lsn(7)]);
+        drop(first);
+        let mut second = open(&dir);
+        assert_eq!(second.suspect(), Suspect::Everything, "a clean stop gives no memory back");
+        assert!(second.pin_disk(NodeId(2), 70) && !second.pin_disk(NodeId(2), 71));
+        second.mark_recovered();
+        drop(second);
+        let third = open(&dir);
+        assert_eq!(
+            (third.suspect(), third.verdict()),
+            (Suspect::Nothing, StartVerdict::ProcessCrash)
+        );
     }
 }

@@ -7,6 +7,7 @@
 pub mod directory;
 pub mod embedded;
 mod error;
+mod keeper;
 mod plan;
 mod recovery;
 
@@ -20,16 +21,17 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use self::directory::DataDir;
 pub use self::directory::DirectoryError;
+use self::directory::{DataDir, Owner};
 pub use self::error::{NodeFailure, StartError};
+use self::keeper::Keeper;
 use self::plan::{ShardEnd, ShardPlan};
 use crate::config::NodeConfig;
 use crate::ids::NodeId;
 use crate::runtime::cold::Cold;
 use crate::runtime::machine::{locked_memory_limit, raise_open_files};
 use crate::runtime::routing::{Routes, ShardPort};
-use crate::wal::StartVerdict;
+use crate::wal::{StartVerdict, Suspect};
 use crate::wire::hello::Role;
 
 /// Locked memory below which a node does not start, bytes: the executor of the cold paths registers
@@ -45,7 +47,7 @@ pub struct Node {
     ports: Vec<Arc<ShardPort>>,
     threads: Vec<JoinHandle<()>>,
     ends: mpsc::Receiver<ShardEnd>,
-    directory: DataDir,
+    keeper: Arc<Keeper>,
     client_address: SocketAddr,
 }
 
@@ -99,16 +101,16 @@ impl Node {
         let peers = resolve_peers(config)?;
         let client_address = listeners.client.local_addr().map_err(StartError::Kernel)?;
         let cluster = &config.cluster;
-        let directory =
-            DataDir::open(&config.data_dir, cluster.cluster_id(), config.id, cluster.shards)?;
-        report_verdict(config, directory.verdict());
+        let directory = DataDir::open(&config.data_dir, &owner(config))?;
+        report_verdict(config, directory.verdict(), directory.suspect());
+        let incarnation = directory.incarnation();
         let ports = (0..cluster.shards).map(|_| ShardPort::new()).collect::<Result<Vec<_>, _>>();
         let (end, ends) = mpsc::channel();
         let mut node = Self {
             ports: ports.map_err(StartError::Kernel)?,
             threads: Vec::new(),
             ends,
-            directory,
+            keeper: Keeper::new(directory, cluster.shards),
             client_address,
         };
         let started = node.start_shards(config, listeners, &peers, &end);
@@ -117,7 +119,7 @@ impl Node {
             node.threads.drain(..).for_each(|thread| drop(thread.join()));
             return Err(error);
         }
-        info!(node = config.id, incarnation = node.directory.incarnation().0,
+        info!(node = config.id, incarnation = incarnation.0,
             clients = %client_address, "node started");
         Ok(node)
     }
@@ -129,7 +131,9 @@ impl Node {
         peers: &[(NodeId, SocketAddr)],
         end: &mpsc::Sender<ShardEnd>,
     ) -> Result<(), StartError> {
-        let routes = Routes::new(self.ports.clone());
+        let keeper = self.keeper.clone();
+        let is_known_disk = move |node, disk| keeper.is_known_disk(node, disk);
+        let routes = Routes::new(self.ports.clone(), Box::new(is_known_disk));
         let name = format!("node-{}-cold", config.id);
         let cold = Arc::new(Cold::start(&name).map_err(StartError::Kernel)?);
         // Shard 0 accepts for all; it starts last, when the others can take what it hands over.
@@ -137,22 +141,37 @@ impl Node {
             (OwnedFd::from(listeners.client), Role::Client),
             (OwnedFd::from(listeners.peer), Role::Peer),
         ];
+        let (mut go, mut rot) = (Vec::new(), false);
         for shard in (0..config.cluster.shards).rev() {
+            let (dir, lock) = self.keeper.with(|dir| (dir.shard_dir(shard), dir.lock()));
             let plan = ShardPlan {
                 shard,
                 config: config.clone(),
-                identity: self.directory.identity(),
-                incarnation: self.directory.incarnation(),
-                mark: self.directory.durable_mark(shard),
-                dir: self.directory.shard_dir(shard)?,
-                lock: self.directory.lock().map_err(StartError::Kernel)?,
+                identity: self.keeper.with(|dir| dir.identity()),
+                incarnation: self.keeper.with(|dir| dir.incarnation()),
+                mark: self.keeper.with(|dir| dir.durable_mark(shard)),
+                suspect: self.keeper.with(|dir| dir.suspect()),
+                keeper: self.keeper.clone(),
+                dir: dir?,
+                lock: lock.map_err(StartError::Kernel)?,
                 peers: peers.to_vec(),
                 sockets: if shard == 0 { std::mem::take(&mut sockets) } else { Vec::new() },
                 routes: routes.clone(),
                 port: self.ports[shard as usize].clone(),
                 cold: cold.clone(),
             };
-            self.threads.push(plan.spawn(end.clone())?);
+            let (word, is_word) = mpsc::channel();
+            let started = plan.spawn(end.clone(), is_word)?;
+            self.threads.push(started.thread);
+            rot |= started.rot;
+            go.push(word);
+        }
+        if rot {
+            self.keeper.with(DataDir::mark_rot).map_err(StartError::Kernel)?;
+        }
+        // Nothing has left this node yet; from here on it talks.
+        for word in go {
+            let _ = word.send(());
         }
         Ok(())
     }
@@ -194,7 +213,7 @@ impl Node {
         }
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
         if let (Ok(()), Some(ends)) = (&result, ends.into_iter().collect()) {
-            self.directory.mark_clean(ends);
+            self.keeper.with(|directory| directory.mark_clean(ends));
         }
         result
     }
@@ -225,12 +244,28 @@ fn resolve_peers(config: &NodeConfig) -> Result<Vec<(NodeId, SocketAddr)>, Start
         .collect()
 }
 
-fn report_verdict(config: &NodeConfig, verdict: StartVerdict) {
-    match verdict {
-        StartVerdict::PowerLossOrUnknown if !config.cluster.wal_sync => warn!(
-            "the machine went down without a clean stop and wal_sync is false: commands \
-             acknowledged in the last moments may be missing on this node"
+fn owner(config: &NodeConfig) -> Owner {
+    let cluster = &config.cluster;
+    Owner {
+        cluster: cluster.cluster_id(),
+        node: config.id,
+        shards: cluster.shards,
+        voters: cluster.nodes.iter().map(|node| NodeId(node.id)).collect(),
+        unsynced: u64::from(!cluster.wal_sync),
+    }
+}
+
+fn report_verdict(config: &NodeConfig, verdict: StartVerdict, suspect: Suspect) {
+    match suspect {
+        Suspect::Nothing => {
+            info!(node = config.id, ?verdict, "how this node ended last time");
+        }
+        suspect => warn!(
+            node = config.id,
+            ?verdict,
+            ?suspect,
+            "commands that this node had acknowledged may be missing on it: its groups are \
+             RECOVERING and do not vote like the others until they have them back"
         ),
-        other => info!(node = config.id, verdict = ?other, "how this node ended last time"),
     }
 }

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::error::StartError;
+use super::keeper::Keeper;
 use super::recovery;
 use crate::block::BLOCK_BYTES_MAX;
 use crate::config::NodeConfig;
@@ -45,6 +46,9 @@ pub struct ShardPlan {
     pub incarnation: Incarnation,
     /// Durable position that the boot record remembers.
     pub mark: Lsn,
+    /// Whose groups start RECOVERING; after rot all of this shard's do.
+    pub suspect: Suspect,
+    pub keeper: Arc<Keeper>,
     pub dir: PathBuf,
     /// Of the data directory: held until the last write of the shard's ring has ended.
     pub lock: File,
@@ -53,6 +57,13 @@ pub struct ShardPlan {
     pub routes: Arc<Routes>,
     pub port: Arc<ShardPort>,
     pub cold: Arc<Cold>,
+}
+
+/// A thread that has read its log and waits for the word to go on.
+pub struct Started {
+    pub thread: JoinHandle<()>,
+    /// Bytes that were durable are damaged.
+    pub rot: bool,
 }
 
 /// Tells the end of the thread however it comes.
@@ -69,26 +80,31 @@ impl Drop for EndReport {
 }
 
 impl ShardPlan {
-    /// Starts the thread and waits until its shard has recovered.
-    pub fn spawn(self, end: mpsc::Sender<ShardEnd>) -> Result<JoinHandle<()>, StartError> {
+    /// Starts the thread and waits until its log is read. The thread goes on when `go` says so.
+    pub fn spawn(
+        self,
+        end: mpsc::Sender<ShardEnd>,
+        go: mpsc::Receiver<()>,
+    ) -> Result<Started, StartError> {
         let name = format!("node-{}-s{}", self.config.id, self.shard);
         let shard = self.shard;
         let (ready, is_ready) = mpsc::channel();
         let builder = std::thread::Builder::new().name(name.clone());
         let body = move || {
-            let reactor = match self.build(name) {
+            let (reactor, rot) = match self.build(name) {
                 Err(error) => return drop(ready.send(Err(error))),
-                Ok(reactor) => reactor,
+                Ok(built) => built,
             };
             let mut report = EndReport { shard, end, outcome: None };
-            let _ = ready.send(Ok(()));
-            report.outcome = Some(reactor.run());
+            let _ = ready.send(Ok(rot));
+            report.outcome = Some(if go.recv().is_ok() { reactor.run() } else { Ok(None) });
         };
         let thread = builder.spawn(body).map_err(StartError::Kernel)?;
-        is_ready.recv().unwrap_or(Err(StartError::ThreadDied(shard))).map(|()| thread)
+        let rot = is_ready.recv().unwrap_or(Err(StartError::ThreadDied(shard)))?;
+        Ok(Started { thread, rot })
     }
 
-    fn build(self, name: String) -> Result<Reactor<EventStore>, StartError> {
+    fn build(self, name: String) -> Result<(Reactor<EventStore>, bool), StartError> {
         if self.config.runtime.pin_cores {
             pin_to_core(self.shard as usize);
         }
@@ -99,13 +115,16 @@ impl ShardPlan {
         let (groups, shards, shard) =
             (self.config.cluster.groups, self.config.cluster.shards, self.shard);
         let ours = |group: GroupId| group.0 < groups && group.0 % shards == shard;
-        let (wal, groups) = recovery::open(wal_config, self.identity, &self.dir, self.mark, ours)?;
+        let alone = self.config.cluster.nodes.len() == 1;
+        let (wal, groups, rot) =
+            recovery::open(wal_config, self.identity, &self.dir, self.mark, alone, ours)?;
         let limits = self.config.cluster.store.limits();
         let machine = |_: GroupId| EventStore::new(limits);
-        let shard = Shard::new(self.shard_config(), wal, groups, machine, ring.now());
+        let shard = Shard::new(self.shard_config(rot), wal, groups, machine, ring.now());
         let (identity, connections) = (self.link_identity(), self.config.limits.client_connections);
         let fault = self.config.fault.wal_write_error_at;
-        Ok(Reactor::new(ReactorParts {
+        let (keeper, number) = (self.keeper, self.shard);
+        let reactor = Reactor::new(ReactorParts {
             ring,
             shard,
             links: Links::new(
@@ -122,7 +141,9 @@ impl ShardPlan {
             fail_write_in: (fault > 0).then_some(fault),
             spin_us: self.config.runtime.spin_us,
             name,
-        }))
+            recovered: Box::new(move || keeper.shard_recovered(number)),
+        });
+        Ok((reactor, rot))
     }
 
     fn link_identity(&self) -> Identity {
@@ -139,7 +160,7 @@ impl ShardPlan {
         }
     }
 
-    fn shard_config(&self) -> ShardConfig {
+    fn shard_config(&self, rot: bool) -> ShardConfig {
         let NodeConfig { id, cluster, limits, .. } = &self.config;
         ShardConfig {
             node: NodeId(*id),
@@ -150,7 +171,7 @@ impl ShardPlan {
             groups: cluster.groups,
             wal_sync: cluster.wal_sync,
             wal_sync_except: Vec::new(),
-            suspect: Suspect::Nothing,
+            suspect: if rot { Suspect::Everything } else { self.suspect },
             sessions: cluster.store.session_limits(),
             raft: self.raft_config(),
             block_bytes_max: BLOCK_BYTES_MAX as u32,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tracing::info;
+use tracing::{error, info};
 
 use super::StartError;
 use crate::ids::{GroupId, Lsn};
@@ -11,14 +11,16 @@ use crate::runtime::segments::SegmentFiles;
 use crate::shard;
 use crate::wal::{LogIdentity, Verdict, Wal, WalConfig, recover_from};
 
-/// The log, and what its groups start from.
+/// The log, what its groups start from, and whether bytes that were durable are damaged. A node that
+/// is `alone` has nobody to get them back from, and does not start.
 pub fn open(
     config: WalConfig,
     identity: LogIdentity,
     dir: &Path,
     mark: Lsn,
+    alone: bool,
     belongs: impl Fn(GroupId) -> bool,
-) -> Result<(Wal, shard::Recovered), StartError> {
+) -> Result<(Wal, shard::Recovered, bool), StartError> {
     let shard = config.shard;
     let mut files = SegmentFiles::list(dir).map_err(StartError::Kernel)?;
     files.remove_unfinished().map_err(StartError::Kernel)?;
@@ -26,9 +28,16 @@ pub fn open(
     let mut recovered = recover_from(config, identity, &mut files, mark).map_err(bad)?;
     match &recovered.verdict {
         Verdict::Empty => {}
-        Verdict::Rot { valid, durable, .. } => {
+        Verdict::Rot { valid, durable, .. } if alone => {
             return Err(StartError::Rot { shard, valid: valid.0, durable: durable.0 });
         }
+        Verdict::Rot { valid, durable, .. } => error!(
+            shard,
+            valid = valid.0,
+            durable = durable.0,
+            "the log is damaged below its durable mark: all groups of this shard are RECOVERING \
+             until the other nodes have given back what is missing; check this disk"
+        ),
         verdict => info!(
             shard,
             ?verdict,
@@ -44,5 +53,6 @@ pub fn open(
     }
     let groups = recovered.groups.iter().map(|(id, group)| (*id, shard::restored(group))).collect();
     let epoch = random().map_err(StartError::Kernel)? as u64;
-    Ok((Wal::resume(config, identity, epoch, &mut recovered), groups))
+    let rot = matches!(recovered.verdict, Verdict::Rot { .. });
+    Ok((Wal::resume(config, identity, epoch, &mut recovered), groups, rot))
 }

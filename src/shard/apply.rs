@@ -3,7 +3,9 @@
 //! Only here is a client acknowledged: the block is committed (on a majority, where its rule wants
 //! it) and applied on this node.
 
-use super::group::Group;
+use std::collections::VecDeque;
+
+use super::group::{Group, Pending};
 use super::proposals::Clients;
 use super::sessions::{self, Request, Sessions, Verdict};
 use super::{FollowerRead, Shard};
@@ -11,7 +13,7 @@ use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, Index, NodeId, Tick};
 use crate::machine::{Outcome, StateMachine};
 use crate::mutants::{self, Mutant};
-use crate::raft::Event;
+use crate::raft::{Event, Log, Raft};
 use crate::wal::{ReadError, WalError};
 use crate::wire::client::{Answer, Committed, Durability, Refused};
 
@@ -70,9 +72,10 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// A follower's blocks are asked for again after a while. What is committed and cannot be read
-    /// back here stops the shard: this replica has lost it.
+    /// back here stops the shard: this replica has lost it. So does damage, whoever asked: the next
+    /// start finds it and goes RECOVERING, while a leader that went on would starve the follower.
     pub(super) fn fetch_failed(&mut self, now: Tick, token: u64, group: GroupId, error: ReadError) {
-        if token == APPLY_TOKEN {
+        if token == APPLY_TOKEN || matches!(error, ReadError::Rot { .. }) {
             self.fatal.get_or_insert(WalError::Lost { group, error });
         } else {
             self.fetched(now, token, group, Vec::new());
@@ -124,7 +127,7 @@ fn apply_cached<M: StateMachine>(
         return true;
     }
     let Some(blocks) = raft.log().blocks_from(applied.next()) else { return false };
-    let mut applier = Applier { machine, sessions, sync: *sync, pending, leader: raft.leader() };
+    let mut applier = applier(raft, machine, sessions, *sync, pending);
     for block in blocks.take_while(|block| block.last() <= commit) {
         applier.apply(applied, block, clients, stats);
         *budget = budget.saturating_sub(block.size() as u64);
@@ -142,16 +145,28 @@ fn apply_block<M: StateMachine>(
     stats: &mut super::ShardStats,
 ) {
     let Group { raft, machine, sessions, applied, pending, sync, .. } = group;
-    let mut applier = Applier { machine, sessions, sync: *sync, pending, leader: raft.leader() };
+    let mut applier = applier(raft, machine, sessions, *sync, pending);
     applier.apply(applied, block, clients, stats);
+}
+
+fn applier<'a, M>(
+    raft: &'a Raft,
+    machine: &'a mut M,
+    sessions: &'a mut Sessions,
+    sync: bool,
+    pending: &'a mut VecDeque<Pending>,
+) -> Applier<'a, M> {
+    let (log, leader) = (raft.log(), raft.leader());
+    Applier { log, machine, sessions, sync, pending, leader }
 }
 
 /// The parts of a group that applying changes, apart from its Raft, whose blocks are being read.
 struct Applier<'a, M> {
+    log: &'a Log,
     machine: &'a mut M,
     sessions: &'a mut Sessions,
     sync: bool,
-    pending: &'a mut std::collections::VecDeque<super::group::Pending>,
+    pending: &'a mut VecDeque<Pending>,
     leader: Option<NodeId>,
 }
 
@@ -185,6 +200,9 @@ impl<M: StateMachine> Applier<'_, M> {
         }
         let request = Request::of(header);
         match self.sessions.check(&request) {
+            Verdict::New if header.epoch > 0 && self.sessions.misses_answers_of(&request) => {
+                Err(Refused::SessionEpochChanged)
+            }
             Verdict::New => {
                 let outcome = self.machine.apply(block);
                 let (first, term) = (block.first(), block.term());
@@ -194,6 +212,7 @@ impl<M: StateMachine> Applier<'_, M> {
             Verdict::Duplicate(known) => Ok(Committed {
                 first: known.first,
                 term: known.term,
+                epoch: self.log.epoch_at(known.first),
                 retry: true,
                 ..self.committed(block, known.outcome)
             }),
@@ -206,6 +225,7 @@ impl<M: StateMachine> Applier<'_, M> {
         Committed {
             first: block.first(),
             term: block.term(),
+            epoch: block.header().epoch,
             durability: if self.sync { Durability::Synced } else { Durability::Written },
             duplicates: outcome.duplicates,
             rejected: outcome.rejected,

@@ -157,8 +157,8 @@ pub struct Shard<M> {
     next_read: u64,
     /// Bytes of blocks taken in since the log was last given its due: spoken for, not yet staged.
     claimed: u64,
-    /// The end of what recovery found. Groups speak for it as durable, so nothing leaves before it
-    /// is.
+    /// The end of what recovery found, and of what it logs again behind damage. Groups speak for it
+    /// as durable, so nothing leaves before it is.
     recovered: Lsn,
     /// Groups that are RECOVERING.
     recovering: usize,
@@ -196,7 +196,7 @@ impl<M: StateMachine> Shard<M> {
             reads: Vec::new(),
             next_read: 0,
             claimed: 0,
-            recovered: wal.written(),
+            recovered: if wal.staged_bytes() > 0 { wal.staged() } else { wal.written() },
             recovering: 0,
             wal,
             fatal: None,

@@ -238,6 +238,23 @@ impl Sessions {
         }
     }
 
+    /// Whether the client has done with numbers that are not on record here. After a loss (recovery
+    /// epoch above 0) that means that commands which it was told are committed are gone
+    /// (durability.md R9). A number that the client gave up without an answer looks the same: then
+    /// it is told of a loss that did not hit it, which is better than the other way round.
+    pub fn misses_answers_of(&self, request: &Request) -> bool {
+        match self.find(request.client) {
+            None => request.floor() > 1,
+            Some(at) => {
+                let session = &self.sessions[at as usize];
+                let mut done = session.floor..request.floor();
+                // More than was ever under way is not looked through one by one.
+                let too_many = request.floor().saturating_sub(session.floor) > WINDOW_MAX;
+                too_many || done.any(|seq| session.slot(seq).seq != seq)
+            }
+        }
+    }
+
     /// Remembers the answer of a block that was just applied, and forgets what its client no longer
     /// waits for. Blocks without a session leave no trace.
     ///

@@ -6,14 +6,19 @@
 use super::clock::RATE_TRUE;
 use super::disk::{BootFile, Disk, OpClass, Times};
 use super::nemesis::{Fault, Kind};
+use super::network::node_id;
 use super::node::wal_config;
 use super::queue::Event;
 use super::shadow::Shadow;
 use super::subject::Subject;
 use super::trace::What;
 use super::world::World;
-use crate::ids::Tick;
+use crate::ids::{Lsn, Tick};
 use crate::machine::hash::mix;
+use crate::wal::recover_from;
+
+/// How often a node that stops is looked at, microseconds.
+const STOP_US: u64 = 5_000;
 
 impl<S: Subject> World<S> {
     pub(super) fn on_fault(&mut self, at: usize) {
@@ -77,7 +82,16 @@ impl<S: Subject> World<S> {
             Kind::Latency | Kind::Stall | Kind::Full | Kind::Io => {
                 self.disturb_disks(fault);
             }
-            Kind::Rot | Kind::Misdirect => return false,
+            Kind::Rot => return self.rot(fault),
+            Kind::Misdirect => return self.misdirect(fault),
+            Kind::Stop => {
+                if !self.nodes[node].up || self.nodes[node].paused || self.nodes[node].is_stopping {
+                    return false;
+                }
+                self.stop(node);
+                self.nodes[node].holds += 1;
+                self.queue.push(self.now + STOP_US, Event::Again(at as u32));
+            }
         }
         true
     }
@@ -90,7 +104,14 @@ impl<S: Subject> World<S> {
         self.note_fault(&fault, "ends");
         let node = fault.node;
         match fault.kind {
-            Kind::Kill | Kind::Power | Kind::Shards | Kind::Wipe => self.release(node),
+            Kind::Kill | Kind::Power | Kind::Shards | Kind::Wipe | Kind::Rot => self.release(node),
+            Kind::Stop => {
+                // It takes too long: whoever stops it loses patience.
+                if self.nodes[node].is_stopping {
+                    self.kill(node);
+                }
+                self.release(node);
+            }
             Kind::Pause => self.resume(node),
             Kind::Clock => self.set_rate(node, RATE_TRUE),
             Kind::Slow => self.nodes[node].slow_us = 0,
@@ -108,7 +129,7 @@ impl<S: Subject> World<S> {
             | Kind::Narrow
             | Kind::Stuck => self.set_wires(&fault, false),
             Kind::Latency | Kind::Full | Kind::Io => self.calm_disks(&fault),
-            Kind::Stall | Kind::Reset | Kind::Rot | Kind::Misdirect => {}
+            Kind::Stall | Kind::Reset | Kind::Misdirect => {}
         }
     }
 
@@ -124,6 +145,9 @@ impl<S: Subject> World<S> {
             disk.set_latency(latency.0, latency.1);
         }
         self.resume(node);
+        if self.nodes[node].is_stopping {
+            self.kill(node);
+        }
         if self.nodes[node].up {
             self.hosts_of(node).for_each(|host| self.poke(host));
         } else {
@@ -145,11 +169,25 @@ impl<S: Subject> World<S> {
     /// Without `wal_sync` only a minority may be without its unsynced bytes at a time, but in runs
     /// that are about more.
     fn lose_power(&mut self, node: usize) -> bool {
-        if !self.shape.all_sync() && !self.shape.majority && !self.may_forget(node) {
+        if self.options.lying_disks {
+            return self.lose_all_power();
+        }
+        let promised = self.shape.all_sync() || self.shape.majority || self.may_forget(node);
+        if !promised {
             return self.kill_for_a_while(node);
         }
         self.cut_power(node);
         self.nodes[node].holds += 1;
+        true
+    }
+
+    /// The control: the lights go out everywhere, and what no disk had really synced is gone.
+    fn lose_all_power(&mut self) -> bool {
+        for node in 0..self.nodes.len() {
+            self.cut_power(node);
+            let wait = self.fault_rng.between(1_000, 50_000);
+            self.start_in(node, wait);
+        }
         true
     }
 
@@ -172,27 +210,41 @@ impl<S: Subject> World<S> {
     /// The directory is lost. At most one node of a run, and only while those that are left can
     /// still be a majority; and only one that all others know, or they would take it for new.
     fn wipe(&mut self, node: usize) -> bool {
-        let known = (0..self.nodes.len()).all(|i| i == node || self.nodes[i].pins[node].is_some());
-        let already = self.nodes.iter().any(|node| node.is_stranger);
+        let known =
+            (0..self.nodes.len()).all(|i| i == node || self.nodes[i].has_pinned(node_id(node)));
+        let already = self.nodes.iter().any(|node| node.is_stranger || node.is_misdirected);
         let known = known && self.may_forget(node) && !self.shape.majority;
         if already || !known || !self.kill_for_a_while(node) {
             return false;
         }
+        self.lose_directory(node);
+        true
+    }
+
+    /// A new disk in an empty machine.
+    fn lose_directory(&mut self, node: usize) {
         self.note_node(node, "has lost its directory of incarnation", self.incarnation(node));
         let disk_id = u128::from(self.fault_rng.next());
-        let others = self.nodes.len();
         let state = &mut self.nodes[node];
         (state.is_stranger, state.disk_id, state.incarnation) = (true, disk_id, 0);
         state.forgot = true;
         state.boot = BootFile::new();
-        state.pins = vec![None; others];
+        (state.record, state.found_rot) = (None, false);
         for host in self.hosts_of(node) {
             let config = wal_config(&self.shape, host as u32 % self.shape.shards);
             self.hosts[host].disk = Disk::new(config, self.fault_rng.next());
             self.hosts[host].shadow = Shadow::new(config);
         }
         self.oracle.forget(node);
-        true
+    }
+
+    /// A node that is starting turns out to have a disk that cannot be trusted.
+    pub(super) fn replace_directory(&mut self, node: usize) {
+        self.kill(node);
+        self.lose_directory(node);
+        if self.nodes[node].holds == 0 {
+            self.start_in(node, 1000);
+        }
     }
 
     fn disturb_clock(&mut self, node: usize, amount: u64) {
@@ -260,6 +312,12 @@ impl<S: Subject> World<S> {
     pub(super) fn on_fault_again(&mut self, at: usize) {
         let fault = self.shape.plan[at];
         if self.healed_at.is_some() || self.now >= fault.at + fault.lasts {
+            return;
+        }
+        if fault.kind == Kind::Stop {
+            if self.nodes[fault.node].is_stopping && !self.finish_stop(fault.node) {
+                self.queue.push(self.now + STOP_US, Event::Again(at as u32));
+            }
             return;
         }
         if self.flapping.remove(&fault.number) {
@@ -344,6 +402,54 @@ impl<S: Subject> World<S> {
                 _ => {}
             }
         }
+    }
+}
+
+/// Damage.
+impl<S: Subject> World<S> {
+    /// The node is killed, and while it is down bits flip in what its log knows to be durable.
+    fn rot(&mut self, fault: &Fault) -> bool {
+        let node = fault.node;
+        if self.shape.majority || !self.may_forget(node) || !self.kill_for_a_while(node) {
+            return false;
+        }
+        let host = self.disks(fault).start;
+        let known = self.durable_by_its_own_word(host);
+        let disk = &mut self.hosts[host].disk;
+        if known.is_some_and(|end| disk.rot_below(end, &mut self.fault_rng).is_some()) {
+            self.stats.rotten += 1;
+            let state = &mut self.nodes[node];
+            (state.may_rot, state.may_fail, state.forgot) = (true, true, true);
+        }
+        true
+    }
+
+    /// The position that the next start will know to have been durable.
+    fn durable_by_its_own_word(&mut self, host: usize) -> Option<Lsn> {
+        let node = self.node_of(host);
+        let shard = host as u32 % self.shape.shards;
+        let config = wal_config(&self.shape, shard);
+        let (mine, mark) = (self.identity(node), self.nodes[node].mark(shard));
+        let source = &mut self.hosts[host].disk.source();
+        recover_from(config, mine, source, mark).ok().map(|found| found.durable)
+    }
+
+    /// The next write goes astray. If nothing shows it at the next start the disk counts as lost:
+    /// that has to be borne as well.
+    fn misdirect(&mut self, fault: &Fault) -> bool {
+        let (node, nodes) = (fault.node, &self.nodes);
+        let known = (0..nodes.len()).all(|i| i == node || nodes[i].has_pinned(node_id(node)));
+        let already = nodes.iter().any(|node| node.is_stranger || node.is_misdirected);
+        if already || !known || self.shape.majority || !self.may_forget(node) || !nodes[node].up {
+            return false;
+        }
+        let host = self.disks(fault).start;
+        self.hosts[host].disk.misdirect_next_write();
+        self.stats.rotten += 1;
+        let state = &mut self.nodes[node];
+        (state.may_rot, state.may_fail, state.forgot) = (true, true, true);
+        state.is_misdirected = true;
+        true
     }
 }
 

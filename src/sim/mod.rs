@@ -1,7 +1,9 @@
 //! The deterministic simulator: the shard, log, protocol, codec and state machine that ship, on
 //! disks, wires and clocks that one seed decides about.
 
+mod check;
 pub mod clock;
+pub mod control;
 pub mod disk;
 mod faults;
 pub mod linear;
@@ -12,9 +14,12 @@ pub mod options;
 pub mod oracle;
 pub mod queue;
 pub mod registers;
+pub mod regressions;
 pub mod rng;
 pub mod run;
 pub mod shadow;
+pub mod shrink;
+mod start;
 pub mod stats;
 pub mod subject;
 pub mod trace;

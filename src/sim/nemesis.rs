@@ -36,6 +36,8 @@ kinds! {
     Kill = "kill", 8, "node";
     /// Power loss of a node: what was not synced may be gone.
     Power = "power", 10, "node";
+    /// SIGTERM of a node: it finishes what is under way; it is started again.
+    Stop = "stop", 2, "node";
     /// SIGSTOP, and later SIGCONT.
     Pause = "pause", 4, "node";
     /// The node's clock runs up to 10 % fast or slow, or jumps ahead.

@@ -1,4 +1,4 @@
-//! Nodes: how they start, take their turns and end.
+//! Nodes: how they take their turns and end. How they start is told in [`super::start`].
 
 use super::clock::Clock;
 use super::disk::{BootFile, Disk, Survival};
@@ -13,14 +13,9 @@ use super::world::{Packet, World};
 use crate::ids::{GroupId, Incarnation, Lsn, NodeId, Tick};
 use crate::raft;
 use crate::shard::sessions::SessionLimits;
-use crate::shard::{GroupView, Output, Recovered, Shard, ShardConfig, restored};
-use crate::wal::Recovered as FoundLog;
-use crate::wal::{
-    BootRecord, LogIdentity, Suspect, Verdict, Wal, WalConfig, next_start, recover_from,
-};
+use crate::shard::{GroupView, Output, Shard, ShardConfig};
+use crate::wal::{BootRecord, BootState, Suspect, WalConfig};
 
-/// The cluster's id.
-const CLUSTER: u128 = 7;
 /// A turn takes this long, microseconds: what arrives meanwhile waits for the next one.
 const TURN_US: (u64, u64) = (1, 20);
 
@@ -43,8 +38,6 @@ pub struct Node {
     pub holds: u32,
     /// Turns take this much longer, microseconds.
     pub slow_us: u64,
-    /// Disk ids that it has known the others by.
-    pub pins: Vec<Option<u128>>,
     /// Its directory was lost: the others refuse it as the node it was.
     pub is_stranger: bool,
     /// The next start is tried with this many shards more.
@@ -56,8 +49,14 @@ pub struct Node {
     /// Counts against what the protocol promises to bear: its memory may have gaps, and the boot
     /// record does not say yet that they are filled.
     pub forgot: bool,
+    /// A write went astray: if nothing shows it, the disk is replaced.
+    pub is_misdirected: bool,
+    /// Damage was found at this start, and is not in the boot record yet.
+    pub found_rot: bool,
     /// The boot record as written last.
-    record: Option<BootRecord>,
+    pub record: Option<BootRecord>,
+    /// It is being stopped in good order.
+    pub is_stopping: bool,
 }
 
 /// One shard of a node.
@@ -75,16 +74,16 @@ pub struct Host<M> {
     /// Its thread is busy with a turn until then.
     busy_until: u64,
     /// Something was handed in since the last turn.
-    dirty: bool,
+    pub dirty: bool,
     /// By client: the connection that is open.
     pub conns: Vec<u32>,
     /// By group of this shard.
-    seen: Vec<Seen>,
+    pub seen: Vec<Seen>,
     dirty_clients: Vec<u64>,
 }
 
 impl Node {
-    pub fn new(node: usize, nodes: usize, base: &Rng) -> Self {
+    pub fn new(node: usize, base: &Rng) -> Self {
         let mut rng = base.fork(1000 + node as u64);
         Self {
             clock: Clock::new(1 + rng.below(1_000_000)),
@@ -98,14 +97,59 @@ impl Node {
             backlog: Vec::new(),
             holds: 0,
             slow_us: 0,
-            pins: vec![None; nodes],
             is_stranger: false,
             wrong_shards: 0,
             may_fail: false,
             may_rot: false,
             forgot: false,
+            is_misdirected: false,
+            found_rot: false,
             record: None,
+            is_stopping: false,
         }
+    }
+}
+
+impl Node {
+    /// The boot record says that groups may be RECOVERING.
+    pub fn is_recovering(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.recovering > Suspect::Nothing)
+    }
+
+    /// What it is known to have forgotten, or may turn out to have.
+    pub fn has_gaps(&self) -> bool {
+        self.is_recovering() || self.is_stranger || self.is_misdirected
+    }
+
+    /// Writes the boot record with a change; it is not synced yet.
+    pub fn rewrite(&mut self, change: impl FnOnce(&mut BootRecord)) {
+        let Some(record) = &mut self.record else { return };
+        *record = record.next_write();
+        change(record);
+        let (slot, bytes) = record.encode().expect("a few shards");
+        self.boot.write(slot, &bytes);
+    }
+
+    /// Whether another node may come with this disk: the first one is noted, durably (bug 31).
+    pub fn pin(&mut self, node: NodeId, disk: u128) -> bool {
+        let pinned = self.record.as_ref().and_then(|record| record.clone().pin_disk(node, disk));
+        if pinned == Some(true) {
+            self.rewrite(|record| record.pin_disk(node, disk).map_or((), |_| ()));
+            self.boot.sync();
+        }
+        pinned.is_some()
+    }
+
+    /// Whether it would know the other one's disk from another.
+    pub fn has_pinned(&self, node: NodeId) -> bool {
+        let voters = self.record.iter().flat_map(|record| &record.voters);
+        voters.into_iter().any(|known| known.node == node && known.disk.is_some())
+    }
+
+    /// How far the boot record knows a shard's log to have been durable.
+    pub fn mark(&self, shard: u32) -> Lsn {
+        let marks = self.record.as_ref().map(|record| &record.durable);
+        marks.and_then(|marks| marks.get(shard as usize).copied()).unwrap_or(Lsn::ZERO)
     }
 }
 
@@ -142,17 +186,25 @@ pub(super) fn wal_config(shape: &Shape, shard: u32) -> WalConfig {
         spare_segments: 1,
         sync_lag_us: 100_000,
         sync_lag_bytes: 16 << 10,
-        staged_bytes_max: 256 << 10,
+        staged_bytes_max: STAGED_MAX,
         ..WalConfig::default()
     }
 }
 
 /// The largest number of bytes that a leader takes on beyond its commit index.
-const UNCOMMITTED_MAX: u64 = 256 << 10;
+pub(super) const UNCOMMITTED_MAX: u64 = 64 << 10;
+/// Bytes of blocks to one follower that wait for their answer.
+const INFLIGHT_MAX: u64 = 128 << 10;
 /// The largest block.
-const BLOCK_MAX: u32 = 16 << 10;
+pub(super) const BLOCK_MAX: u32 = 16 << 10;
+/// Bytes that wait for one peer's socket, from which on appends are held back.
+pub(super) const PEER_EGRESS_MAX: usize = 128 << 10;
+/// Blocks of one connection that may wait for their answer.
+pub(super) const CLIENT_BLOCKS_MAX: u32 = 1024;
+/// Bytes that wait for the log.
+pub(super) const STAGED_MAX: u64 = 128 << 10;
 
-fn shard_config(
+pub(super) fn shard_config(
     shape: &Shape,
     node: usize,
     incarnation: Incarnation,
@@ -164,6 +216,7 @@ fn shard_config(
     let mut raft = raft::Config::new(id, GroupId(0), voters.clone(), incarnation);
     raft.cache_bytes_max = shape.cache_bytes;
     raft.inflight_count_max = shape.inflight;
+    raft.inflight_bytes_max = INFLIGHT_MAX;
     raft.uncommitted_bytes_max = UNCOMMITTED_MAX;
     ShardConfig {
         node: id,
@@ -179,178 +232,10 @@ fn shard_config(
         raft,
         block_bytes_max: BLOCK_MAX,
         apply_bytes_per_turn: shape.apply_bytes,
-        peer_egress_bytes_max: 256 << 10,
+        peer_egress_bytes_max: PEER_EGRESS_MAX,
         client_egress_bytes_max: 256 << 10,
-        client_blocks_max: 1024,
+        client_blocks_max: CLIENT_BLOCKS_MAX,
     }
-}
-
-/// Starts.
-impl<S: Subject> World<S> {
-    pub(super) fn start_in(&mut self, node: usize, wait: u64) {
-        self.queue.push(self.now + wait, Event::Start(node as u32, self.nodes[node].attempt));
-    }
-
-    /// The process begins: it reads the boot record and writes the new one.
-    pub(super) fn on_start(&mut self, node: usize, attempt: u32) {
-        let state = &mut self.nodes[node];
-        if state.up || state.attempt != attempt {
-            return;
-        }
-        let previous = match BootRecord::decode(state.boot.bytes()) {
-            Ok(previous) => previous,
-            Err(error) => {
-                let what = format!("n{}: {error}", node + 1);
-                return self.fail("a torn boot record leaves the other slot", what);
-            }
-        };
-        let shards = self.shape.shards + std::mem::take(&mut state.wrong_shards);
-        if previous.as_ref().is_some_and(|last| last.durable.len() != shards as usize) {
-            self.note_node(node, "refuses to start with shards:", u64::from(shards));
-            return self.start_in(node, 10_000);
-        }
-        let disk = previous.as_ref().map_or(state.disk_id, |last| last.identity.disk);
-        state.disk_id = disk;
-        let (mut record, verdict) =
-            next_start(previous.as_ref(), identity(node, disk), state.machine);
-        record.durable.resize(shards as usize, Lsn::ZERO);
-        state.up = true;
-        state.attempt += 1;
-        state.incarnation = record.incarnation.0;
-        let (slot, bytes) = record.encode().expect("a few shards");
-        state.boot.write(slot, &bytes);
-        state.record = Some(record);
-        let attempt = state.attempt;
-        self.note_node(node, "starts, boot record says", verdict as u64);
-        let wait = self.node_rng.between(self.shape.disk_us.0, 2 * self.shape.disk_us.1);
-        self.queue.push(self.now + wait, Event::Started(node as u32, attempt));
-    }
-
-    /// The boot record is safe: the logs are read, and the shards start.
-    pub(super) fn on_started(&mut self, node: usize, attempt: u32) {
-        let state = &mut self.nodes[node];
-        if !state.up || state.attempt != attempt {
-            return;
-        }
-        if state.paused {
-            return self.queue.push(self.now + 1000, Event::Started(node as u32, attempt));
-        }
-        state.boot.sync();
-        self.stats.starts += 1;
-        for host in self.hosts_of(node) {
-            if !self.open(node, host) {
-                return;
-            }
-        }
-        for host in self.hosts_of(node) {
-            self.poke(host);
-        }
-    }
-
-    /// The last group of the last shard has its memory back: the boot record is to say so.
-    fn note_recovered(&mut self, node: usize) {
-        let hosts = self.hosts_of(node);
-        let done = |host: &Host<S::Machine>| {
-            host.serving && host.shard.as_ref().is_some_and(|shard| shard.recovering() == 0)
-        };
-        if !self.hosts[hosts].iter().all(done) {
-            return;
-        }
-        let state = &mut self.nodes[node];
-        let Some(record) = &mut state.record else { return };
-        *record = record.next_write();
-        record.recovering = false;
-        let (slot, bytes) = record.encode().expect("a few shards");
-        state.boot.write(slot, &bytes);
-        let wait = self.node_rng.between(self.shape.disk_us.0, self.shape.disk_us.1);
-        self.queue.push(self.now + wait, Event::Recorded(node as u32, state.attempt));
-    }
-
-    /// That record is safe.
-    pub(super) fn on_recorded(&mut self, node: usize, attempt: u32) {
-        let state = &mut self.nodes[node];
-        if state.up && state.attempt == attempt {
-            state.boot.sync();
-            state.forgot = state.is_stranger;
-            self.note_node(node, "has its memory back in incarnation", self.incarnation(node));
-        }
-    }
-
-    /// Reads a shard's log and starts it. `false`: the node does not come up.
-    fn open(&mut self, node: usize, at: usize) -> bool {
-        let shard = at as u32 % self.shape.shards;
-        let (config, mine) =
-            (wal_config(&self.shape, shard), identity(node, self.nodes[node].disk_id));
-        let incarnation = Incarnation(self.nodes[node].incarnation);
-        let now = self.local(node);
-        let epoch = self.node_rng.next();
-        let host = &mut self.hosts[at];
-        let mut found = match recover_from(config, mine, &mut host.disk.source(), Lsn::ZERO) {
-            Ok(found) => found,
-            Err(error) => {
-                self.fatal(node, at, &error.to_string());
-                return false;
-            }
-        };
-        let suspect = match self.judge_log(node, at, &found) {
-            Some(suspect) => suspect,
-            None => return false,
-        };
-        let host = &mut self.hosts[at];
-        host.shadow = host.shadow.restarted(&found);
-        let groups: Recovered = found.groups.iter().map(|(&id, g)| (id, restored(g))).collect();
-        let wal = Wal::resume(config, mine, epoch, &mut found);
-        let config = shard_config(&self.shape, node, incarnation, shard, suspect);
-        let subject = &self.subject;
-        let machine = |group: GroupId| Observed::new(subject.machine(group));
-        let started = Shard::new(config, wal, groups, machine, now);
-        host.seen.clear();
-        for view in started.groups() {
-            let mut seen = Seen::default();
-            if let Err((rule, what)) = self.oracle.started(node, &view, &mut seen) {
-                self.fail(rule, what);
-                return false;
-            }
-            host.seen.push(seen);
-        }
-        host.shard = Some(started);
-        host.out = Output::default();
-        host.conns.fill(0);
-        (host.serving, host.dirty) = (false, true);
-        true
-    }
-
-    /// What recovery found, against what was known: which groups are suspect; `None` if the node
-    /// cannot start.
-    fn judge_log(&mut self, node: usize, at: usize, found: &FoundLog) -> Option<Suspect> {
-        let shard = at as u32 % self.shape.shards;
-        let unsynced = self.nodes[node].record.as_ref().is_some_and(|record| record.recovering);
-        if let Verdict::Rot { valid, durable, .. } = found.verdict {
-            if !self.nodes[node].may_rot {
-                let what = format!("n{} s{shard}: V {valid}, D {durable}", node + 1);
-                self.fail("an honest disk shows no rot", what);
-                return None;
-            }
-            self.note_node(node, "finds rot at", valid.0);
-            self.stats.rot_found += 1;
-            self.oracle.forget(node);
-            return Some(Suspect::Everything);
-        }
-        if let Some(what) = self.hosts[at].shadow.lost(found) {
-            let what = format!("n{} s{shard}: {what}", node + 1);
-            self.fail("what is durable stays", what);
-            return None;
-        }
-        Some(if unsynced { Suspect::Unsynced } else { Suspect::Nothing })
-    }
-
-    pub(super) fn note_node(&mut self, node: usize, note: &'static str, number: u64) {
-        self.trace.note(self.now, What::Node { node: node as u32 + 1, note, number });
-    }
-}
-
-fn identity(node: usize, disk: u128) -> LogIdentity {
-    LogIdentity { cluster: CLUSTER, node: node as u32 + 1, disk }
 }
 
 /// Turns.
@@ -422,47 +307,12 @@ impl<S: Subject> World<S> {
         state.shard.as_mut().expect("up").apply(local);
         self.send_to_clients(host);
         self.check(node, host);
-        if self.nodes[node].record.as_ref().is_some_and(|record| record.recovering) {
+        if self.nodes[node].is_recovering() {
             self.note_recovered(node);
         }
         let slow = self.nodes[node].slow_us;
         let took = self.node_rng.between(TURN_US.0, TURN_US.1 + slow);
         self.hosts[host].busy_until = self.now + took;
-    }
-
-    /// A possible loss is told of if, and only if, a majority may have forgotten.
-    fn note_losses(&mut self, node: usize) {
-        while let Some(loss) = self.losses.pop() {
-            self.stats.losses += 1;
-            self.oracle.note_loss(&loss);
-            self.trace.note(self.now, What::Loss { node: node as u32 + 1, loss });
-            let forgot = self.nodes.iter().filter(|node| node.forgot).count();
-            if forgot <= self.nodes.len() / 2 {
-                let what = format!("n{} {loss:?}, {forgot} nodes had forgotten", node + 1);
-                self.fail("a loss is told of only where there can be one", what);
-            }
-        }
-    }
-
-    fn check(&mut self, node: usize, host: usize) {
-        let state = &mut self.hosts[host];
-        let shard = state.shard.as_ref().expect("up");
-        for (view, seen) in shard.groups().zip(&mut state.seen) {
-            match self.oracle.look(node, &view, seen) {
-                Ok(false) => {}
-                Ok(true) => {
-                    let (group, index) = (view.raft().group(), view.raft().commit());
-                    let term = view.raft().log().term_at(index).unwrap_or_default();
-                    let node = node as u32 + 1;
-                    self.trace.note(self.now, What::Commit { node, group, index, term });
-                }
-                Err((rule, what)) => {
-                    let at = self.now;
-                    let violation = super::oracle::Violation { rule, what, at };
-                    self.violation.get_or_insert(violation);
-                }
-            }
-        }
     }
 
     /// The queue gets an entry for when the shard is next to be called.
@@ -512,7 +362,7 @@ impl<S: Subject> World<S> {
 /// Ends.
 impl<S: Subject> World<S> {
     /// The shard says that its log has failed: the process ends, and is started again.
-    fn fatal(&mut self, node: usize, host: usize, error: &str) {
+    pub(super) fn fatal(&mut self, node: usize, host: usize, error: &str) {
         if !self.nodes[node].may_fail {
             let what = format!("n{} s{}: {error}", node + 1, host as u32 % self.shape.shards);
             return self.fail("a log fails only where its disk did", what);
@@ -547,7 +397,10 @@ impl<S: Subject> World<S> {
         self.note_node(node, "loses power in incarnation", self.incarnation(node));
         self.stats.power_losses += 1;
         let survival = [Survival::None, Survival::Half, Survival::All, Survival::Mixed];
-        let survival = survival[self.fault_rng.below(4) as usize];
+        let survival = match self.options.lying_disks {
+            true => Survival::None,
+            false => survival[self.fault_rng.below(4) as usize],
+        };
         if self.nodes[node].up {
             self.end_process(node, false);
         }
@@ -560,9 +413,40 @@ impl<S: Subject> World<S> {
         self.nodes[node].forgot |= !self.shape.all_sync();
     }
 
+    /// SIGTERM: no new proposals; what is under way is finished and synced.
+    pub(super) fn stop(&mut self, node: usize) {
+        self.nodes[node].is_stopping = true;
+        self.note_node(node, "is told to stop in incarnation", self.incarnation(node));
+        for host in self.hosts_of(node) {
+            if let Some(shard) = self.hosts[host].shard.as_mut() {
+                shard.drain();
+                self.poke(host);
+            }
+        }
+    }
+
+    /// Ends the process if all is quiet, and records the clean end. `false`: not yet.
+    pub(super) fn finish_stop(&mut self, node: usize) -> bool {
+        let hosts = &self.hosts[self.hosts_of(node)];
+        let quiet = |host: &Host<S::Machine>| host.shard.as_ref().is_some_and(Shard::is_quiet);
+        if !hosts.iter().all(|host| host.serving && quiet(host)) {
+            return false;
+        }
+        let marks = hosts.iter().filter_map(|host| host.shard.as_ref());
+        let marks = marks.map(|shard| shard.wal().durable()).collect();
+        self.note_node(node, "stops in good order in incarnation", self.incarnation(node));
+        self.end_process(node, true);
+        self.hosts_of(node).for_each(|host| self.hosts[host].disk.kill());
+        let state = &mut self.nodes[node];
+        state.rewrite(|record| (record.durable, record.state) = (marks, BootState::Clean));
+        state.boot.sync();
+        self.stats.stops += 1;
+        true
+    }
+
     fn end_process(&mut self, node: usize, at_once: bool) {
         let state = &mut self.nodes[node];
-        (state.up, state.paused) = (false, false);
+        (state.up, state.paused, state.is_stopping) = (false, false, false);
         state.attempt += 1;
         state.backlog.clear();
         for host in self.hosts_of(node) {

@@ -113,6 +113,11 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Whether acknowledgements of this group wait for stable storage.
+    pub fn syncs(&self, group: GroupId) -> bool {
+        self.wal_sync != self.wal_sync_except.binary_search(&group).is_ok()
+    }
+
     /// Whether no group speaks for what a loss of power may take.
     pub fn all_sync(&self) -> bool {
         self.wal_sync && self.wal_sync_except.is_empty()
@@ -136,13 +141,14 @@ impl Shape {
         if let Some(only) = &options.only {
             plan.retain(|fault| only.contains(&fault.number));
         }
-        let mixed = rng.chance(30);
+        // The control is about what was promised to be safe.
+        let mixed = rng.chance(30) && !options.lying_disks;
         let except = (0..groups).filter(|group| mixed && group % 2 == 1).map(GroupId).collect();
         Self {
             nodes,
             shards: shards.min(groups),
             groups,
-            wal_sync: rng.chance(50),
+            wal_sync: rng.chance(50) || options.lying_disks,
             wal_sync_except: except,
             majority: rng.chance(10),
             clients: rng.between(2, 4) as u32,

@@ -24,6 +24,10 @@ pub struct Violation {
     pub at: u64,
 }
 
+/// The rules whose breach is the loss of something acknowledged or committed: what the control on
+/// lying disks has to show.
+pub const LOSSES: &[&str] = &["a leader has every committed entry", "what is acknowledged stays"];
+
 /// A check's result; the error is (rule, what).
 pub type Verdict = Result<(), (&'static str, String)>;
 
@@ -98,16 +102,16 @@ impl Truth {
 pub struct Oracle {
     groups: Vec<Truth>,
     /// Most bytes that a leader may have taken on beyond its commit index.
-    pub uncommitted_max: u64,
+    uncommitted_max: u64,
     pub elections: u64,
 }
 
 impl Oracle {
-    pub fn new(nodes: u32, groups: u32) -> Self {
+    pub fn new(nodes: u32, groups: u32, uncommitted_max: u64) -> Self {
         let truth =
             || Truth { spoken: vec![Spoken::default(); nodes as usize], ..Truth::default() };
         let groups = (0..groups).map(|_| truth()).collect();
-        Self { groups, uncommitted_max: u64::MAX, elections: 0 }
+        Self { groups, uncommitted_max, elections: 0 }
     }
 
     /// A node has started: what its group begins with must not contradict what it had said.
@@ -121,6 +125,7 @@ impl Oracle {
         let group = raft.group();
         let spoken = self.groups[group.0 as usize].spoken[node];
         let (term, vote) = (raft.term().0, raft.vote());
+        *seen = Seen { term, vote, ..Seen::default() };
         let forgot = term == spoken.term && spoken.vote.is_some() && vote != spoken.vote;
         if term < spoken.term || forgot {
             let what = format!(
@@ -131,7 +136,6 @@ impl Oracle {
             );
             return broken("a term or a vote that was told is never forgotten", what);
         }
-        *seen = Seen { term, vote, ..Seen::default() };
         self.look(node, view, seen).map(drop)
     }
 
@@ -219,6 +223,11 @@ impl Oracle {
     /// An election has told of a possible loss.
     pub fn note_loss(&mut self, loss: &PossibleLoss) {
         self.groups[loss.group.0 as usize].losses.push(loss.term.0);
+    }
+
+    /// Whether a possible loss of the group was told of.
+    pub fn told_of_loss(&self, group: GroupId) -> bool {
+        !self.groups[group.0 as usize].losses.is_empty()
     }
 
     /// Whether acknowledged entries of the group are gone, as was told.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::linear::{self, History, Op, OpRef, Told};
 use super::rng::Rng;
 use super::subject::{Ask, Subject};
 use crate::block::{Block, BlockBuilder, Command};
@@ -72,31 +73,15 @@ impl StateMachine for RegisterMachine {
     }
 }
 
-/// What a command of a block does to its register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Action {
-    Write(u64),
-    CompareAndSet(u64, u64),
-}
-
-#[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "the history is judged by a checker of its own")]
-struct Done {
-    key: u64,
-    action: Action,
-    asked_at: u64,
-    /// When it was answered, and whether it took effect; `None`: never answered.
-    answered: Option<(u64, bool)>,
-}
-
-/// The subject: clients write unique values and swap what they last heard of.
+/// The subject: clients write unique values and swap what they last heard of. What they were told is
+/// judged by [`linear`] in the end.
 #[derive(Debug, Default)]
 pub struct Registers {
-    /// By group and key: the content that an answer told of last.
-    heard: BTreeMap<(GroupId, u64), u64>,
-    open: BTreeMap<u64, Vec<usize>>,
-    /// By group, in the order of asking.
-    history: BTreeMap<GroupId, Vec<Done>>,
+    /// By register: the content that an answer told of last.
+    heard: BTreeMap<u64, u64>,
+    /// What each block without an answer does, by its number.
+    open: BTreeMap<u64, Vec<(OpRef, u64, Op)>>,
+    history: History,
 }
 
 impl Subject for Registers {
@@ -111,41 +96,47 @@ impl Subject for Registers {
     fn block(&mut self, ask: &Ask, rng: &mut Rng, into: &mut BlockBuilder) {
         let count = rng.between(1, u64::from(ask.commands_max).min(KEYS));
         let first = rng.below(KEYS);
-        let history = self.history.entry(ask.group).or_default();
         let open = self.open.entry(ask.number).or_default();
         for i in 0..count {
             let (key, new) = ((first + i) % KEYS, ask.number * KEYS + i);
-            let heard = self.heard.get(&(ask.group, key)).copied().unwrap_or(0);
+            let register = u64::from(ask.group.0) * KEYS + key;
+            let expected = self.heard.get(&register).copied();
             let swaps = i == 0 && rng.chance(60);
-            let action = if swaps { Action::CompareAndSet(heard, new) } else { Action::Write(new) };
-            push(into, key, action, rng.below(200) as usize);
-            open.push(history.len());
-            history.push(Done { key, action, asked_at: ask.asked_at, answered: None });
+            let op = if swaps { Op::CompareAndSet { expected, new } } else { Op::Write(new) };
+            push(into, key, op, rng.below(200) as usize);
+            let client = u64::from(ask.client);
+            let place = self.history.invoke(client, register, op, ask.asked_at);
+            open.push((place, register, op));
         }
     }
 
     fn answered(&mut self, ask: &Ask, at: u64, committed: &Committed) {
-        let history = self.history.entry(ask.group).or_default();
-        for place in self.open.remove(&ask.number).into_iter().flatten() {
-            let done = &mut history[place];
-            let (took, new) = match done.action {
-                Action::Write(new) => (true, new),
-                Action::CompareAndSet(_, new) => (committed.rejected == 0, new),
+        for (place, register, op) in self.open.remove(&ask.number).into_iter().flatten() {
+            let swapped = committed.rejected == 0;
+            let (told, new) = match op {
+                Op::CompareAndSet { new, .. } => (Told::Swapped(swapped), Some(new)),
+                Op::Write(new) => (Told::Written, Some(new)),
+                Op::Read => continue,
             };
-            done.answered = Some((at, took));
-            if took {
-                self.heard.insert((ask.group, done.key), new);
+            self.history.respond(place, at, told);
+            if let Some(new) = new.filter(|_| told != Told::Swapped(false)) {
+                self.heard.insert(register, new);
             }
         }
+    }
+
+    fn finish(&mut self) -> Result<(), String> {
+        linear::check(&self.history).map_err(|violation| violation.to_string())
     }
 }
 
 /// Commands of mixed sizes: `padding` zeros behind the words that count.
-fn push(into: &mut BlockBuilder, key: u64, action: Action, padding: usize) {
+fn push(into: &mut BlockBuilder, key: u64, op: Op, padding: usize) {
     let mut value = [0; 16 + 200];
-    let (kind, words) = match action {
-        Action::Write(new) => (WRITE, [new, 0]),
-        Action::CompareAndSet(old, new) => (COMPARE_AND_SET, [old, new]),
+    let (kind, words) = match op {
+        Op::CompareAndSet { expected, new } => (COMPARE_AND_SET, [expected.unwrap_or(0), new]),
+        Op::Write(new) => (WRITE, [new, 0]),
+        Op::Read => (WRITE, [0, 0]),
     };
     value[..8].copy_from_slice(&words[0].to_le_bytes());
     value[8..16].copy_from_slice(&words[1].to_le_bytes());

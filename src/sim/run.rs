@@ -70,6 +70,14 @@ pub fn run_with<S: Subject>(seed: u64, options: &Options, subject: S) -> Outcome
     Outcome { seed, stats: Stats { seeds: 1, ..world.stats }, hash: world.hash(), failure }
 }
 
+/// All that happens in a seed, line by line, heartbeats too.
+pub fn trace(seed: u64, options: &Options) -> String {
+    let options = Options { trace: true, ..options.clone() };
+    let mut world = World::new(seed, options, Registers::default());
+    let _ = catch_unwind(AssertUnwindSafe(|| world.run()));
+    world.trace(usize::MAX)
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()

@@ -12,11 +12,15 @@ pub struct Stats {
     pub kills: u64,
     pub power_losses: u64,
     pub lost_sectors: u64,
+    /// Damages done to synced bytes.
+    pub rotten: u64,
     /// Starts that found damage below the durable mark.
     pub rot_found: u64,
     /// Elections after which acknowledged blocks may be missing, as told.
     pub losses: u64,
     pub starts: u64,
+    /// Ends in good order.
+    pub stops: u64,
     pub refused_strangers: u64,
     pub resets: u64,
     pub frames: u64,
@@ -46,9 +50,11 @@ impl Stats {
             kills,
             power_losses,
             lost_sectors,
+            rotten,
             rot_found,
             losses,
             starts,
+            stops,
             refused_strangers,
             resets,
             frames,
@@ -70,9 +76,11 @@ impl Stats {
         self.kills += kills;
         self.power_losses += power_losses;
         self.lost_sectors += lost_sectors;
+        self.rotten += rotten;
         self.rot_found += rot_found;
         self.losses += losses;
         self.starts += starts;
+        self.stops += stops;
         self.refused_strangers += refused_strangers;
         self.resets += resets;
         self.frames += frames;

@@ -1,9 +1,12 @@
 //! Stories about the simulator itself: that it repeats itself, that its trouble is real, and that it
 //! sees what is broken.
 
+use super::control;
 use super::nemesis::Kinds;
 use super::options::{Options, Shape};
+use super::regressions::REGRESSIONS;
 use super::run::{Outcome, run};
+use super::shrink::shrink;
 use super::stats::Stats;
 
 fn quick() -> Options {
@@ -76,4 +79,35 @@ fn the_command_line_of_a_run_names_all_that_it_was_told() {
     let line = "ringraft sim --seed 7 --seconds 8 --nodes 5 --nemesis kill,power --only 3,9 \
                 --lying-disks";
     assert_eq!(options.command_line(7), line);
+}
+
+#[test]
+fn control_on_disks_that_ignore_sync_something_acknowledged_is_seen_lost() {
+    let first =
+        control::first_loss(1).expect("a simulator that sees no loss here sees none at all");
+    let options = control::options();
+    let again = run(first.seed, &options);
+    assert_eq!(first.report(), again.report(), "a failing run shows the same trace again");
+    for part in ["broken  ", "LEADER", "FAULT", "power", "again   ringraft sim --seed"] {
+        assert!(first.report().contains(part), "{part:?} in\n{}", first.report());
+    }
+}
+
+#[test]
+fn a_failing_plan_shrinks_to_what_the_failure_needs() {
+    let first = control::first_loss(1).expect("there is one");
+    let (options, smallest) = shrink(&first, &control::options());
+    let (rule, kept) = (first.failure.unwrap().violation.rule, options.only.clone().unwrap());
+    assert!(kept.len() < Shape::new(first.seed, &control::options()).plan.len() / 2, "{kept:?}");
+    let again = run(first.seed, &options);
+    assert_eq!(again, smallest);
+    assert_eq!(again.failure.unwrap().violation.rule, rule);
+}
+
+#[test]
+fn the_kept_seeds_stay_green() {
+    for regression in REGRESSIONS {
+        let outcome = run(regression.seed, &(regression.options)());
+        assert!(outcome.failure.is_none(), "{}\n{}", regression.why, outcome.report());
+    }
 }

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::network::delay;
 use super::options::Shape;
 use super::queue::Event;
-use super::subject::{Ask, Ledger, Subject};
+use super::subject::{Ask, Subject};
 use super::trace::What;
 use super::world::{Packet, World};
 use crate::block::{Block, BlockBuilder};
@@ -17,6 +17,8 @@ use crate::wire::frame::{Frame, FrameKind, FrameWriter};
 const PATIENCE: (u64, u64) = (300_000, 900_000);
 /// A refusal that names nobody is followed by a pause.
 const PAUSE: (u64, u64) = (10_000, 60_000);
+/// Numbers between two sessions of a client: more than there are clients.
+const SESSIONS: u64 = 8;
 /// Percent of requests and of answers that are lost with their connection.
 const LOST: u64 = 1;
 
@@ -36,9 +38,12 @@ struct Open {
 /// A client's dealings with one group.
 #[derive(Debug)]
 struct Session {
+    /// As the log knows it. A loss may end it, and another one begins.
+    id: u64,
     next: u64,
     open: Vec<Open>,
-    acknowledged: Vec<u64>,
+    /// Session and sequence number.
+    acknowledged: Vec<(u64, u64)>,
     /// Where the leader was last.
     node: usize,
 }
@@ -46,11 +51,12 @@ struct Session {
 /// One client.
 #[derive(Debug)]
 pub struct Client {
-    id: u32,
     sessions: Vec<Session>,
     /// By host: the connection's number, 0 = none.
     conns: Vec<u32>,
     next_conn: u32,
+    /// Answers on earlier connections are not for the present sessions.
+    hears_from: u32,
     /// When its next look is due.
     wake_at: u64,
     think_at: u64,
@@ -60,24 +66,20 @@ impl Client {
     pub fn new(id: u32, shape: &Shape) -> Self {
         let hosts = (shape.nodes * shape.shards) as usize;
         let session = |group: u32| Session {
+            id: u64::from(id) + 1,
             next: 1,
             open: Vec::new(),
             acknowledged: Vec::new(),
             node: (group % shape.nodes) as usize,
         };
         Self {
-            id,
             sessions: (0..shape.groups).map(session).collect(),
             conns: vec![0; hosts],
             next_conn: 1,
+            hears_from: 0,
             wake_at: 0,
             think_at: 0,
         }
-    }
-
-    /// Sessions of the log are numbered from 1.
-    fn session_id(&self) -> u64 {
-        u64::from(self.id) + 1
     }
 
     /// Blocks without an answer.
@@ -85,11 +87,14 @@ impl Client {
         self.sessions.iter().map(|session| session.open.len()).sum()
     }
 
-    /// An acknowledged block of `group` that the ledger does not know: (session, number).
-    pub fn missing(&self, group: usize, ledger: &Ledger) -> Option<(u64, u64)> {
-        let id = self.session_id();
-        let seqs = &self.sessions[group].acknowledged;
-        seqs.iter().find(|&&seq| !ledger.has(id, seq)).map(|&seq| (id, seq))
+    /// An acknowledged block of `group` for which `lacks` holds: (session, number).
+    pub fn acknowledged_where(
+        &self,
+        group: usize,
+        lacks: impl Fn(u64, u64) -> bool,
+    ) -> Option<(u64, u64)> {
+        let told = &self.sessions[group].acknowledged;
+        told.iter().find(|&&(id, seq)| lacks(id, seq)).copied()
     }
 
     /// Connections to a node that is gone.
@@ -152,8 +157,8 @@ impl<S: Subject> World<S> {
         let mut builder = BlockBuilder::default();
         self.subject.block(&ask, &mut self.client_rng, &mut builder);
         let client = &mut self.clients[at];
-        let id = client.session_id();
         let session = &mut client.sessions[group];
+        let id = session.id;
         let seq = session.next;
         session.next += 1;
         let lowest = session.open.iter().map(|open| open.seq).min().unwrap_or(seq);
@@ -264,11 +269,14 @@ impl<S: Subject> World<S> {
             return;
         }
         let arrives = self.now + delay(&mut self.client_rng, self.shape.net_us);
-        let (client, host) = (client as u32, host as u32);
-        self.post(arrives, Packet::ToClient { client, host, bytes });
+        let (client, host, life) = (client as u32, host as u32, (conn >> 32) as u32);
+        self.post(arrives, Packet::ToClient { client, host, life, bytes });
     }
 
-    pub(super) fn on_answers(&mut self, client: usize, host: usize, bytes: Bytes) {
+    pub(super) fn on_answers(&mut self, client: usize, host: usize, life: u32, bytes: Bytes) {
+        if life < self.clients[client].hears_from {
+            return;
+        }
         let mut inbox = BytesMut::from(&bytes[..]);
         while let Ok(Some(frame)) = Frame::take(&mut inbox) {
             let Ok(entries) = frame.entries::<AnswerEntry>() else {
@@ -310,7 +318,7 @@ impl<S: Subject> World<S> {
             Ok(done) => {
                 let open = session.open.swap_remove(place);
                 session.node = from;
-                session.acknowledged.push(seq);
+                session.acknowledged.push((session.id, seq));
                 self.stats.acknowledged += 1;
                 self.stats.answered_retries += u64::from(done.retry);
                 if self.healed_at.is_some_and(|healed| open.ask.asked_at >= healed) {
@@ -336,6 +344,16 @@ impl<S: Subject> World<S> {
                 session.node = (from + 1) % nodes;
                 let pause = self.client_rng.between(PAUSE.0, PAUSE.1);
                 session.open[place].due = now + pause * u64::from(session.open[place].sent.min(8));
+            }
+            Err(Refused::SessionEpochChanged) if self.oracle.told_of_loss(group) => {
+                // What was under way has an unknown fate; a new session goes on.
+                session.open.clear();
+                session.id += SESSIONS;
+                session.next = 1;
+                // Answers that are still on their way speak of the old one.
+                let client = &mut self.clients[client];
+                client.conns.fill(0);
+                client.hears_from = client.next_conn;
             }
             Err(other) => {
                 let what = format!("c{client} g{group} #{seq}: {other}");

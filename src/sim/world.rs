@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::network::{Link, Wire};
-use super::node::{Host, Node};
+use super::node::{BLOCK_MAX, Host, Node, UNCOMMITTED_MAX};
 use super::options::{CLIENTS, DISKS, FAULTS, NETWORK, Options, Shape};
 use super::oracle::{Oracle, Violation};
 use super::queue::{Event, Queue};
@@ -59,6 +59,7 @@ pub(super) enum Packet {
     ToClient {
         client: u32,
         host: u32,
+        life: u32,
         bytes: Bytes,
     },
 }
@@ -114,14 +115,14 @@ impl<S: Subject> World<S> {
             subject,
             now: 0,
             queue: Queue::default(),
-            nodes: (0..n).map(|i| Node::new(i, n, &disks)).collect(),
+            nodes: (0..n).map(|i| Node::new(i, &disks)).collect(),
             hosts: (0..n * shards).map(|h| Host::new(h, &shape, &options, &disks)).collect(),
             wires: vec![Wire::default(); n * n],
             links: (0..n * shards * n).map(|_| Link::default()).collect(),
             packets: Vec::new(),
             free_packets: Vec::new(),
             clients: (0..shape.clients).map(|id| Client::new(id, &shape)).collect(),
-            oracle: Oracle::new(shape.nodes, shape.groups),
+            oracle: Oracle::new(shape.nodes, shape.groups, UNCOMMITTED_MAX + u64::from(BLOCK_MAX)),
             trace: Trace::new(options.trace),
             stats: Stats::default(),
             hash: seed,
@@ -227,8 +228,8 @@ impl<S: Subject> World<S> {
                 link as usize % self.nodes.len()
             }
             Packet::ToNode { host, .. } => self.node_of(host as usize),
-            Packet::ToClient { client, host, bytes } => {
-                return self.on_answers(client as usize, host as usize, bytes);
+            Packet::ToClient { client, host, life, bytes } => {
+                return self.on_answers(client as usize, host as usize, life, bytes);
             }
         };
         if self.nodes[to].paused {
@@ -276,11 +277,15 @@ impl<S: Subject> World<S> {
 
     fn on_look(&mut self) {
         let since = self.now - self.healed_at.expect("only after the trouble");
+        if self.options.lying_disks && since > PROGRESS_US / 2 {
+            self.look_for_losses();
+        }
         let stuck = self.progressed.iter().position(|done| !done);
         if let Some(group) = stuck {
             if since > PROGRESS_US {
                 let what = format!("g{group} acknowledged nothing new: {}", self.describe(group));
                 self.fail("every group makes progress within 10 s after the trouble", what);
+                self.over = true;
             }
         } else if self.is_settled() {
             return self.finish();
@@ -292,6 +297,7 @@ impl<S: Subject> World<S> {
             let open: usize = self.clients.iter().map(Client::open).sum();
             let what = format!("{open} blocks open; {}", groups.join("; "));
             self.fail("every block is answered and replicas converge after the trouble", what);
+            self.over = true;
         }
         self.queue.push(self.now + LOOK_US, Event::Look);
     }
@@ -345,6 +351,22 @@ impl<S: Subject> World<S> {
         }
     }
 
+    /// The control: something acknowledged that no node has any more.
+    fn look_for_losses(&mut self) {
+        for group in 0..self.shape.groups as usize {
+            let views: Vec<_> = (0..self.nodes.len()).filter_map(|n| self.view(n, group)).collect();
+            let gone = self.clients.iter().find_map(|client| {
+                client.acknowledged_where(group, |id, seq| {
+                    views.iter().all(|view| !view.machine().ledger.has(id, seq))
+                })
+            });
+            if let Some((client, seq)) = gone.filter(|_| views.len() == self.nodes.len()) {
+                let what = format!("no node has #{seq} of c{client} in g{group}");
+                return self.fail("what is acknowledged stays", what);
+            }
+        }
+    }
+
     /// What was acknowledged is there, on every node.
     fn check_ledgers(&mut self) {
         for node in (0..self.nodes.len()).filter(|&node| !self.nodes[node].is_stranger) {
@@ -354,7 +376,9 @@ impl<S: Subject> World<S> {
                     continue;
                 }
                 let ledger = &view.machine().ledger;
-                let lost = self.clients.iter().find_map(|client| client.missing(group, ledger));
+                let lost = self.clients.iter().find_map(|client| {
+                    client.acknowledged_where(group, |id, seq| !ledger.has(id, seq))
+                });
                 if let Some((client, seq)) = lost {
                     let what = format!("n{} g{group} lacks #{seq} of c{client}", node + 1);
                     return self.fail("what is acknowledged stays", what);

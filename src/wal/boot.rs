@@ -1,4 +1,5 @@
-//! The boot record: how the node ended last time, and how often it has started (durability.md R3).
+//! The boot record: how the node ended last time, how often it has started, and whom it knows
+//! (durability.md R3, §3).
 //!
 //! It lies in two slots that are written alternately, so that a torn write leaves the other one:
 //!
@@ -6,17 +7,22 @@
 //! slot, 4096 bytes, little-endian
 //!    0 u32 checksum        CRC32C of bytes 4..4096
 //!    4 u32 magic           "RRBT"
-//!    8 u32 version         1
+//!    8 u32 version         2
 //!   12 u32 node
 //!   16 u128 cluster
 //!   32 u128 disk
 //!   48 u128 boot           the kernel's boot id
-//!   64 u32 incarnation     counts the starts; also chooses the slot together with `writes`
+//!   64 u32 incarnation     counts the starts
 //!   68 u8  state           1 running, 2 clean
-//!   69 u8  recovering      1 = groups of this directory may still be RECOVERING
+//!   69 u8  recovering      groups that may still be RECOVERING: 0 none, 1 those without wal_sync,
+//!                          2 all
 //!   70 u16 shards          durable positions that follow
 //!   72 u64 writes          counts writes of this record; slot = writes % 2
-//!   80 u64 durable[shards] highest known durable position of each shard's log
+//!   80 u64 unsynced        which groups run without wal_sync: 0 none, else a fingerprint of the set
+//!   88 u32 voters          entries that follow, at most 15
+//!   92 u32 zero
+//!   96 voters[15]          24 bytes each, by node: u32 node, u32 zero, u128 disk (0 = not yet seen)
+//!  456 u64 durable[shards] highest known durable position of each shard's log
 //! ```
 //!
 //! Pure functions: the server reads and writes the file, synced, before any reply.
@@ -26,15 +32,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::config::LogIdentity;
 use crate::checksum;
-use crate::ids::{Incarnation, Lsn};
+use crate::ids::{Incarnation, Lsn, NodeId};
 
 /// Size of a slot; two make the file.
 pub const SLOT_BYTES: usize = 4096;
 /// Most shards a record has room for.
 const SHARDS_MAX: usize = 256;
 const MAGIC: u32 = u32::from_le_bytes(*b"RRBT");
-const VERSION: u32 = 1;
-const HEAD_BYTES: usize = 80;
+const VERSION: u32 = 2;
+const HEAD_BYTES: usize = 456;
+/// Most voters that a record has room for.
+const VOTERS_MAX: usize = 15;
 
 const _: () = assert!(size_of::<Head>() == HEAD_BYTES);
 const _: () = assert!(HEAD_BYTES + 8 * SHARDS_MAX <= SLOT_BYTES);
@@ -54,6 +62,18 @@ struct Head {
     recovering: u8,
     shards: u16,
     writes: u64,
+    unsynced: u64,
+    voters: u32,
+    zero: u32,
+    voter: [VoterBytes; VOTERS_MAX],
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct VoterBytes {
+    node: u32,
+    zero: u32,
+    disk: [u8; 16],
 }
 
 /// Whether the process that wrote the record ended as it should.
@@ -64,9 +84,18 @@ pub enum BootState {
     Clean,
 }
 
+/// A voter of the cluster, and the disk it was first seen with (bug 31: a node that comes back on a
+/// wiped disk has forgotten its votes; it is not the old voter).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownVoter {
+    pub node: NodeId,
+    /// `None`: not yet seen.
+    pub disk: Option<u128>,
+}
+
 /// The record. `recovering` outlives restarts: a node that lost power and is then killed while its
 /// groups still re-sync must not come back as a mere process crash, although its boot id is the
-/// same. The server clears it when the last group has left `RECOVERING`.
+/// same; nor does a clean stop end it. The server clears it when the last group has left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootRecord {
     pub identity: LogIdentity,
@@ -74,12 +103,30 @@ pub struct BootRecord {
     pub boot: u128,
     pub incarnation: Incarnation,
     pub state: BootState,
-    pub recovering: bool,
+    pub recovering: Suspect,
+    /// See [`Opening::unsynced`].
+    pub unsynced: u64,
+    /// By node.
+    pub voters: Vec<KnownVoter>,
     /// Highest known durable position of each shard's log; feeds
     /// [`recover_from`](super::recover_from).
     pub durable: Vec<Lsn>,
     /// Counts writes of the record; use [`BootRecord::next_write`].
     pub writes: u64,
+}
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    pub identity: LogIdentity,
+    /// The kernel's boot id now.
+    pub boot: u128,
+    pub shards: u32,
+    /// Of all groups, this node among them.
+    pub voters: Vec<NodeId>,
+    /// Which groups do without `wal_sync`: 0 for none, else any fingerprint of the set. When it
+    /// changes between two starts, a loss of power puts all groups under suspicion.
+    pub unsynced: u64,
 }
 
 /// What the last end of the node means for the groups.
@@ -91,7 +138,8 @@ pub enum StartVerdict {
     Clean,
     /// The process ended, the machine went on: everything written is there.
     ProcessCrash,
-    /// Unsynced writes may be lost: all groups start `RECOVERING`.
+    /// Unsynced writes may be lost, now or in an earlier end from which the groups are not all back:
+    /// see [`BootRecord::recovering`] for who starts RECOVERING.
     PowerLossOrUnknown,
 }
 
@@ -108,7 +156,7 @@ pub enum Suspect {
 }
 
 /// Why a boot record cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BootError {
     #[error(
         "both slots of the boot record are damaged; restore the directory, or join as a new node \
@@ -125,6 +173,18 @@ pub enum BootError {
     Identity { what: &'static str, found: u128, expected: u128 },
     #[error("{0} shards, a boot record has room for {SHARDS_MAX}")]
     Shards(usize),
+    #[error("{0} voters, a boot record has room for {VOTERS_MAX}")]
+    Voters(usize),
+    #[error(
+        "the directory was made with {found} shards, the configuration says {expected}: set \
+         cluster.shards back; it is fixed once there is data"
+    )]
+    ShardCount { found: u32, expected: u32 },
+    #[error(
+        "cluster.nodes has changed since the directory was made: {change}; set it back, members \
+         cannot be changed by editing the list"
+    )]
+    VotersChanged { change: String },
 }
 
 impl BootRecord {
@@ -143,10 +203,32 @@ impl BootRecord {
 
     /// The bytes to write, synced, at `slot * SLOT_BYTES`.
     pub fn encode(&self) -> Result<(u64, Vec<u8>), BootError> {
+        self.check_room()?;
+        let mut slot = vec![0; SLOT_BYTES];
+        slot[..HEAD_BYTES].copy_from_slice(self.head().as_bytes());
+        for (i, lsn) in self.durable.iter().enumerate() {
+            slot[HEAD_BYTES + 8 * i..][..8].copy_from_slice(&lsn.0.to_le_bytes());
+        }
+        let checksum = checksum::crc32c(&slot[4..]);
+        slot[..4].copy_from_slice(&checksum.to_le_bytes());
+        Ok((self.writes % 2, slot))
+    }
+
+    fn check_room(&self) -> Result<(), BootError> {
         if self.durable.len() > SHARDS_MAX {
             return Err(BootError::Shards(self.durable.len()));
         }
-        let head = Head {
+        let voters = self.voters.len();
+        if voters > VOTERS_MAX { Err(BootError::Voters(voters)) } else { Ok(()) }
+    }
+
+    fn head(&self) -> Head {
+        let mut voter = [VoterBytes { node: 0, zero: 0, disk: [0; 16] }; VOTERS_MAX];
+        for (bytes, known) in voter.iter_mut().zip(&self.voters) {
+            bytes.node = known.node.0;
+            bytes.disk = known.disk.unwrap_or(0).to_le_bytes();
+        }
+        Head {
             checksum: 0,
             magic: MAGIC,
             version: VERSION,
@@ -156,18 +238,14 @@ impl BootRecord {
             boot: self.boot.to_le_bytes(),
             incarnation: self.incarnation.0,
             state: if self.state == BootState::Running { 1 } else { 2 },
-            recovering: u8::from(self.recovering),
+            recovering: self.recovering as u8,
             shards: self.durable.len() as u16,
             writes: self.writes,
-        };
-        let mut slot = vec![0; SLOT_BYTES];
-        slot[..HEAD_BYTES].copy_from_slice(head.as_bytes());
-        for (i, lsn) in self.durable.iter().enumerate() {
-            slot[HEAD_BYTES + 8 * i..][..8].copy_from_slice(&lsn.0.to_le_bytes());
+            unsynced: self.unsynced,
+            voters: self.voters.len() as u32,
+            zero: 0,
+            voter,
         }
-        let checksum = checksum::crc32c(&slot[4..]);
-        slot[..4].copy_from_slice(&checksum.to_le_bytes());
-        Ok((self.writes % 2, slot))
     }
 
     /// The same record for the other slot; change what has changed, then write it.
@@ -200,131 +278,137 @@ fn decode_slot(slot: &[u8]) -> Result<Option<BootRecord>, BootError> {
     if head.version != VERSION {
         return Err(BootError::Version { found: head.version });
     }
-    let state = match head.state {
-        1 => BootState::Running,
-        2 => BootState::Clean,
-        _ => return Ok(None),
-    };
     let marks = rest.chunks_exact(8).take(head.shards as usize);
     let durable = marks.map(|raw| Lsn(u64::from_le_bytes(raw.try_into().expect("8 bytes"))));
-    Ok(Some(BootRecord {
-        identity: LogIdentity {
-            cluster: u128::from_le_bytes(head.cluster),
-            node: head.node,
-            disk: u128::from_le_bytes(head.disk),
-        },
-        boot: u128::from_le_bytes(head.boot),
-        incarnation: Incarnation(head.incarnation),
-        state,
-        recovering: head.recovering != 0,
-        durable: durable.collect(),
-        writes: head.writes,
-    }))
+    Ok(head.record(durable.collect()))
 }
 
-/// The record to write at this start, and what the previous one says. Rot found in a log makes the
-/// caller set `recovering` in the record before it writes it.
-pub fn next_start(
-    previous: Option<&BootRecord>,
-    identity: LogIdentity,
-    boot: u128,
-) -> (BootRecord, StartVerdict) {
-    let verdict = match previous {
-        None => StartVerdict::Fresh,
-        Some(last) if last.recovering => StartVerdict::PowerLossOrUnknown,
-        Some(last) if last.state == BootState::Clean => StartVerdict::Clean,
-        Some(last) if last.boot == boot => StartVerdict::ProcessCrash,
-        Some(_) => StartVerdict::PowerLossOrUnknown,
-    };
-    let record = BootRecord {
-        identity,
-        boot,
-        incarnation: Incarnation(previous.map_or(0, |last| last.incarnation.0) + 1),
-        state: BootState::Running,
-        recovering: verdict == StartVerdict::PowerLossOrUnknown,
-        durable: previous.map_or_else(Vec::new, |last| last.durable.clone()),
-        writes: previous.map_or(0, |last| last.writes + 1),
-    };
-    (record, verdict)
+impl Head {
+    fn record(&self, durable: Vec<Lsn>) -> Option<BootRecord> {
+        let state = match self.state {
+            1 => BootState::Running,
+            2 => BootState::Clean,
+            _ => return None,
+        };
+        let recovering = match self.recovering {
+            0 => Suspect::Nothing,
+            1 => Suspect::Unsynced,
+            2 => Suspect::Everything,
+            _ => return None,
+        };
+        let known = |bytes: &VoterBytes| {
+            let disk = u128::from_le_bytes(bytes.disk);
+            KnownVoter { node: NodeId(bytes.node), disk: (disk != 0).then_some(disk) }
+        };
+        Some(BootRecord {
+            identity: LogIdentity {
+                cluster: u128::from_le_bytes(self.cluster),
+                node: self.node,
+                disk: u128::from_le_bytes(self.disk),
+            },
+            boot: u128::from_le_bytes(self.boot),
+            incarnation: Incarnation(self.incarnation),
+            state,
+            recovering,
+            unsynced: self.unsynced,
+            voters: self.voter.get(..self.voters as usize)?.iter().map(known).collect(),
+            durable,
+            writes: self.writes,
+        })
+    }
+}
+
+/// Starting.
+impl BootRecord {
+    /// Decides a start: the record to write before anything else happens, with who is under
+    /// suspicion in `recovering`, and what the previous one says of the last end. The server and the
+    /// simulator both ask here.
+    pub fn open(previous: Option<&Self>, now: &Opening) -> Result<(Self, StartVerdict), BootError> {
+        if let Some(last) = previous {
+            last.check_identity(&now.identity)?;
+            last.check_shape(now)?;
+        }
+        let verdict = match previous {
+            None => StartVerdict::Fresh,
+            Some(last) if last.recovering > Suspect::Nothing => StartVerdict::PowerLossOrUnknown,
+            Some(last) if last.state == BootState::Clean => StartVerdict::Clean,
+            Some(last) if last.boot == now.boot => StartVerdict::ProcessCrash,
+            Some(_) => StartVerdict::PowerLossOrUnknown,
+        };
+        let record = Self {
+            identity: now.identity,
+            boot: now.boot,
+            incarnation: Incarnation(previous.map_or(0, |last| last.incarnation.0) + 1),
+            state: BootState::Running,
+            recovering: previous.map_or(Suspect::Nothing, |last| last.suspect(now)),
+            unsynced: now.unsynced,
+            voters: previous.map_or_else(|| first_voters(now), |last| last.voters.clone()),
+            durable: previous
+                .map_or_else(|| vec![Lsn::ZERO; now.shards as usize], |last| last.durable.clone()),
+            writes: previous.map_or(0, |last| last.writes + 1),
+        };
+        record.check_room().map(|()| (record, verdict))
+    }
+
+    /// Whose memory the last end may have taken. A clean stop takes none, but does not give back
+    /// what an earlier end took.
+    fn suspect(&self, now: &Opening) -> Suspect {
+        let lost_power = self.state == BootState::Running && self.boot != now.boot;
+        let now_lost =
+            if lost_power && self.unsynced != 0 { Suspect::Unsynced } else { Suspect::Nothing };
+        let suspect = self.recovering.max(now_lost);
+        // Who was unsynced then is not known by who is now.
+        let changed = suspect == Suspect::Unsynced && self.unsynced != now.unsynced;
+        if changed { Suspect::Everything } else { suspect }
+    }
+
+    fn check_shape(&self, now: &Opening) -> Result<(), BootError> {
+        let found = self.durable.len() as u32;
+        if found != now.shards {
+            return Err(BootError::ShardCount { found, expected: now.shards });
+        }
+        let is_known = |node: &NodeId| self.voters.iter().any(|known| known.node == *node);
+        let added: Vec<_> = now.voters.iter().filter(|node| !is_known(node)).collect();
+        let known = self.voters.iter().map(|known| &known.node);
+        let gone: Vec<_> = known.filter(|node| !now.voters.contains(node)).collect();
+        let names = |nodes: &[&NodeId]| {
+            nodes.iter().map(|node| node.0.to_string()).collect::<Vec<_>>().join(", ")
+        };
+        let change = match (added.is_empty(), gone.is_empty()) {
+            (true, true) => return Ok(()),
+            (false, true) => format!("node {} was added", names(&added)),
+            (true, false) => format!("node {} was removed", names(&gone)),
+            (false, false) => {
+                format!("node {} was added and node {} removed", names(&added), names(&gone))
+            }
+        };
+        Err(BootError::VotersChanged { change })
+    }
+
+    /// Whether a voter may come with this disk: the first one it is seen with is the one it keeps.
+    /// `None`: it is not of this cluster, or comes with another one. `Some(true)`: it was noted just
+    /// now, and counts when the record is written.
+    pub fn pin_disk(&mut self, node: NodeId, disk: u128) -> Option<bool> {
+        let known = self.voters.iter_mut().find(|known| known.node == node)?;
+        match known.disk {
+            Some(pinned) => (pinned == disk).then_some(false),
+            None if disk == 0 => None,
+            None => {
+                known.disk = Some(disk);
+                Some(true)
+            }
+        }
+    }
+}
+
+/// The voters of a new directory; of their disks only this node's own is known.
+fn first_voters(now: &Opening) -> Vec<KnownVoter> {
+    let mut nodes = now.voters.clone();
+    nodes.sort_unstable();
+    let own = |node| (node == NodeId(now.identity.node)).then_some(now.identity.disk);
+    nodes.into_iter().map(|node| KnownVoter { node, disk: own(node) }).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ME: LogIdentity = LogIdentity { cluster: 7, node: 2, disk: 9 };
-
-    fn write(slots: &mut [u8], record: &BootRecord) {
-        let (slot, bytes) = record.encode().unwrap();
-        slots[slot as usize * SLOT_BYTES..][..SLOT_BYTES].copy_from_slice(&bytes);
-    }
-
-    fn running(boot: u128) -> BootRecord {
-        next_start(None, ME, boot).0
-    }
-
-    #[test]
-    fn each_end_of_a_node_has_its_verdict() {
-        let clean = BootRecord { state: BootState::Clean, ..running(1) };
-        let still_recovering = BootRecord { recovering: true, ..running(1) };
-        let clean_recovering = BootRecord { recovering: true, ..clean.clone() };
-        let verdict = |previous: &BootRecord, boot| next_start(Some(previous), ME, boot).1;
-        assert_eq!(next_start(None, ME, 1).1, StartVerdict::Fresh);
-        assert_eq!(verdict(&clean, 1), StartVerdict::Clean);
-        assert_eq!(verdict(&clean, 2), StartVerdict::Clean, "stopped, then rebooted");
-        assert_eq!(verdict(&running(1), 1), StartVerdict::ProcessCrash);
-        assert_eq!(verdict(&running(1), 2), StartVerdict::PowerLossOrUnknown);
-        assert_eq!(verdict(&still_recovering, 1), StartVerdict::PowerLossOrUnknown);
-        assert_eq!(verdict(&clean_recovering, 1), StartVerdict::PowerLossOrUnknown);
-    }
-
-    #[test]
-    fn the_incarnation_counts_every_start_and_a_torn_write_leaves_the_other_slot() {
-        let mut slots = vec![0; 2 * SLOT_BYTES];
-        assert_eq!(BootRecord::decode(&slots), Ok(None));
-        let mut last = None;
-        for start in 1..=5 {
-            let (mut record, _) = next_start(last.as_ref(), ME, 1);
-            assert_eq!(record.incarnation, Incarnation(start));
-            record.durable = vec![Lsn(10 * u64::from(start)), Lsn(3)];
-            let before = slots.clone();
-            write(&mut slots, &record);
-            assert_eq!(BootRecord::decode(&slots), Ok(Some(record.clone())));
-            for torn in (512..SLOT_BYTES).step_by(512) {
-                let at = (record.writes % 2) as usize * SLOT_BYTES;
-                let mut half = slots.clone();
-                half[at + torn - 512..at + SLOT_BYTES]
-                    .copy_from_slice(&before[at + torn - 512..at + SLOT_BYTES]);
-                half[at] ^= 1;
-                match last.as_ref() {
-                    Some(_) => assert_eq!(BootRecord::decode(&half), Ok(last.clone())),
-                    None => assert_eq!(BootRecord::decode(&half), Err(BootError::Damaged)),
-                }
-            }
-            last = Some(record);
-        }
-    }
-
-    #[test]
-    fn every_flipped_bit_of_the_newest_slot_falls_back_to_the_other() {
-        let mut slots = vec![0; 2 * SLOT_BYTES];
-        let first = running(1);
-        write(&mut slots, &first);
-        let second = next_start(Some(&first), ME, 1).0;
-        write(&mut slots, &second);
-        let at = (second.writes % 2) as usize * SLOT_BYTES;
-        for bit in 0..96 * 8 {
-            let mut bad = slots.clone();
-            bad[at + bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(BootRecord::decode(&bad), Ok(Some(first.clone())), "bit {bit}");
-        }
-    }
-
-    #[test]
-    fn a_stranger_is_named() {
-        let other = LogIdentity { disk: 10, ..ME };
-        let error = running(1).check_identity(&other).unwrap_err();
-        assert_eq!(error, BootError::Identity { what: "disk", found: 9, expected: 10 });
-        assert_eq!(running(1).check_identity(&ME), Ok(()));
-    }
-}
+#[path = "tests/boot.rs"]
+mod tests;

@@ -51,7 +51,9 @@ use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
 use crate::mutants::{self, Mutant};
 
-pub use boot::{BootError, BootRecord, BootState, SLOT_BYTES, StartVerdict, Suspect, next_start};
+pub use boot::{
+    BootError, BootRecord, BootState, KnownVoter, Opening, SLOT_BYTES, StartVerdict, Suspect,
+};
 pub use buffer::{AlignedBuf, PAGE_BYTES};
 pub use config::{LogIdentity, WalConfig, WalConfigError};
 pub(crate) use facts::{Fact, FlushFacts, read_flush};
@@ -475,6 +477,11 @@ impl Wal {
     /// Bytes that may still be staged before `staged_bytes_max` wait; the last record may go over.
     pub fn capacity(&self) -> u64 {
         self.config.staged_bytes_max.saturating_sub(self.writer.staged_bytes())
+    }
+
+    /// Bytes of records that are staged and not under way to the disk.
+    pub fn staged_bytes(&self) -> u64 {
+        self.writer.staged_bytes()
     }
 
     /// Why `room` is what it is.

@@ -297,7 +297,9 @@ impl<'a> Recovery<'a> {
             self.tail = Tail::Traces;
             self.durable = self.durable.max(Lsn(flush.header.durable));
             let behind = &mut self.behind;
-            self.replay.salvage(&flush, |group| drop(behind.insert(group)));
+            self.replay.salvage(&flush, |group| {
+                behind.insert(group);
+            });
             from = self.config.offset_of(flush.lsn) + flush.end.since(flush.lsn);
         }
         Ok(())

@@ -19,7 +19,8 @@
 //!   32 u32 duplicates  commands acknowledged as duplicates (SET_EVENT with a known event id)
 //!   36 u32 rejected    commands that the state machine refused
 //!   40 u32 hint      NotLeader: the leader's node id, 0 = unknown
-//!   44 u32 zero
+//!   44 u32 epoch     recovery epoch of the place above; 0 unless Ok. Places are compared as
+//!                    (epoch, index): after a loss an index can be used again under a higher epoch
 //! ```
 //!
 //! [`FrameKind::Submit`]: super::frame::FrameKind::Submit
@@ -73,6 +74,14 @@ pub enum Refused {
     /// to make room for others. Open a new session.
     #[error("stale: the session does not wait for this number, or was dropped; open a new one")]
     Stale,
+    /// Commands of this session that had been acknowledged were lost when power failed on a majority
+    /// without `wal_sync` (`possible_data_loss`). This block was not applied. Read back what is
+    /// there, then go on in a new session.
+    #[error(
+        "the session's epoch changed: commands acknowledged before were lost with the power of a \
+         majority; read back what is there and open a new session"
+    )]
+    SessionEpochChanged,
     /// This node, or this shard of it, does not hold the group.
     #[error("no such group on this shard")]
     NoGroup,
@@ -93,6 +102,8 @@ pub enum Durability {
 pub struct Committed {
     pub first: Index,
     pub term: Term,
+    /// Recovery epoch of `first` (durability.md R9): with `first` it names the place for good.
+    pub epoch: u32,
     pub durability: Durability,
     pub duplicates: u32,
     pub rejected: u32,
@@ -121,7 +132,7 @@ pub struct AnswerEntry {
     duplicates: u32,
     rejected: u32,
     hint: u32,
-    zero: u32,
+    epoch: u32,
 }
 
 impl AnswerEntry {
@@ -135,6 +146,7 @@ impl AnswerEntry {
                 entry.flags = if done.retry { ANSWER_RETRY } else { 0 };
                 entry.duplicates = done.duplicates;
                 entry.rejected = done.rejected;
+                entry.epoch = done.epoch;
             }
             Err(refused) => {
                 entry.status = status_of(refused);
@@ -158,7 +170,7 @@ impl AnswerEntry {
             duplicates: 0,
             rejected: 0,
             hint: 0,
-            zero: 0,
+            epoch: 0,
         }
     }
 
@@ -168,6 +180,7 @@ impl AnswerEntry {
             0 => Ok(Committed {
                 first: Index(self.first),
                 term: Term(self.term),
+                epoch: self.epoch,
                 durability: match self.durability {
                     1 => Durability::Written,
                     2 => Durability::Synced,
@@ -194,6 +207,7 @@ fn status_of(refused: Refused) -> u8 {
         Refused::ReadOnly => 7,
         Refused::Stale => 8,
         Refused::NoGroup => 9,
+        Refused::SessionEpochChanged => 10,
     }
 }
 
@@ -208,6 +222,7 @@ fn refused_of(status: u8, hint: u32) -> Option<Refused> {
         7 => Refused::ReadOnly,
         8 => Refused::Stale,
         9 => Refused::NoGroup,
+        10 => Refused::SessionEpochChanged,
         _ => return None,
     })
 }

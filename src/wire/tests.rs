@@ -122,6 +122,7 @@ fn answers_and_refusals_come_back_as_they_were_given() {
     let done = Committed {
         first: Index(5),
         term: Term(2),
+        epoch: 4,
         durability: Durability::Synced,
         duplicates: 3,
         rejected: 1,
@@ -140,6 +141,7 @@ fn answers_and_refusals_come_back_as_they_were_given() {
             Refused::ReadOnly,
             Refused::Stale,
             Refused::NoGroup,
+            Refused::SessionEpochChanged,
         ]
         .map(Err),
     );

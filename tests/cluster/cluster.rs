@@ -193,6 +193,14 @@ impl Cluster {
         self.nodes[node] = Some(Process::spawn(serve(&self.config_path(node))));
     }
 
+    /// Starts a node whose machine has been started since: `boot` takes the place of its boot id.
+    pub fn start_on_another_boot(&mut self, node: usize, boot: u32) {
+        assert!(self.nodes[node].is_none(), "it runs already");
+        let mut command = serve(&self.config_path(node));
+        command.env("RINGRAFT_BOOT_ID", format!("{boot:032x}"));
+        self.nodes[node] = Some(Process::spawn(command));
+    }
+
     pub fn is_running(&self, node: usize) -> bool {
         self.nodes[node].is_some()
     }

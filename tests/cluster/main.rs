@@ -20,4 +20,5 @@ mod load;
 mod pause;
 mod process;
 mod raw;
+mod recovering;
 mod shards;

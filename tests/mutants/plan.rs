@@ -73,15 +73,15 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::HeartbeatsBehindBulk => Some(Way::Story(stories::a_full_link_still_gets_heartbeats)),
         M::DedupForgets => Some(Way::Story(stories::an_event_id_is_new_once)),
         M::ExpireWholeSegments => Some(Way::Story(stories::expired_ids_are_new_again)),
-        M::NeverRecovering
-        | M::VoteAfterAnyAppend
+        M::AcceptOldIncarnation => Some(Way::Story(stories::an_earlier_starts_word_does_not_count)),
+        M::NeverRecovering | M::CountRecoveringInMajority | M::KeepMatchOfOldIncarnation => {
+            sim("all", 400)
+        }
+        M::CountOldVotes => sim("all", 1500),
+        M::VoteAfterAnyAppend
         | M::LeaveWithoutNonce
         | M::LeaveAtCommitIndex
-        | M::CountRecoveringInMajority
         | M::NoEpochBump
-        | M::KeepMatchOfOldIncarnation
-        | M::AcceptOldIncarnation
-        | M::CommitOlderTerm
-        | M::CountOldVotes => sim("all", 1500),
+        | M::CommitOlderTerm => None,
     }
 }

@@ -198,7 +198,13 @@ fn a_stopping_or_recovering_node_is_left_for_the_next() {
 
 #[test]
 fn what_no_retry_can_help_ends_at_once() {
-    let finals = [Refused::BadRequest, Refused::TooLarge, Refused::Stale, Refused::NoGroup];
+    let finals = [
+        Refused::BadRequest,
+        Refused::TooLarge,
+        Refused::Stale,
+        Refused::SessionEpochChanged,
+        Refused::NoGroup,
+    ];
     for refused in finals {
         let mut world = World::ready(3);
         world.moods[0] = Mood::Refuses(refused);

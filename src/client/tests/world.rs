@@ -325,6 +325,7 @@ impl World {
         Committed {
             first: Index(seq),
             term: Term(1),
+            epoch: 0,
             durability: Durability::Synced,
             duplicates: 0,
             rejected: 0,

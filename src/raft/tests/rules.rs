@@ -105,6 +105,10 @@ fn malformed_appends_are_not_taken() {
         block.stamp(Term(term), Index(first), 0);
         block
     };
+    let aged = |mut block: Block| {
+        block.stamp(block.term(), block.first(), 1);
+        block
+    };
     let append = |prev_index, prev_term| Body::Append {
         prev_index: Index(prev_index),
         prev_term: Term(prev_term),
@@ -113,6 +117,7 @@ fn malformed_appends_are_not_taken() {
     };
     let cases = [
         ("a hole", append(1, 1), vec![block(0, 3, 1)]),
+        ("a second epoch in a term", append(1, 1), vec![aged(block(0, 2, 1))]),
         ("an overlap", append(1, 1), vec![block(0, 2, 1), block(0, 3, 1)]),
         ("a term above the leader's", append(1, 1), vec![block(0, 2, 2)]),
         ("a falling term", append(1, 1), vec![block(0, 2, 0)]),

@@ -1,11 +1,14 @@
 //! The shard played as a cluster: simulated disks, network and clients, virtual time.
 //!
-//! world.rs: nodes, wires and the order of events; machine.rs: a state machine that remembers who;
+//! world.rs: nodes, wires and the order of events; bytes.rs: blocks and frames; machine.rs: a state
+//! machine that remembers who;
 //! acknowledge.rs: when a client hears; leaders.rs: changes of leader, sessions; limits.rs: caps and
 //! full disks; restart.rs: recovery and catching up; many.rs: groups by the thousand; hostile.rs:
-//! frames that no peer writes; questions.rs: queries and status; random.rs: everything at once.
+//! frames that no peer writes; questions.rs: queries and status; recovering.rs: lost
+//! memory; random.rs: everything at once.
 
 mod acknowledge;
+mod bytes;
 mod hostile;
 mod leaders;
 mod limits;
@@ -13,5 +16,6 @@ mod machine;
 mod many;
 mod questions;
 mod random;
+mod recovering;
 mod restart;
 mod world;

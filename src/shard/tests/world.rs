@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+pub use super::bytes::{block, block_of, frames, submit_frame};
 use super::machine::Ledger;
-use crate::block::{Block, BlockBuilder, Command};
+use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::raft;
@@ -18,7 +19,7 @@ use crate::wal::{
     DiskErrorKind, DiskOp, LogIdentity, OpId, Suspect, Wal, WalConfig, WalError, recover,
 };
 use crate::wire::client::{Answer, AnswerEntry, read_query, read_status_reply};
-use crate::wire::frame::{Frame, FrameError, FrameKind, FrameWriter};
+use crate::wire::frame::{Frame, FrameError, FrameKind};
 
 pub const MS: u64 = 1000;
 /// More turns than this without the clock moving are a loop that never sleeps.
@@ -118,8 +119,10 @@ pub struct Node<M> {
     /// `None` while the process is down.
     pub shard: Option<Shard<M>>,
     pub incarnation: u32,
-    /// The boot record's word: groups without `wal_sync` may be RECOVERING (durability.md R3).
-    pub recovering: bool,
+    /// The boot record's word (durability.md R3).
+    pub recovering: Suspect,
+    /// Bytes that were durable were damaged on purpose.
+    rotten: bool,
     pub disk: Disk,
     /// When each operation under way completes.
     due: BTreeMap<OpId, Tick>,
@@ -142,7 +145,8 @@ impl<M> Node<M> {
         Self {
             shard: None,
             incarnation: 0,
-            recovering: false,
+            recovering: Suspect::Nothing,
+            rotten: false,
             disk: Disk::new(wal),
             due: BTreeMap::new(),
             disk_held: false,
@@ -182,49 +186,6 @@ pub struct Cluster<M> {
     pub traffic: Traffic,
 }
 
-/// A block of one command of session `client`.
-pub fn block(group: u32, client: u64, seq: u64) -> Block {
-    block_of(group, client, seq, 0, 1, 24)
-}
-
-/// A block of `count` commands with values of `bytes`.
-pub fn block_of(
-    group: u32,
-    client: u64,
-    seq: u64,
-    pending: u32,
-    count: u32,
-    bytes: usize,
-) -> Block {
-    let value = vec![seq as u8; bytes];
-    let mut builder = BlockBuilder::default();
-    for i in 0..u64::from(count) {
-        let command =
-            Command { kind: 1, flags: 0, timestamp: i, key: b"orders/new", value: &value };
-        builder.push(&command).expect("within the limits of a block");
-    }
-    builder.finish(GroupId(group), client, seq, pending)
-}
-
-/// The frames in `bytes`.
-pub fn frames(bytes: &[u8]) -> Vec<Frame> {
-    let mut buffer = BytesMut::from(bytes);
-    let mut frames = Vec::new();
-    while let Some(frame) = Frame::take(&mut buffer).expect("the shard writes whole frames") {
-        frames.push(frame);
-    }
-    assert!(buffer.is_empty(), "nothing but whole frames");
-    frames
-}
-
-pub fn submit_frame(blocks: &[Block]) -> Frame {
-    let mut out = Vec::new();
-    let mut writer = FrameWriter::begin(&mut out);
-    blocks.iter().for_each(|block| writer.block(block));
-    writer.finish(FrameKind::Submit, blocks.len() as u32, 0);
-    frames(&out).pop().expect("one frame")
-}
-
 /// Starting, ending and connecting nodes.
 impl<M: StateMachine> Cluster<M> {
     fn id(i: usize) -> NodeId {
@@ -243,12 +204,15 @@ impl<M: StateMachine> Cluster<M> {
         let node = &mut self.nodes[i];
         node.incarnation += 1;
         (config.node, config.incarnation) = (id, Incarnation(node.incarnation));
-        config.suspect = if node.recovering { Suspect::Unsynced } else { Suspect::Nothing };
         let identity = LogIdentity { cluster: 7, node: id.0, disk: u128::from(id.0) };
         let mut image = node.disk.after_kill();
         let mut found = recover(self.setup.wal, identity, &mut image).expect("the log is readable");
         let rot = matches!(found.verdict, crate::wal::Verdict::Rot { .. });
-        assert!(!rot, "an honest disk does not rot");
+        assert!(!rot || node.rotten, "an honest disk does not rot");
+        if rot {
+            node.recovering = Suspect::Everything;
+        }
+        config.suspect = node.recovering;
         let groups: Recovered =
             found.groups.iter().map(|(&id, g)| (id, crate::shard::restored(g))).collect();
         let wal = Wal::resume(self.setup.wal, identity, epoch, &mut found);
@@ -266,11 +230,29 @@ impl<M: StateMachine> Cluster<M> {
     /// Power fails: of what was not yet safe each sector survives by chance.
     pub fn cut_power(&mut self, i: usize) {
         let percent = [0, 50, 100][self.rng.below(3) as usize];
+        self.cut_power_keeping(i, percent);
+    }
+
+    /// Power fails, and so many percent of the sectors at risk survive.
+    pub fn cut_power_keeping(&mut self, i: usize, percent: u64) {
         let (node, rng) = (&mut self.nodes[i], &mut self.rng);
         let image: Image = node.disk.image(|_, _| rng.chance(percent));
         node.disk = Disk::from_image(self.setup.wal, image);
-        node.recovering = true;
+        node.recovering = node.recovering.max(Suspect::Unsynced);
         self.down(i);
+    }
+
+    /// A bit turns round in the middle of what a node that is down has logged.
+    pub fn rot(&mut self, i: usize) {
+        assert!(!self.is_up(i));
+        let node = &mut self.nodes[i];
+        node.rotten = true;
+        let mut image = node.disk.after_kill();
+        let file = image.0.values_mut().next().expect("a log has a segment");
+        let used = file.iter().rposition(|byte| *byte != 0).expect("it is not empty");
+        let at = (used / 2..).find(|&at| file[at] != 0).expect("up to its end");
+        file[at] ^= 8;
+        node.disk = Disk::from_image(self.setup.wal, image);
     }
 
     fn down(&mut self, i: usize) {
@@ -418,7 +400,9 @@ impl<M: StateMachine> Cluster<M> {
             assert!(node.out.disk.is_empty(), "nothing is written after the first error");
             node.fatal = Some(error);
         }
-        node.recovering &= shard.recovering() > 0;
+        if shard.recovering() == 0 {
+            node.recovering = Suspect::Nothing;
+        }
         node.transitions.append(&mut node.out.transitions);
         node.losses.append(&mut node.out.losses);
         node.disk.issue(&mut node.out.disk);

@@ -1,0 +1,130 @@
+//! What a loss of power takes without `wal_sync`, and how it is told (durability.md R4-R6, R9).
+
+use super::machine::Ledger;
+use super::world::{Cluster, MS, Setup, block_of};
+use crate::ids::GroupId;
+use crate::wire::client::{Refused, write_query};
+use crate::wire::frame::Frame;
+
+/// Three nodes that sync nothing of their own accord.
+fn unsynced(groups: u32) -> Setup {
+    let mut setup = Setup::new(groups);
+    setup.shard.wal_sync = false;
+    setup.wal.sync_lag_us = 1 << 40;
+    setup.wal.sync_lag_bytes = 1 << 40;
+    setup
+}
+
+/// Session 9 has `seq` committed in a group. What came before is answered and done with.
+fn commit(c: &mut Cluster<Ledger>, group: u32, seq: u64) -> Result<u32, Refused> {
+    let leader = c.leader(group).unwrap();
+    let client = c.client(leader);
+    c.submit(client, &[block_of(group, 9, seq, 0, 1, 100)]);
+    let answer = c.answer(client);
+    c.hang_up(client);
+    answer.result.map(|done| done.epoch)
+}
+
+fn lose_everything(c: &mut Cluster<Ledger>) {
+    let nodes = c.nodes.len();
+    (0..nodes).for_each(|i| c.cut_power_keeping(i, 0));
+    (0..nodes).for_each(|i| c.boot(i));
+    c.elect();
+    c.converge();
+}
+
+#[test]
+fn a_majority_that_forgets_tells_of_the_loss_and_sessions_hear_of_it() {
+    let mut c = unsynced(1).start();
+    c.elect();
+    (1..=5).for_each(|seq| assert_eq!(commit(&mut c, 0, seq), Ok(0)));
+    lose_everything(&mut c);
+    assert!((0..3).all(|i| c.machine(i, 0).times(9, 5) == 0), "the story needs its loss");
+    let told: Vec<_> = c.nodes.iter().flat_map(|node| &node.losses).collect();
+    assert_eq!(told.len(), 1, "by the new leader: {told:?}");
+    assert_eq!((told[0].group, told[0].epoch), (GroupId(0), 1));
+    let leader = c.leader(0).unwrap();
+    let status = c.shard(leader).status();
+    assert_eq!((status.possible_data_loss, status.groups[0].epoch), (1, 1));
+
+    // The session thinks that 1..=5 are there, and goes on with 6.
+    assert_eq!(commit(&mut c, 0, 6), Err(Refused::SessionEpochChanged));
+    c.converge();
+    assert!((0..3).all(|i| c.machine(i, 0).times(9, 6) == 0), "no replica has taken it");
+    // One that still waits for its first number may go on.
+    assert_eq!(commit(&mut c, 0, 1), Ok(1));
+}
+
+#[test]
+fn a_synced_group_beside_it_forgets_nothing_and_votes_at_once() {
+    let mut setup = unsynced(2);
+    setup.shard.wal_sync_except = vec![GroupId(1)];
+    let mut c = setup.start();
+    c.elect();
+    (1..=5).for_each(|seq| assert_eq!(commit(&mut c, 1, seq), Ok(0)));
+    (0..3).for_each(|i| c.cut_power_keeping(i, 0));
+    c.boot(0);
+    assert_eq!(c.shard(0).recovering(), 1);
+    assert!(c.raft(0, 0).is_recovering() && !c.raft(0, 1).is_recovering());
+    (1..3).for_each(|i| c.boot(i));
+    c.elect();
+    c.converge();
+    assert!((0..3).all(|i| c.machine(i, 1).times(9, 5) == 1));
+    assert_eq!(commit(&mut c, 1, 6), Ok(0));
+    assert!((0..3).all(|i| c.raft(i, 1).epoch() == 0 && c.raft(i, 0).epoch() == 1));
+}
+
+#[test]
+fn a_replica_without_its_memory_answers_no_questions() {
+    let mut c = unsynced(1).start();
+    c.elect();
+    c.converge();
+    c.isolate(2);
+    c.cut_power_keeping(2, 0);
+    c.boot(2);
+    c.run(10 * MS);
+    assert_eq!(ask(&mut c, 2), Err(Refused::Recovering));
+    c.heal();
+    c.converge();
+    c.run(200 * MS);
+    assert_eq!(c.shard(2).recovering(), 0);
+    assert_ne!(ask(&mut c, 2), Err(Refused::Recovering));
+}
+
+fn ask(c: &mut Cluster<Ledger>, node: usize) -> Result<(), Refused> {
+    let client = c.client(node);
+    let mut bytes = Vec::new();
+    write_query(&mut bytes, 1, GroupId(0), b"");
+    let frame = Frame::take(&mut bytes.as_slice().into()).unwrap().unwrap();
+    c.give(client, frame).unwrap();
+    c.run(MS);
+    c.clients[client].replies.pop().expect("answered").result.map(drop)
+}
+
+#[test]
+fn a_node_whose_log_rots_is_mended_by_the_others_once() {
+    let mut c = Setup::new(2).start();
+    c.elect();
+    (1..=30).for_each(|seq| assert_eq!(commit(&mut c, 0, seq), Ok(0)));
+    c.converge();
+    let victim = (c.leader(0).unwrap() + 1) % 3;
+    c.kill(victim);
+    c.rot(victim);
+    c.isolate(victim);
+    c.boot(victim);
+    assert_eq!(c.shard(victim).recovering(), 2, "nobody knows whose the bytes were");
+    assert!(c.raft(victim, 0).last_index().0 < 30, "the story needs its damage");
+    c.run(100 * MS);
+    c.kill(victim);
+    c.boot(victim);
+    assert_eq!(c.shard(victim).recovering(), 2, "also if it is killed meanwhile");
+    c.heal();
+    c.converge();
+    c.run(200 * MS);
+    assert!((1..=30).all(|seq| c.machine(victim, 0).times(9, seq) == 1));
+    c.kill(victim);
+    c.boot(victim);
+    assert_eq!(c.shard(victim).recovering(), 0, "the damage lies behind it");
+    c.converge();
+    assert!((0..3).all(|i| c.raft(i, 0).epoch() == 0 && c.nodes[i].losses.is_empty()));
+}

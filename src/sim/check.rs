@@ -1,0 +1,87 @@
+//! What is checked of a node after each of its turns.
+
+use super::node::{CLIENT_BLOCKS_MAX, PEER_EGRESS_MAX, STAGED_MAX};
+use super::subject::Subject;
+use super::trace::What;
+use super::world::World;
+use crate::ids::{GroupId, Index, Term};
+use crate::raft::ready::Role;
+
+/// Bytes that one turn may give to one peer, beside what waited.
+const TURN_BYTES_MAX: usize = 1 << 20;
+
+impl<S: Subject> World<S> {
+    /// A possible loss is told of if, and only if, a majority may have forgotten.
+    pub(super) fn note_losses(&mut self, node: usize) {
+        while let Some(loss) = self.losses.pop() {
+            self.stats.losses += 1;
+            self.oracle.note_loss(&loss);
+            self.trace.note(self.now, What::Loss { node: node as u32 + 1, loss });
+            let forgot = self.nodes.iter().filter(|node| node.forgot).count();
+            if forgot <= self.nodes.len() / 2 {
+                let what = format!("n{} {loss:?}, {forgot} nodes had forgotten", node + 1);
+                self.fail("a loss is told of only where there can be one", what);
+            }
+        }
+    }
+
+    /// Every group of the shard, and what the shard holds back.
+    pub(super) fn check(&mut self, node: usize, host: usize) {
+        let mut seen = std::mem::take(&mut self.hosts[host].seen);
+        let state = &self.hosts[host];
+        let shard = state.shard.as_ref().expect("it has just had its turn");
+        let mut broken = None;
+        for (view, seen) in shard.groups().zip(&mut seen) {
+            match self.oracle.look(node, &view, seen) {
+                Ok(false) => {}
+                Ok(true) => {
+                    let raft = view.raft();
+                    let (group, index) = (raft.group(), raft.commit());
+                    let term = raft.log().term_at(index).unwrap_or_default();
+                    let what = What::Commit { node: node as u32 + 1, group, index, term };
+                    self.trace.note(self.now, what);
+                    if raft.role() == Role::Leader
+                        && !self.is_settled_on_majority(group, index, term)
+                    {
+                        let what = format!("n{} g{group} i{index}", node + 1);
+                        broken = Some(("what is committed is settled on a majority", what));
+                    }
+                }
+                Err(verdict) => broken = Some(verdict),
+            }
+            let waiting = view.pending();
+            if waiting > (CLIENT_BLOCKS_MAX * self.shape.clients) as usize {
+                broken = Some(("queues are bounded", format!("{waiting} proposals wait")));
+            }
+        }
+        // The last record may go over, and what a leader sends is taken on by the same measure.
+        let staged = shard.wal().staged_bytes();
+        if staged > 2 * STAGED_MAX {
+            broken = Some(("queues are bounded", format!("{staged} bytes wait for the log")));
+        }
+        self.hosts[host].seen = seen;
+        if let Some((rule, what)) = broken {
+            self.fail(rule, what);
+        }
+    }
+
+    /// R2: by the completions that a majority has seen, not by what it says. Nodes that have lost
+    /// what they had settled count: they had.
+    fn is_settled_on_majority(&self, group: GroupId, index: Index, term: Term) -> bool {
+        let (shards, nodes) = (self.shape.shards as usize, &self.nodes);
+        let holds = |node: usize| {
+            let host = &self.hosts[node * shards + group.0 as usize % shards];
+            let sync = self.shape.syncs(group);
+            nodes[node].forgot || host.shadow.may_say_matched(group, index, term, sync)
+        };
+        let count = (0..nodes.len()).filter(|&node| holds(node)).count();
+        count > nodes.len() / 2 || self.options.lying_disks
+    }
+
+    /// What waits for a peer's socket.
+    pub(super) fn check_egress(&mut self, host: usize, bytes: usize) {
+        if bytes > 2 * PEER_EGRESS_MAX + TURN_BYTES_MAX {
+            self.fail("queues are bounded", format!("h{host} holds {bytes} bytes for a peer"));
+        }
+    }
+}

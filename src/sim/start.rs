@@ -1,0 +1,226 @@
+//! How a node starts: boot record, logs, shards, and its way out of RECOVERING.
+
+use super::node::{Host, shard_config, wal_config};
+use super::oracle::Seen;
+use super::queue::Event;
+use super::subject::{Observed, Subject};
+use super::trace::What;
+use super::world::World;
+use crate::ids::{GroupId, Incarnation, NodeId};
+use crate::shard::{Output, Recovered, Shard, restored};
+use crate::wal::Recovered as FoundLog;
+use crate::wal::{
+    BootError, BootRecord, LogIdentity, Opening, Suspect, Verdict, Wal, recover_from,
+};
+
+/// The cluster's id.
+const CLUSTER: u128 = 7;
+
+/// Starts.
+impl<S: Subject> World<S> {
+    pub(super) fn start_in(&mut self, node: usize, wait: u64) {
+        self.queue.push(self.now + wait, Event::Start(node as u32, self.nodes[node].attempt));
+    }
+
+    /// The process begins: it reads the boot record and writes the new one.
+    pub(super) fn on_start(&mut self, node: usize, attempt: u32) {
+        let state = &mut self.nodes[node];
+        if state.up || state.attempt != attempt {
+            return;
+        }
+        let previous = match BootRecord::decode(state.boot.bytes()) {
+            Ok(previous) => previous,
+            Err(error) => {
+                let what = format!("n{}: {error}", node + 1);
+                return self.fail("a torn boot record leaves the other slot", what);
+            }
+        };
+        let shards = self.shape.shards + std::mem::take(&mut state.wrong_shards);
+        state.disk_id = previous.as_ref().map_or(state.disk_id, |last| last.identity.disk);
+        let opening = Opening {
+            identity: identity(node, state.disk_id),
+            boot: state.machine,
+            shards,
+            voters: (1..=self.shape.nodes).map(NodeId).collect(),
+            unsynced: u64::from(!self.shape.all_sync()),
+        };
+        let (record, verdict) = match BootRecord::open(previous.as_ref(), &opening) {
+            Ok(opened) => opened,
+            Err(BootError::ShardCount { .. }) if shards != self.shape.shards => {
+                self.note_node(node, "refuses to start with shards:", u64::from(shards));
+                return self.start_in(node, 10_000);
+            }
+            Err(error) => {
+                let what = format!("n{}: {error}", node + 1);
+                return self.fail("a node starts in its own directory", what);
+            }
+        };
+        state.up = true;
+        state.attempt += 1;
+        state.incarnation = record.incarnation.0;
+        let (slot, bytes) = record.encode().expect("a few shards");
+        state.boot.write(slot, &bytes);
+        state.record = Some(record);
+        let attempt = state.attempt;
+        self.note_node(node, "starts, boot record says", verdict as u64);
+        let wait = self.node_rng.between(self.shape.disk_us.0, 2 * self.shape.disk_us.1);
+        self.queue.push(self.now + wait, Event::Started(node as u32, attempt));
+    }
+
+    /// The boot record is safe: the logs are read, and the shards start.
+    pub(super) fn on_started(&mut self, node: usize, attempt: u32) {
+        let state = &mut self.nodes[node];
+        if !state.up || state.attempt != attempt {
+            return;
+        }
+        if state.paused {
+            return self.queue.push(self.now + 1000, Event::Started(node as u32, attempt));
+        }
+        state.boot.sync();
+        self.stats.starts += 1;
+        for host in self.hosts_of(node) {
+            if !self.open(node, host) {
+                return;
+            }
+        }
+        self.record_rot(node);
+        for host in self.hosts_of(node) {
+            self.poke(host);
+        }
+    }
+
+    /// Damage makes groups RECOVERING that the boot record does not know of: it is to say so before
+    /// anybody hears of this start. What recovery found whole is forgiven.
+    fn record_rot(&mut self, node: usize) {
+        let state = &mut self.nodes[node];
+        if std::mem::take(&mut state.found_rot) {
+            state.rewrite(|record| record.recovering = Suspect::Everything);
+            state.boot.sync();
+        }
+        // Every log was read whole, or its damage was found.
+        state.is_misdirected = false;
+        state.forgot = state.has_gaps();
+    }
+
+    /// The last group of the last shard has its memory back: the boot record is to say so.
+    pub(super) fn note_recovered(&mut self, node: usize) {
+        let hosts = self.hosts_of(node);
+        let done = |host: &Host<S::Machine>| {
+            host.serving && host.shard.as_ref().is_some_and(|shard| shard.recovering() == 0)
+        };
+        if !self.hosts[hosts].iter().all(done) {
+            return;
+        }
+        let state = &mut self.nodes[node];
+        state.rewrite(|record| record.recovering = Suspect::Nothing);
+        let wait = self.node_rng.between(self.shape.disk_us.0, self.shape.disk_us.1);
+        self.queue.push(self.now + wait, Event::Recorded(node as u32, state.attempt));
+    }
+
+    /// That record is safe.
+    pub(super) fn on_recorded(&mut self, node: usize, attempt: u32) {
+        let state = &mut self.nodes[node];
+        if state.up && state.attempt == attempt {
+            state.boot.sync();
+            state.forgot = state.has_gaps();
+            self.note_node(node, "has its memory back in incarnation", self.incarnation(node));
+        }
+    }
+
+    /// Reads a shard's log and starts it. `false`: the node does not come up.
+    fn open(&mut self, node: usize, at: usize) -> bool {
+        let shard = at as u32 % self.shape.shards;
+        let (config, mine) = (wal_config(&self.shape, shard), self.identity(node));
+        let incarnation = Incarnation(self.nodes[node].incarnation);
+        let now = self.local(node);
+        let epoch = self.node_rng.next();
+        let mark = self.nodes[node].mark(shard);
+        let host = &mut self.hosts[at];
+        let mut found = match recover_from(config, mine, &mut host.disk.source(), mark) {
+            Ok(found) => found,
+            Err(error) => {
+                self.fatal(node, at, &error.to_string());
+                return false;
+            }
+        };
+        let suspect = match self.judge_log(node, at, &found) {
+            Some(suspect) => suspect,
+            None => return false,
+        };
+        let host = &mut self.hosts[at];
+        host.shadow = host.shadow.restarted(&found);
+        let groups: Recovered = found.groups.iter().map(|(&id, g)| (id, restored(g))).collect();
+        let wal = Wal::resume(config, mine, epoch, &mut found);
+        let config = shard_config(&self.shape, node, incarnation, shard, suspect);
+        let subject = &self.subject;
+        let machine = |group: GroupId| Observed::new(subject.machine(group));
+        let started = Shard::new(config, wal, groups, machine, now);
+        host.seen.clear();
+        for view in started.groups() {
+            let mut seen = Seen::default();
+            let judged = self.oracle.started(node, &view, &mut seen);
+            host.seen.push(seen);
+            if let Err((rule, what)) = judged
+                && !self.options.lying_disks
+            {
+                self.fail(rule, what);
+                return false;
+            }
+        }
+        host.shard = Some(started);
+        host.out = Output::default();
+        host.conns.fill(0);
+        (host.serving, host.dirty) = (false, true);
+        true
+    }
+
+    /// What recovery found, against what was known: which groups are suspect; `None` if the node
+    /// cannot start.
+    fn judge_log(&mut self, node: usize, at: usize, found: &FoundLog) -> Option<Suspect> {
+        let state = &self.nodes[node];
+        let suspect = state.record.as_ref().map(|record| record.recovering).unwrap_or_default();
+        let (may_rot, is_misdirected) = (state.may_rot, state.is_misdirected);
+        let place = format!("n{} s{}", node + 1, at as u32 % self.shape.shards);
+        if let Verdict::Rot { valid, durable, .. } = found.verdict {
+            if !may_rot {
+                self.fail(
+                    "an honest disk shows no rot",
+                    format!("{place}: V {valid}, D {durable}"),
+                );
+                return None;
+            }
+            self.note_node(node, "finds rot at", valid.0);
+            self.stats.rot_found += 1;
+            self.oracle.forget(node);
+            self.nodes[node].found_rot = true;
+            return Some(Suspect::Everything);
+        }
+        if let Some(what) = self.hosts[at].shadow.lost(found)
+            && !self.options.lying_disks
+        {
+            // A write that went astray and was never named as durable cannot be told from a torn
+            // tail: such a disk is replaced.
+            if is_misdirected {
+                self.replace_directory(node);
+            } else {
+                self.fail("what is durable stays", format!("{place}: {what}"));
+            }
+            return None;
+        }
+        Some(suspect)
+    }
+
+    pub(super) fn note_node(&mut self, node: usize, note: &'static str, number: u64) {
+        self.trace.note(self.now, What::Node { node: node as u32 + 1, note, number });
+    }
+}
+
+impl<S: Subject> World<S> {
+    pub(super) fn identity(&self, node: usize) -> LogIdentity {
+        identity(node, self.nodes[node].disk_id)
+    }
+}
+
+fn identity(node: usize, disk: u128) -> LogIdentity {
+    LogIdentity { cluster: CLUSTER, node: node as u32 + 1, disk }
+}
