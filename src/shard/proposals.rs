@@ -210,10 +210,10 @@ impl<M: StateMachine> Shard<M> {
         };
         for Origin { conn, seq, count } in group.origins.drain(..admitted) {
             if mutants::is(Mutant::AnswerWhenProposed) {
-                let durability = Durability::Synced;
+                let (durability, epoch) = (Durability::Synced, group.raft.epoch());
                 let (duplicates, rejected, retry) = (0, 0, false);
                 let done =
-                    Committed { first, term, durability, duplicates, rejected, retry, epoch: 0 };
+                    Committed { first, term, epoch, durability, duplicates, rejected, retry };
                 let answer = Answer { group: group.raft.group(), seq, result: Ok(done) };
                 self.clients.answer(conn, &answer);
             }

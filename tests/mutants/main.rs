@@ -12,17 +12,22 @@ mod log;
 mod plan;
 mod stories;
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use ringraft::mutants::{self, Mutant};
 use ringraft::sim::run::run;
 
 use plan::{Way, way};
 
-/// Seeds that the searches of the chosen mutants run without a planted bug.
+/// Seeds that each search runs without a planted bug first.
 const CONTROL_SEEDS: u64 = 6;
+
+/// One seed of a search; the error says what it found.
+type One<'a> = dyn Fn(u64) -> Result<(), String> + Sync + 'a;
 
 /// What gave a mutant away.
 struct Found {
@@ -30,9 +35,9 @@ struct Found {
     how: String,
 }
 
-/// Searches by `way` within its budget, at most `seeds_max` seeds.
-fn search(way: &Way, seeds_max: u64) -> Option<Found> {
-    let (seeds, one): (u64, Box<dyn Fn(u64) -> Result<(), String> + Sync>) = match way {
+/// Searches by `way` within its budget, those of its seeds that lie in `only`.
+fn search(way: &Way, only: Range<u64>) -> Option<Found> {
+    let (seeds, one): (u64, Box<One<'_>>) = match way {
         Way::Sim { options, seeds } => {
             let one = |seed| match run(seed, options).failure {
                 Some(failure) => {
@@ -51,16 +56,16 @@ fn search(way: &Way, seeds_max: u64) -> Option<Found> {
             }),
         ),
     };
-    over(seeds.min(seeds_max), &*one)
+    over(only.start..only.end.min(seeds), &*one)
 }
 
 /// Runs seeds on all cores until one fails.
-fn over(seeds: u64, one: &(dyn Fn(u64) -> Result<(), String> + Sync)) -> Option<Found> {
-    let (next, found) = (AtomicU64::new(0), Mutex::new(None::<Found>));
+fn over(seeds: Range<u64>, one: &One<'_>) -> Option<Found> {
+    let (next, found) = (AtomicU64::new(seeds.start), Mutex::new(None::<Found>));
     let worker = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds || found.lock().expect("no panic holds it").is_some() {
+            if seed >= seeds.end || found.lock().expect("no panic holds it").is_some() {
                 return;
             }
             let result = catch_unwind(AssertUnwindSafe(|| one(seed)));
@@ -111,32 +116,36 @@ fn sample_of(count: usize, hash: &str) -> Vec<Mutant> {
     all
 }
 
+/// Finds a mutant, and makes sure that it was the mutant that was found.
+fn try_one(mutant: Mutant) -> Result<(), String> {
+    let Some(way) = way(mutant) else { return Ok(()) };
+    let name = mutant.name();
+    mutants::set(None);
+    if let Some(Found { seed, how }) = search(&way, 0..CONTROL_SEEDS) {
+        return Err(format!("{name}: seed {seed} fails without it: {how}"));
+    }
+    mutants::set(Some(mutant));
+    let began = Instant::now();
+    let found = search(&way, 0..u64::MAX);
+    let took = began.elapsed().as_secs_f32();
+    mutants::set(None);
+    let Some(Found { seed, how }) = found else {
+        return Err(format!("{name}: not found in {took:.1} s"));
+    };
+    if search(&way, seed..seed + 1).is_some() {
+        return Err(format!("{name}: seed {seed} fails without it too: {how}"));
+    }
+    let how: String = how.replace('\n', " ").chars().take(120).collect();
+    eprintln!("{name:29} seed {seed:4}  {took:5.1} s  {how}");
+    Ok(())
+}
+
 /// One test, because the live mutant is one for the whole process.
 #[test]
 fn every_planted_bug_is_found_and_nothing_is_found_without_one() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let mut missed = Vec::new();
-    for mutant in chosen() {
-        let Some(way) = way(mutant) else { continue };
-        mutants::set(None);
-        if let Some(Found { seed, how }) = search(&way, CONTROL_SEEDS) {
-            missed.push(format!("{}: found without it, seed {seed}: {how}", mutant.name()));
-            continue;
-        }
-        mutants::set(Some(mutant));
-        let began = std::time::Instant::now();
-        let found = search(&way, u64::MAX);
-        let took = began.elapsed().as_secs_f32();
-        match found {
-            Some(Found { seed, how }) => {
-                let how: String =
-                    how.chars().take(150).map(|c| if c == '\n' { ' ' } else { c }).collect();
-                println!("{:28} seed {seed:4}  {took:5.1} s  {how}", mutant.name());
-            }
-            None => missed.push(format!("{}: not found in {took:.1} s", mutant.name())),
-        }
-    }
+    let missed: Vec<_> = chosen().into_iter().filter_map(|mutant| try_one(mutant).err()).collect();
     mutants::set(None);
     std::panic::set_hook(hook);
     assert!(missed.is_empty(), "\n{}\n", missed.join("\n"));

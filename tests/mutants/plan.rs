@@ -33,8 +33,7 @@ fn in_log(seeds: u64) -> Option<Way> {
     Some(Way::Log { seeds })
 }
 
-/// `None`: the model check (`tests/model`) finds it, its schedules are too rare for seeds; or real
-/// power cuts (`tests/cluster`) do, it is a mistake of the runtime.
+/// `None`: the model check (`tests/model`) finds it; its schedules are too rare for seeds.
 pub fn way(mutant: Mutant) -> Option<Way> {
     use Mutant as M;
     match mutant {
@@ -74,16 +73,16 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::HeartbeatsBehindBulk => Some(Way::Story(stories::a_full_link_still_gets_heartbeats)),
         M::DedupForgets => Some(Way::Story(stories::an_event_id_is_new_once)),
         M::ExpireWholeSegments => Some(Way::Story(stories::expired_ids_are_new_again)),
-        M::NoSync => None,
-        M::NeverRecovering
+        M::AcceptOldIncarnation => Some(Way::Story(stories::an_earlier_starts_word_does_not_count)),
+        M::NeverRecovering | M::CountRecoveringInMajority | M::KeepMatchOfOldIncarnation => {
+            sim("all", 400)
+        }
+        M::CountOldVotes => sim("all", 1500),
+        M::NoSync
         | M::VoteAfterAnyAppend
         | M::LeaveWithoutNonce
         | M::LeaveAtCommitIndex
-        | M::CountRecoveringInMajority
         | M::NoEpochBump
-        | M::KeepMatchOfOldIncarnation
-        | M::AcceptOldIncarnation
-        | M::CommitOlderTerm
-        | M::CountOldVotes => sim("all", 1500),
+        | M::CommitOlderTerm => None,
     }
 }

@@ -9,7 +9,7 @@ use ringraft::machine::events::{EventLimits, EventStore};
 use ringraft::machine::register::RegisterMap;
 use ringraft::raft::harness::sample_block;
 use ringraft::raft::ready::{Ready, Role};
-use ringraft::raft::{Config, Event, Raft, Restored};
+use ringraft::raft::{Body, Config, Event, Message, Raft, Restored};
 use ringraft::shard::sessions::SessionLimits;
 use ringraft::shard::{Output, Recovered, Shard, ShardConfig};
 use ringraft::sim::disk::Disk;
@@ -43,6 +43,70 @@ pub fn a_leader_alone_takes_on_so_much() {
     }
     assert!(raft.uncommitted_bytes() > BOUND / 2, "it was offered enough");
     assert!(raft.uncommitted_bytes() <= BOUND, "{} bytes", raft.uncommitted_bytes());
+}
+
+/// Two of three voters, one message after another.
+struct Pair {
+    rafts: [Raft; 2],
+    ready: Ready,
+    /// Persists settle at once, messages wait to be carried.
+    under_way: Vec<(usize, Message, Vec<Block>)>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let voters: Vec<_> = (1..=3).map(NodeId).collect();
+        let raft = |n: u32| {
+            let config = Config::new(NodeId(n), GroupId(0), voters.clone(), Incarnation(1));
+            Raft::new(config, Restored::default(), Tick::ZERO)
+        };
+        Self { rafts: [raft(1), raft(2)], ready: Ready::default(), under_way: Vec::new() }
+    }
+
+    fn step(&mut self, i: usize, event: Event<'_>) {
+        let now = Tick(1_000_000);
+        self.rafts[i].handle(now, event, &mut self.ready);
+        for sent in self.ready.messages.drain(..).filter(|sent| sent.to != NodeId(3)) {
+            let blocks =
+                self.ready.blocks[sent.blocks.start as usize..sent.blocks.end as usize].to_vec();
+            self.under_way.push((1 - i, sent.message, blocks));
+        }
+        let seq = self.ready.persists.last().map(|persist| persist.seq);
+        self.ready.clear();
+        if let Some(seq) = seq {
+            self.step(i, Event::Persisted { seq });
+        }
+    }
+
+    fn carry(&mut self, (to, message, mut blocks): (usize, Message, Vec<Block>)) {
+        let from = NodeId(2 - to as u32);
+        self.step(to, Event::Receive { from, message, blocks: &mut blocks });
+    }
+
+    fn carry_all(&mut self) {
+        while !self.under_way.is_empty() {
+            let first = self.under_way.remove(0);
+            self.carry(first);
+        }
+    }
+}
+
+/// What a follower acknowledged before it lost its memory does not make an entry committed
+/// (durability.md R5).
+pub fn an_earlier_starts_word_does_not_count() {
+    let mut pair = Pair::new();
+    pair.step(0, Event::Timeout);
+    pair.carry_all();
+    assert_eq!(pair.rafts[0].role(), Role::Leader);
+    pair.step(0, Event::Propose { blocks: &mut vec![sample_block(GroupId(0), 1, 8)] });
+    let append = pair.under_way.remove(0);
+    pair.carry(append);
+    let commit = pair.rafts[0].commit();
+    let word = pair.under_way.pop().expect("the follower has acknowledged");
+    assert!(matches!(word.1.body, Body::AppendReply { matched } if matched > commit));
+    pair.step(0, Event::PeerConnected { peer: NodeId(2), incarnation: Incarnation(2) });
+    pair.carry(word);
+    assert_eq!(pair.rafts[0].commit(), commit, "nobody but the leader has it for certain");
 }
 
 const LIMIT: usize = 64 << 10;
