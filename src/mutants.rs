@@ -64,6 +64,70 @@ mutants! {
     CommitPastMatched = "commit-past-matched",
     /// A vote leaves when it is written, not when it is synced (bug 3, durability.md R1).
     HardStateNotSynced = "hard-state-not-synced",
+    /// An acknowledgement of a group with `wal_sync` leaves when it is written (the table of
+    /// durability.md).
+    AppendNotSynced = "append-not-synced",
+    /// A truncation counts when it is written, and is not synced (durability.md R1).
+    TruncationNotSynced = "truncation-not-synced",
+    /// A group of one voter counts its entry when it is staged (bug 2, etcd#14370).
+    AloneBeforeOwnWrite = "alone-before-own-write",
+    /// Messages show a new term before it is durable (bug 3).
+    TermBeforeDurable = "term-before-durable",
+    /// A held reply leaves with the persist before the one it speaks for.
+    ReplyOneEarly = "reply-one-early",
+    /// A completion of an overwritten entry speaks for the entry in its place.
+    StalePersisted = "stale-persisted",
+    /// A failed sync is tried again, and the second one believed (bug 1, cockroach#37102).
+    RetryFailedSync = "retry-failed-sync",
+    /// A write that failed counts as done (bug 1).
+    FailedWriteCounts = "failed-write-counts",
+    /// Flush 7 makes everything before it durable although flush 6 is under way.
+    CountOverHole = "count-over-hole",
+    /// A flush that was written without sync counts as durable.
+    UnsyncedIsDurable = "unsynced-is-durable",
+    /// A sync counts for writes that completed after it was issued.
+    SyncCoversLaterWrites = "sync-covers-later-writes",
+    /// The sync of one segment counts for the next one too.
+    SyncCoversOtherSegments = "sync-covers-other-segments",
+    /// What recovery reads back counts as durable, though a killed process may have left it in a
+    /// volatile cache.
+    RecoveredIsDurable = "recovered-is-durable",
+    /// A shard serves before what it recovered is synced.
+    SpeakBeforeSynced = "speak-before-synced",
+    /// A segment is used again before what freed it is durable.
+    RecycleEarly = "recycle-early",
+    /// A flush counts at recovery whether or not its checksum fits (bug 7).
+    TornFlushCounts = "torn-flush-counts",
+    /// Damage below the durable mark is cut off as a torn tail (bugs 9, 10).
+    RotIsTornTail = "rot-is-torn-tail",
+    /// Flushes do not carry the durable mark, so that rot looks like a torn tail (bug 9).
+    ForgetDurableMark = "forget-durable-mark",
+    /// A disk that was full once is never tried again (bug 29, etcd#4744).
+    FullForGood = "full-for-good",
+    /// A start forgets the vote that the log holds (bug 3).
+    ForgetVoteAtStart = "forget-vote-at-start",
+    /// A client's block is applied without asking its session (bug 32).
+    SkipSessionCheck = "skip-session-check",
+    /// Sessions do not remember what they answered (bug 32).
+    ForgetAnswers = "forget-answers",
+    /// All clients share one session.
+    OneSessionForAll = "one-session-for-all",
+    /// A client is answered when its block is proposed.
+    AnswerWhenProposed = "answer-when-proposed",
+    /// Blocks are applied when they are in the log, committed or not.
+    ApplyBeforeCommit = "apply-before-commit",
+    /// Committed blocks are read back twice at a time, and applied as often as they come.
+    ApplyFetchedTwice = "apply-fetched-twice",
+    /// A leader takes on blocks without a bound (bug 26, etcd#10167).
+    UncommittedWithoutBound = "uncommitted-without-bound",
+    /// A peer that takes no bytes is given ever more of them (bug 27).
+    EgressWithoutBound = "egress-without-bound",
+    /// Over a full link heartbeats are left out like appends (bug 36, etcd#15247).
+    HeartbeatsBehindBulk = "heartbeats-behind-bulk",
+    /// An event id that was seen is taken for a new one.
+    DedupForgets = "dedup-forgets",
+    /// Expiry leaves what lies in a segment with younger ids.
+    ExpireWholeSegments = "expire-whole-segments",
 }
 
 #[cfg(feature = "mutants")]

@@ -52,7 +52,8 @@ impl Raft {
         for block in blocks {
             assert_eq!(block.group(), self.config.group, "routed to the wrong group");
             let size = block.size() as u64;
-            let fits = before + bytes + size <= self.config.uncommitted_bytes_max;
+            let fits = before + bytes + size <= self.config.uncommitted_bytes_max
+                || mutants::is(Mutant::UncommittedWithoutBound);
             if !fits && before + bytes > 0 {
                 break;
             }

@@ -22,6 +22,7 @@ use std::collections::VecDeque;
 
 use crate::block::Block;
 use crate::ids::{Index, Seq, Term};
+use crate::mutants::{self, Mutant};
 
 /// From `first` on (until the next run) entries have `term`, and its leader's recovery epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,7 +265,8 @@ impl Log {
         self.last = from.prev();
         self.last_term = self.runs.last().map_or(Term::ZERO, |r| r.term);
         self.durable = self.durable.min(self.last);
-        for write in self.writing.iter_mut().rev().take_while(|w| w.last >= from) {
+        let pulled_back = |w: &&mut Writing| w.last >= from && !mutants::is(Mutant::StalePersisted);
+        for write in self.writing.iter_mut().rev().take_while(pulled_back) {
             write.last = self.last;
         }
     }

@@ -391,7 +391,11 @@ impl Raft {
     fn send(&mut self, i: usize, after: Seq, body: Body, blocks: BlockRange, ready: &mut Ready) {
         self.save_hard_state(ready);
         let revealed =
-            if self.hard_state_seq > self.persisted { self.hard_state_seq } else { Seq::ZERO };
+            if self.hard_state_seq > self.persisted && !mutants::is(Mutant::TermBeforeDurable) {
+                self.hard_state_seq
+            } else {
+                Seq::ZERO
+            };
         let pre = matches!(body, Body::VoteRequest { pre: true, .. });
         let message = Message {
             term: if pre { self.term.next() } else { self.term },

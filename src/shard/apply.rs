@@ -12,6 +12,7 @@ use super::{FollowerRead, Shard};
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, Index, NodeId, Tick};
 use crate::machine::{Outcome, StateMachine};
+use crate::mutants::{self, Mutant};
 use crate::raft::{Event, Log, Raft};
 use crate::wal::{ReadError, WalError};
 use crate::wire::client::{Answer, Committed, Durability, Refused};
@@ -100,7 +101,7 @@ impl<M: StateMachine> Shard<M> {
         state.apply_fetching = false;
         let commit = state.raft.commit();
         for block in blocks.iter().take_while(|block| block.last() <= commit) {
-            if block.first() == state.applied.next() {
+            if block.first() == state.applied.next() || mutants::is(Mutant::ApplyFetchedTwice) {
                 apply_block(state, &mut self.clients, block, &mut self.stats);
             }
         }
@@ -119,7 +120,8 @@ fn apply_cached<M: StateMachine>(
     budget: &mut u64,
     stats: &mut super::ShardStats,
 ) -> bool {
-    let commit = group.raft.commit();
+    let early = mutants::is(Mutant::ApplyBeforeCommit);
+    let commit = if early { group.raft.last_index() } else { group.raft.commit() };
     let Group { raft, machine, sessions, applied, pending, sync, .. } = group;
     if *applied >= commit {
         return true;
@@ -192,7 +194,7 @@ impl<M: StateMachine> Applier<'_, M> {
     /// Exactly once: a block that the session's table knows is answered from it and not run again.
     fn run(&mut self, block: &Block) -> Result<Committed, Refused> {
         let header = block.header();
-        if header.client == 0 {
+        if header.client == 0 || mutants::is(Mutant::SkipSessionCheck) {
             let outcome = self.machine.apply(block);
             return Ok(self.committed(block, outcome));
         }

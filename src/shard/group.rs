@@ -18,6 +18,7 @@ use super::sessions::Sessions;
 use crate::block::Block;
 use crate::ids::{Index, Lsn, NodeId, Seq, Term};
 use crate::machine::StateMachine;
+use crate::mutants::{self, Mutant};
 use crate::raft::Raft;
 use crate::raft::message::Message;
 
@@ -124,7 +125,9 @@ impl<M: StateMachine> Group<M> {
 
     /// The next message that waited for `seq` or less.
     pub fn release(&mut self, seq: Seq) -> Option<(NodeId, Message)> {
-        if self.held.front()?.after > seq {
+        let after = self.held.front()?.after;
+        let one_early = after == seq.next() && mutants::is(Mutant::ReplyOneEarly);
+        if after > seq && !one_early {
             return None;
         }
         self.held.pop_front().map(|held| (held.to, held.message))
@@ -132,7 +135,8 @@ impl<M: StateMachine> Group<M> {
 
     /// Puts the group into the queue of those to apply, once.
     pub fn want_apply(&mut self, local: u32, queue: &mut VecDeque<u32>) {
-        if !self.apply_queued && !self.apply_fetching {
+        let fetching = self.apply_fetching && !mutants::is(Mutant::ApplyFetchedTwice);
+        if !self.apply_queued && !fetching {
             self.apply_queued = true;
             queue.push_back(local);
         }

@@ -292,7 +292,7 @@ impl<M: StateMachine> Shard<M> {
     /// Whether what recovery found is durable, and not only written: a killed process may have left
     /// it in a volatile cache. The log syncs it first thing.
     fn is_recovered(&self) -> bool {
-        self.wal.durable() >= self.recovered
+        self.wal.durable() >= self.recovered || mutants::is(Mutant::SpeakBeforeSynced)
     }
 
     fn run_timers(&mut self, now: Tick) {
@@ -346,11 +346,15 @@ impl<M: StateMachine> Shard<M> {
                 PersistOp::Append { blocks, truncates } => {
                     // What is got back while RECOVERING is synced in both modes (durability.md R5).
                     let state = &self.groups[local as usize];
-                    let sync = state.sync || state.raft.is_recovering() || *truncates;
+                    let synced = state.sync && !mutants::is(Mutant::AppendNotSynced);
+                    let truncates_synced = *truncates && !mutants::is(Mutant::TruncationNotSynced);
+                    let sync = synced || state.raft.is_recovering() || truncates_synced;
                     let blocks = self.ready.slice(blocks);
                     (self.wal.append(*group, blocks, *truncates, sync), sync)
                 }
             };
+            let alone = self.config.voters.len() == 1 && mutants::is(Mutant::AloneBeforeOwnWrite);
+            let lsn = if alone { Lsn::ZERO } else { lsn };
             self.groups[local as usize].staged(*seq, lsn, durable);
             let marks = if durable { &mut self.durable_marks } else { &mut self.written_marks };
             marks.push_back((lsn, local));
@@ -489,7 +493,11 @@ pub fn restored(group: &RecoveredGroup) -> Restored {
     let run = |&TermStart { first, term, epoch }: &TermStart| TermRun { first, term, epoch };
     let terms = group.terms.iter().map(run).collect();
     let first = if group.last == Index::ZERO { Index(1) } else { group.first };
-    Restored { hard_state: group.hard_state, terms, first, last: group.last, recovering: false }
+    let mut hard_state = group.hard_state;
+    if mutants::is(Mutant::ForgetVoteAtStart) {
+        hard_state.vote = None;
+    }
+    Restored { hard_state, terms, first, last: group.last, recovering: false }
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {

@@ -7,10 +7,12 @@ use super::group::{Origin, Pending};
 use crate::block::Block;
 use crate::ids::{GroupId, NodeId, Tick};
 use crate::machine::StateMachine;
+use crate::mutants::{self, Mutant};
 use crate::raft::Event;
 use crate::raft::ready::Role;
 use crate::wire::client::{
-    Answer, AnswerEntry, Refused, read_query, write_answers, write_query_reply, write_status_reply,
+    Answer, AnswerEntry, Committed, Durability, Refused, read_query, write_answers,
+    write_query_reply, write_status_reply,
 };
 use crate::wire::frame::{FRAME_BYTES_MAX, Frame, FrameError, FrameKind};
 
@@ -207,6 +209,14 @@ impl<M: StateMachine> Shard<M> {
             _ => Refused::NotLeader(group.raft.leader()),
         };
         for Origin { conn, seq, count } in group.origins.drain(..admitted) {
+            if mutants::is(Mutant::AnswerWhenProposed) {
+                let (durability, epoch) = (Durability::Synced, group.raft.epoch());
+                let (duplicates, rejected, retry) = (0, 0, false);
+                let done =
+                    Committed { first, term, epoch, durability, duplicates, rejected, retry };
+                let answer = Answer { group: group.raft.group(), seq, result: Ok(done) };
+                self.clients.answer(conn, &answer);
+            }
             group.pending.push_back(Pending { first, term, conn, seq });
             first = first.plus(count);
         }

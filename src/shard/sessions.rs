@@ -28,6 +28,7 @@ use crate::block::BlockHeader;
 use crate::ids::{Index, Term};
 use crate::machine::Outcome;
 use crate::machine::hash::{FixedMap, mix, table_bytes};
+use crate::mutants::{self, Mutant};
 
 /// Most sequence numbers a client may have under way in one group.
 pub const WINDOW_MAX: u64 = 8192;
@@ -75,7 +76,9 @@ pub struct Request {
 impl Request {
     /// The request that a block carries.
     pub fn of(header: &BlockHeader) -> Self {
-        Self { client: header.client, seq: header.seq, pending: header.pending }
+        let shared = mutants::is(Mutant::OneSessionForAll) && header.client != 0;
+        let client = if shared { 1 } else { header.client };
+        Self { client, seq: header.seq, pending: header.pending }
     }
 
     fn has_session(&self) -> bool {
@@ -136,7 +139,9 @@ impl Session {
             return Verdict::WindowTooLarge;
         }
         match self.slot(request.seq) {
-            slot if slot.seq == request.seq => Verdict::Duplicate(slot.answer),
+            slot if slot.seq == request.seq && !mutants::is(Mutant::ForgetAnswers) => {
+                Verdict::Duplicate(slot.answer)
+            }
             _ => Verdict::New,
         }
     }

@@ -12,6 +12,7 @@ use super::Shard;
 use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, NodeId, Term, Tick};
 use crate::machine::StateMachine;
+use crate::mutants::{self, Mutant};
 use crate::raft::Event;
 use crate::raft::message::{Body, Message};
 use crate::raft::ready::{BlockRange, Ready};
@@ -174,11 +175,13 @@ fn continues(group: GroupId, message: &Message, blocks: &[Block]) -> bool {
 /// by its own timeout and probes), and over twice the limit everything is: that socket has been
 /// stuck for long, and messages may be lost. Returns how many were left out.
 fn write_frames(out: &mut Vec<u8>, messages: &[Outgoing], ready: &Ready, limit: usize) -> u64 {
+    let limit = if mutants::is(Mutant::EgressWithoutBound) { usize::MAX / 2 } else { limit };
     if out.len() > 2 * limit {
         return messages.len() as u64;
     }
     let full = out.len() > limit;
-    let wanted = |m: &&Outgoing| !full || m.blocks.is_empty();
+    let small = |m: &Outgoing| m.blocks.is_empty() && !mutants::is(Mutant::HeartbeatsBehindBulk);
+    let wanted = |m: &&Outgoing| !full || small(m);
     let mut held = 0;
     let mut rest = messages;
     while !rest.is_empty() {

@@ -35,7 +35,9 @@ impl<S: Subject> World<S> {
                 return self.fail("a torn boot record leaves the other slot", what);
             }
         };
-        let shards = self.shape.shards + std::mem::take(&mut state.wrong_shards);
+        // An empty directory would be made with the wrong number, and keep to it.
+        let wrong = std::mem::take(&mut state.wrong_shards);
+        let shards = self.shape.shards + if previous.is_some() { wrong } else { 0 };
         state.disk_id = previous.as_ref().map_or(state.disk_id, |last| last.identity.disk);
         let opening = Opening {
             identity: identity(node, state.disk_id),

@@ -35,6 +35,7 @@ use std::collections::VecDeque;
 
 use super::ops::{OpId, SegmentNo};
 use crate::ids::{Lsn, Tick};
+use crate::mutants::{self, Mutant};
 
 #[derive(Debug)]
 struct InFlight {
@@ -140,9 +141,13 @@ impl Marks {
         let flush = self.in_flight.iter_mut().find(|flush| flush.op == op).expect("is_flush");
         assert!(!flush.written, "a write completes once");
         flush.written = true;
+        if mutants::is(Mutant::CountOverHole) && flush.sync && self.parts.is_empty() {
+            self.written = self.written.max(flush.end);
+            self.durable = self.written;
+        }
         while self.in_flight.front().is_some_and(|flush| flush.written) {
             let flush = self.in_flight.pop_front().expect("looked at above");
-            self.written = flush.end;
+            self.written = self.written.max(flush.end);
             self.settle(flush, now);
         }
         self.check();
@@ -151,8 +156,8 @@ impl Marks {
     fn settle(&mut self, flush: InFlight, now: Tick) {
         let InFlight { segment, end, sync, .. } = flush;
         if self.parts.is_empty() {
-            if sync {
-                self.durable = end;
+            if sync || mutants::is(Mutant::UnsyncedIsDurable) {
+                self.durable = self.durable.max(end);
                 return;
             }
             self.since = now;
@@ -193,14 +198,19 @@ impl Marks {
     pub fn sync_issued(&mut self, op: OpId, now: Tick) {
         assert!(self.syncing.is_none());
         let segment = self.parts.front().expect("sync_due looked at it").segment;
-        let of_segment = self.parts.iter().take_while(|part| part.segment == segment);
+        let of_segment = self.parts.iter().take_while(|part| {
+            part.segment == segment || mutants::is(Mutant::SyncCoversOtherSegments)
+        });
         let through = of_segment.last().expect("the front is one").end;
         self.syncing = Some(Syncing { op, through, issued: now });
     }
 
     /// The sync in flight has completed.
     pub fn synced(&mut self) {
-        let sync = self.syncing.take().expect("is_sync");
+        let mut sync = self.syncing.take().expect("is_sync");
+        if mutants::is(Mutant::SyncCoversLaterWrites) {
+            sync.through = self.written;
+        }
         assert!(sync.through > self.durable && sync.through <= self.written);
         self.durable = sync.through;
         // What was written meanwhile in a merged part stays, with an age that is not too young.
@@ -213,6 +223,11 @@ impl Marks {
         }
         self.since = sync.issued;
         self.check();
+    }
+
+    /// The sync in flight has failed and is to be tried once more: never, but for a planted bug.
+    pub fn sync_again(&mut self) {
+        self.syncing = None;
     }
 
     /// When a background sync is due.

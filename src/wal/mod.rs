@@ -49,6 +49,7 @@ use zerocopy::IntoBytes;
 
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
+use crate::mutants::{self, Mutant};
 
 pub use boot::{
     BootError, BootRecord, BootState, KnownVoter, Opening, SLOT_BYTES, StartVerdict, Suspect,
@@ -120,7 +121,9 @@ impl Wal {
         let refs = std::mem::take(&mut recovered.replay.refs);
         let head = recovered.next_segment;
         let writer = Writer::new(config, identity, epoch, recovered.chain, head);
-        let mut marks = Marks::new(recovered.durable.min(recovered.chain.end));
+        let trusted = mutants::is(Mutant::RecoveredIsDurable);
+        let known = if trusted { recovered.chain.end } else { recovered.durable };
+        let mut marks = Marks::new(known.min(recovered.chain.end));
         for &(segment, end) in &recovered.ends {
             if end > marks.written() {
                 marks.doubt(segment, end);
@@ -199,7 +202,7 @@ impl Wal {
         let room = self.writer.fit(blocks[0].size()).payload_room();
         let most = room.min(RUN_BYTES_MAX as usize - RECORD_HEADER_BYTES);
         let (mut count, mut size) = (0, 0);
-        let mut must_sync = sync || truncates;
+        let mut must_sync = sync || (truncates && !mutants::is(Mutant::TruncationNotSynced));
         let mut due = blocks[0].first();
         for block in blocks {
             if count > 0 && size + block.size() > most {
@@ -338,6 +341,12 @@ impl Wal {
             Ok(done) => self.complete_done(now, op, done),
             Err(error) if self.segments.is_prepare(op) && error.kind == DiskErrorKind::NoSpace => {
                 self.segments.prepare_failed(now, error);
+            }
+            Err(_) if self.marks.is_sync(op) && mutants::is(Mutant::RetryFailedSync) => {
+                self.marks.sync_again();
+            }
+            Err(_) if self.marks.is_flush(op) && mutants::is(Mutant::FailedWriteCounts) => {
+                self.marks.wrote(op, now);
             }
             Err(error) => return Err(self.poison(op, error)),
         }

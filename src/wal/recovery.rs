@@ -16,6 +16,7 @@ use super::record::{Chain, SegmentHeader};
 use super::replay::{RecoveredGroup, Replay};
 use super::scan::{Scan, SegmentSource};
 use crate::ids::{GroupId, HardState, Lsn};
+use crate::mutants::{self, Mutant};
 
 /// How the log ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -328,7 +329,8 @@ impl<'a> Recovery<'a> {
     }
 
     fn conclude(mut self) -> Result<Recovered, WalError> {
-        let row = decide(self.start, self.chain.end < self.durable, self.tail);
+        let short = self.chain.end < self.durable && !mutants::is(Mutant::RotIsTornTail);
+        let row = decide(self.start, short, self.tail);
         let rot = row == Row::Rot;
         let highest = self.numbers.last().map_or(SegmentNo(0), |no| *no);
         let next_segment = highest.max(self.config.segment_of(self.durable)).next();

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use super::config::WalConfig;
 use super::ops::{DiskError, OpId, SegmentNo, Space};
 use crate::ids::{Lsn, Tick};
+use crate::mutants::{self, Mutant};
 
 /// Wait after a full disk before the next try, microseconds.
 const RETRY_US: u64 = 1_000_000;
@@ -202,7 +203,8 @@ impl Segments {
         if let Some(no) = preparing.recycle {
             self.reusable.push_front(no);
         }
-        self.retry_at = now.plus(RETRY_US);
+        let wait = if mutants::is(Mutant::FullForGood) { RETRY_US << 20 } else { RETRY_US };
+        self.retry_at = now.plus(wait);
         let since = self.full.take().map_or(now, |(since, _)| since);
         self.full = Some((since, error.message));
     }
@@ -252,7 +254,7 @@ impl Segments {
         while let (Some(front), Some(next)) = (self.refs.0.front(), self.refs.0.get(1)) {
             let needed = front.runs + front.states + front.pins > 0;
             let early = durable < front.free_at || durable <= self.config.start_of(next.no);
-            if needed || early {
+            if needed || (early && !mutants::is(Mutant::RecycleEarly)) {
                 break;
             }
             self.reusable.push_back(front.no);

@@ -21,6 +21,7 @@ use super::record::{
 };
 use crate::block::Block;
 use crate::ids::Lsn;
+use crate::mutants::{self, Mutant};
 
 /// A buffer starts with this much room.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -202,7 +203,8 @@ impl Writer {
         let (lsn, segment, lead) = (front.lsn, front.segment, front.lead);
         assert!(front.records > 0 && front.buffer.len() <= front.limit);
         assert!(lsn >= self.chain.end && durable <= self.chain.end);
-        let durable = if durable <= self.origin { Lsn::ZERO } else { durable };
+        let silent = durable <= self.origin || mutants::is(Mutant::ForgetDurableMark);
+        let durable = if silent { Lsn::ZERO } else { durable };
         if lead > 0 {
             self.stamp_segment(&mut front, durable);
         }

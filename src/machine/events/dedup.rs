@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 
 use crate::block::EVENT_ID_BYTES;
 use crate::machine::hash::{FixedSet, mix, mix_bytes, table_bytes};
+use crate::mutants::{self, Mutant};
 
 /// An event's id as clients choose it.
 pub(super) type EventId = [u8; EVENT_ID_BYTES];
@@ -79,7 +80,7 @@ impl DedupSet {
     /// Adds an id; `false`, and the older timestamp stays, when it is there already. Beyond
     /// `ids_max` ids the one that came first goes.
     pub fn add(&mut self, id: EventId, timestamp: u64, ids_max: u64) -> bool {
-        if !self.set.insert(id) {
+        if !self.set.insert(id) && !mutants::is(Mutant::DedupForgets) {
             return false;
         }
         let full = self.segments.back().is_none_or(|s| s.entries.len() >= SEGMENT_IDS);
@@ -117,7 +118,10 @@ impl DedupSet {
     /// Removes every id whose timestamp lies before `cut_off`.
     pub fn expire(&mut self, cut_off: u64) {
         let set = &mut self.set;
-        for segment in self.segments.iter_mut().filter(|s| s.min < cut_off) {
+        for segment in self.segments.iter_mut().filter(|s| {
+            let bound = if mutants::is(Mutant::ExpireWholeSegments) { s.max } else { s.min };
+            bound < cut_off
+        }) {
             segment.entries.drain(..segment.head);
             segment.head = 0;
             segment.entries.retain(|entry| {

@@ -330,7 +330,9 @@ fn a_boot_record_that_is_torn_leaves_the_other_slot() {
         boot: 1,
         incarnation: crate::ids::Incarnation(writes as u32),
         state: crate::wal::BootState::Running,
-        recovering: false,
+        recovering: crate::wal::Suspect::Nothing,
+        unsynced: 0,
+        voters: Vec::new(),
         durable: vec![Lsn(writes * 512); 200],
         writes,
     };

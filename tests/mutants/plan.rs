@@ -1,0 +1,87 @@
+//! Which search finds which mutant, and how long it may take.
+
+use ringraft::mutants::Mutant;
+use ringraft::sim::nemesis::Kinds;
+use ringraft::sim::options::Options;
+
+use super::stories;
+
+/// A search and its budget.
+pub enum Way {
+    /// Whole clusters in trouble.
+    Sim { options: Box<Options>, seeds: u64 },
+    /// One log on a bad disk, through kills and losses of power.
+    Log { seeds: u64 },
+    /// What the simulator's small load does not reach.
+    Story(fn()),
+}
+
+fn sim(nemesis: &str, seeds: u64) -> Option<Way> {
+    let nemesis = Kinds::parse(nemesis).expect("known names");
+    let options = Box::new(Options { seconds: 8, nemesis, ..Options::default() });
+    Some(Way::Sim { options, seeds })
+}
+
+fn alone(seeds: u64) -> Option<Way> {
+    let nemesis = Kinds::parse("kill,power").expect("known names");
+    let nodes = Some(1);
+    let options = Box::new(Options { seconds: 8, nodes, nemesis, ..Options::default() });
+    Some(Way::Sim { options, seeds })
+}
+
+fn in_log(seeds: u64) -> Option<Way> {
+    Some(Way::Log { seeds })
+}
+
+/// `None`: the model check (`tests/model`) finds it; its schedules are too rare for seeds.
+pub fn way(mutant: Mutant) -> Option<Way> {
+    use Mutant as M;
+    match mutant {
+        M::ReplyBeforeWrite
+        | M::HardStateNotSynced
+        | M::AppendNotSynced
+        | M::TermBeforeDurable
+        | M::ReplyOneEarly
+        | M::ForgetVoteAtStart
+        | M::SkipSessionCheck
+        | M::ForgetAnswers
+        | M::OneSessionForAll
+        | M::AnswerWhenProposed
+        | M::ApplyBeforeCommit
+        | M::ApplyFetchedTwice
+        | M::VoteTwice
+        | M::VoteWithoutLogCheck
+        | M::CommitPastMatched => sim("all", 60),
+        M::TruncationNotSynced | M::StalePersisted => sim("all", 200),
+        M::FullForGood => sim("full,kill", 40),
+        M::AloneBeforeOwnWrite | M::LeaderCountsUndurable => alone(40),
+        M::SpeakBeforeSynced => sim("kill,latency,stall", 400),
+        M::TruncateOnAnyAppend => sim("network,kill,power", 1500),
+        M::RetryFailedSync
+        | M::FailedWriteCounts
+        | M::CountOverHole
+        | M::UnsyncedIsDurable
+        | M::SyncCoversLaterWrites
+        | M::SyncCoversOtherSegments
+        | M::RecoveredIsDurable
+        | M::RecycleEarly
+        | M::TornFlushCounts
+        | M::RotIsTornTail
+        | M::ForgetDurableMark => in_log(300),
+        M::UncommittedWithoutBound => Some(Way::Story(stories::a_leader_alone_takes_on_so_much)),
+        M::EgressWithoutBound => Some(Way::Story(stories::a_stuck_peer_costs_so_much_memory)),
+        M::HeartbeatsBehindBulk => Some(Way::Story(stories::a_full_link_still_gets_heartbeats)),
+        M::DedupForgets => Some(Way::Story(stories::an_event_id_is_new_once)),
+        M::ExpireWholeSegments => Some(Way::Story(stories::expired_ids_are_new_again)),
+        M::AcceptOldIncarnation => Some(Way::Story(stories::an_earlier_starts_word_does_not_count)),
+        M::NeverRecovering | M::CountRecoveringInMajority | M::KeepMatchOfOldIncarnation => {
+            sim("all", 400)
+        }
+        M::CountOldVotes => sim("all", 1500),
+        M::VoteAfterAnyAppend
+        | M::LeaveWithoutNonce
+        | M::LeaveAtCommitIndex
+        | M::NoEpochBump
+        | M::CommitOlderTerm => None,
+    }
+}

@@ -1,0 +1,283 @@
+//! Bugs that the simulator's small load does not reach, each with its own story.
+
+use bytes::BytesMut;
+
+use ringraft::block::{Block, BlockBuilder, Command, CommandKind, EVENT_ID_BYTES};
+use ringraft::ids::{GroupId, Incarnation, Index, NodeId, Term, Tick};
+use ringraft::machine::StateMachine;
+use ringraft::machine::events::{EventLimits, EventStore};
+use ringraft::machine::register::RegisterMap;
+use ringraft::raft::harness::sample_block;
+use ringraft::raft::ready::{Ready, Role};
+use ringraft::raft::{Body, Config, Event, Message, Raft, Restored};
+use ringraft::shard::sessions::SessionLimits;
+use ringraft::shard::{Output, Recovered, Shard, ShardConfig};
+use ringraft::sim::disk::Disk;
+use ringraft::wal::{LogIdentity, Suspect, Wal, WalConfig};
+use ringraft::wire::frame::{Frame, FrameKind, FrameWriter};
+
+/// A leader whose disk does nothing takes on what its bound allows (bug 26).
+pub fn a_leader_alone_takes_on_so_much() {
+    const BOUND: u64 = 20_000;
+    let me = NodeId(1);
+    let mut config = Config::new(me, GroupId(0), vec![me], Incarnation(1));
+    config.uncommitted_bytes_max = BOUND;
+    let mut raft = Raft::new(config, Restored::default(), Tick::ZERO);
+    let mut ready = Ready::default();
+    for _ in 0..4 {
+        raft.handle(raft.deadline(), Event::Timeout, &mut ready);
+        let seq = ready.persists.last().map(|persist| persist.seq);
+        ready.clear();
+        if let Some(seq) = seq {
+            raft.handle(Tick(1), Event::Persisted { seq }, &mut ready);
+        }
+        if raft.role() == Role::Leader {
+            break;
+        }
+    }
+    assert_eq!(raft.role(), Role::Leader);
+    for _ in 0..100 {
+        let mut blocks = vec![sample_block(GroupId(0), 1, 1000)];
+        raft.handle(Tick(2), Event::Propose { blocks: &mut blocks }, &mut ready);
+        ready.clear();
+    }
+    assert!(raft.uncommitted_bytes() > BOUND / 2, "it was offered enough");
+    assert!(raft.uncommitted_bytes() <= BOUND, "{} bytes", raft.uncommitted_bytes());
+}
+
+/// Two of three voters, one message after another.
+struct Pair {
+    rafts: [Raft; 2],
+    ready: Ready,
+    /// Persists settle at once, messages wait to be carried.
+    under_way: Vec<(usize, Message, Vec<Block>)>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let voters: Vec<_> = (1..=3).map(NodeId).collect();
+        let raft = |n: u32| {
+            let config = Config::new(NodeId(n), GroupId(0), voters.clone(), Incarnation(1));
+            Raft::new(config, Restored::default(), Tick::ZERO)
+        };
+        Self { rafts: [raft(1), raft(2)], ready: Ready::default(), under_way: Vec::new() }
+    }
+
+    fn step(&mut self, i: usize, event: Event<'_>) {
+        let now = Tick(1_000_000);
+        self.rafts[i].handle(now, event, &mut self.ready);
+        for sent in self.ready.messages.drain(..).filter(|sent| sent.to != NodeId(3)) {
+            let blocks =
+                self.ready.blocks[sent.blocks.start as usize..sent.blocks.end as usize].to_vec();
+            self.under_way.push((1 - i, sent.message, blocks));
+        }
+        let seq = self.ready.persists.last().map(|persist| persist.seq);
+        self.ready.clear();
+        if let Some(seq) = seq {
+            self.step(i, Event::Persisted { seq });
+        }
+    }
+
+    fn carry(&mut self, (to, message, mut blocks): (usize, Message, Vec<Block>)) {
+        let from = NodeId(2 - to as u32);
+        self.step(to, Event::Receive { from, message, blocks: &mut blocks });
+    }
+
+    fn carry_all(&mut self) {
+        while !self.under_way.is_empty() {
+            let first = self.under_way.remove(0);
+            self.carry(first);
+        }
+    }
+}
+
+/// What a follower acknowledged before it lost its memory does not make an entry committed
+/// (durability.md R5).
+pub fn an_earlier_starts_word_does_not_count() {
+    let mut pair = Pair::new();
+    pair.step(0, Event::Timeout);
+    pair.carry_all();
+    assert_eq!(pair.rafts[0].role(), Role::Leader);
+    pair.step(0, Event::Propose { blocks: &mut vec![sample_block(GroupId(0), 1, 8)] });
+    let append = pair.under_way.remove(0);
+    pair.carry(append);
+    let commit = pair.rafts[0].commit();
+    let word = pair.under_way.pop().expect("the follower has acknowledged");
+    assert!(matches!(word.1.body, Body::AppendReply { matched } if matched > commit));
+    pair.step(0, Event::PeerConnected { peer: NodeId(2), incarnation: Incarnation(2) });
+    pair.carry(word);
+    assert_eq!(pair.rafts[0].commit(), commit, "nobody but the leader has it for certain");
+}
+
+const LIMIT: usize = 64 << 10;
+const MS: u64 = 1000;
+
+/// Three nodes on quick disks; what the first sends to the third stays in its memory.
+struct Trio {
+    shards: Vec<Shard<RegisterMap>>,
+    disks: Vec<Disk>,
+    out: Output,
+    now: Tick,
+    stuck: bool,
+}
+
+fn start(n: u32, now: Tick) -> Shard<RegisterMap> {
+    let voters: Vec<_> = (1..=3).map(NodeId).collect();
+    let mut raft = Config::new(NodeId(n), GroupId(0), voters.clone(), Incarnation(1));
+    raft.uncommitted_bytes_max = 64 << 20;
+    raft.inflight_bytes_max = 64 << 20;
+    let config = ShardConfig {
+        node: NodeId(n),
+        incarnation: Incarnation(1),
+        voters,
+        shard: 0,
+        shards: 1,
+        groups: 1,
+        wal_sync: true,
+        wal_sync_except: Vec::new(),
+        suspect: Suspect::Nothing,
+        sessions: SessionLimits::default(),
+        raft,
+        block_bytes_max: 64 << 10,
+        apply_bytes_per_turn: 1 << 20,
+        peer_egress_bytes_max: LIMIT,
+        client_egress_bytes_max: 1 << 20,
+        client_blocks_max: 1024,
+    };
+    let identity = LogIdentity { cluster: 7, node: n, disk: u128::from(n) };
+    let wal = Wal::create(wal_config(), identity, u64::from(n));
+    Shard::new(config, wal, Recovered::new(), |_| RegisterMap::new(), now)
+}
+
+fn wal_config() -> WalConfig {
+    WalConfig { segment_bytes: 512 << 10, block_bytes: 512, ..WalConfig::default() }
+}
+
+impl Trio {
+    fn new() -> Self {
+        let now = Tick(1);
+        let mut shards: Vec<_> = (1..=3).map(|n| start(n, now)).collect();
+        for (n, shard) in (1..=3).zip(&mut shards) {
+            for other in (1..=3).filter(|other| *other != n) {
+                shard.peer_connected(now, NodeId(other), Incarnation(1));
+            }
+        }
+        let disks = (0..3).map(|n| Disk::new(wal_config(), n)).collect();
+        let mut trio = Self { shards, disks, out: Output::default(), now, stuck: false };
+        trio.run(2000);
+        assert!(trio.leads(), "the preferred node has won");
+        trio.shards[0].client_opened(1);
+        trio
+    }
+
+    fn leads(&self) -> bool {
+        self.shards[0].group(GroupId(0)).is_some_and(|view| view.raft().role() == Role::Leader)
+    }
+
+    /// Milliseconds pass.
+    fn run(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.now = self.now.plus(MS);
+            (0..3).for_each(|i| self.turn(i));
+        }
+    }
+
+    fn turn(&mut self, i: usize) {
+        let (shard, disk, now) = (&mut self.shards[i], &mut self.disks[i], self.now);
+        while let Some((op, done)) = disk.take_due(now) {
+            shard.disk_done(now, op, done);
+        }
+        shard.turn(now, &mut self.out);
+        disk.issue(now, &mut self.out.disk);
+        self.out = Output::default();
+        shard.apply(now);
+        for to in (0..3).filter(|&to| to != i && !(self.stuck && i == 0 && to == 2)) {
+            let egress = self.shards[i].peer_egress(NodeId(to as u32 + 1)).expect("a peer");
+            let bytes = std::mem::take(egress);
+            for frame in frames(&bytes) {
+                let from = NodeId(i as u32 + 1);
+                self.shards[to].peer_frame(now, from, frame).expect("peers understand each other");
+            }
+        }
+    }
+
+    /// A block of 8 KiB for the leader, and a millisecond.
+    fn submit(&mut self, seq: u64) {
+        let value = vec![7; 8000];
+        let mut builder = BlockBuilder::default();
+        let command = Command { kind: 1, flags: 0, timestamp: 0, key: b"x", value: &value };
+        builder.push(&command).expect("fits");
+        let mut bytes = Vec::new();
+        let mut writer = FrameWriter::begin(&mut bytes);
+        writer.block(&builder.finish(GroupId(0), 1, seq, 0));
+        writer.finish(FrameKind::Submit, 1, 0);
+        let frame = frames(&bytes).pop().expect("one frame");
+        self.shards[0].client_frame(1, frame).expect("well formed");
+        self.run(1);
+        if let Some(egress) = self.shards[0].client_egress(1) {
+            egress.clear();
+        }
+    }
+
+    /// Bytes that wait for the stuck peer.
+    fn waiting(&mut self) -> usize {
+        self.shards[0].peer_egress(NodeId(3)).expect("a peer").len()
+    }
+}
+
+fn frames(bytes: &[u8]) -> Vec<Frame> {
+    let mut buffer = BytesMut::from(bytes);
+    std::iter::from_fn(|| Frame::take(&mut buffer).expect("whole frames")).collect()
+}
+
+/// A peer that takes no bytes fills its bound and no more (bug 27).
+pub fn a_stuck_peer_costs_so_much_memory() {
+    let mut trio = Trio::new();
+    trio.stuck = true;
+    (1..=200).for_each(|seq| trio.submit(seq));
+    assert!(trio.waiting() > LIMIT / 2, "it was offered enough");
+    assert!(trio.waiting() <= 2 * LIMIT + (16 << 10), "{} bytes", trio.waiting());
+}
+
+/// Over a full link appends are left out and heartbeats are not (bug 36).
+pub fn a_full_link_still_gets_heartbeats() {
+    let mut trio = Trio::new();
+    trio.stuck = true;
+    let mut seq = 0;
+    while trio.waiting() <= LIMIT {
+        seq += 1;
+        assert!(seq < 500, "the link fills");
+        trio.submit(seq);
+    }
+    let full = trio.waiting();
+    trio.run(400);
+    assert!(trio.leads() && trio.waiting() > full, "nothing more was said in 400 ms");
+}
+
+fn applied(store: &mut EventStore, first: u64, kind: CommandKind, at: u64, key: &[u8]) -> u32 {
+    let mut builder = BlockBuilder::default();
+    let command = Command { kind: kind as u8, flags: 0, timestamp: at, key, value: b"" };
+    builder.push(&command).expect("fits");
+    let mut block: Block = builder.finish(GroupId(0), 0, 0, 0);
+    block.stamp(Term(1), Index(first), 0);
+    store.apply(&block).applied
+}
+
+/// An id that was added is a duplicate from then on.
+pub fn an_event_id_is_new_once() {
+    let mut store = EventStore::new(EventLimits::default());
+    let id = [5; EVENT_ID_BYTES];
+    assert_eq!(applied(&mut store, 1, CommandKind::DedupAdd, 10, &id), 1);
+    assert_eq!(applied(&mut store, 2, CommandKind::DedupAdd, 11, &id), 0);
+}
+
+/// What an expiry's cut-off leaves behind it can be added anew, whatever came with it.
+pub fn expired_ids_are_new_again() {
+    let mut store = EventStore::new(EventLimits::default());
+    let (old, young) = ([5; EVENT_ID_BYTES], [6; EVENT_ID_BYTES]);
+    applied(&mut store, 1, CommandKind::DedupAdd, 10, &old);
+    applied(&mut store, 2, CommandKind::DedupAdd, 99, &young);
+    applied(&mut store, 3, CommandKind::DedupExpire, 50, b"");
+    assert_eq!(applied(&mut store, 4, CommandKind::DedupAdd, 60, &old), 1);
+    assert_eq!(applied(&mut store, 5, CommandKind::DedupAdd, 60, &young), 0);
+}
