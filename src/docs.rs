@@ -20,3 +20,5 @@ pub mod benchmarking {}
 
 #[doc = include_str!("docs/testing.md")]
 pub mod testing {}
+#[doc = include_str!("docs/simulator.md")]
+pub mod simulator {}
