@@ -50,6 +50,8 @@
 //! | *durable* moving over a hole, or past an unsynced flush | [`wal`] (`durability`) |
 //! | anything promised after the log's first error | [`wal`] (`complete`), [`shard`] (`turn`) |
 //! | damaged bytes below the durable mark cut off as a torn tail | [`wal`] (`recovery`) |
+//! | a member that may have forgotten what it acknowledged, counted like the others | [`raft`] (`recovering`, [`raft::quorum`]), `wal::BootRecord` |
+//! | a loss that is possible and not told | [`raft`] (`begin_epoch`), [`shard`] (`apply`) |
 //! | a block applied twice for one sequence number | [`shard::sessions`] |
 //! | a queue, window or buffer without a bound | [`shard`], [`client`], [`config`] |
 //!

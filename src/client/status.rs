@@ -98,22 +98,24 @@ impl ClusterReport {
         let mut text = String::new();
         let _ = writeln!(
             text,
-            "{:<22} {:>4} {:>5} {:>5} {:>7} {:>12} {:>9}  space",
-            "address", "node", "start", "shard", "groups", "applied", "flushes"
+            "{:<22} {:>4} {:>5} {:>5} {:>7} {:>10} {:>12} {:>9}  space",
+            "address", "node", "start", "shard", "groups", "recovering", "applied", "flushes"
         );
         for node in &self.nodes {
             for s in &node.shards {
                 let _ = writeln!(
                     text,
-                    "{:<22} {:>4} {:>5} {:>5} {:>7} {:>12} {:>9}  {}",
+                    "{:<22} {:>4} {:>5} {:>5} {:>7} {:>10} {:>12} {:>9}  {}{}",
                     node.address,
                     s.node,
                     s.incarnation,
                     s.shard,
                     s.groups.len(),
+                    s.recovering,
                     s.commands_applied,
                     s.flushes,
-                    s.space
+                    s.space,
+                    possible_loss(s.possible_data_loss)
                 );
             }
             if let Some(error) = &node.error {
@@ -155,5 +157,12 @@ impl NodeReport {
             Ok(Err(error)) => self.error = Some(format!("unreadable answer: {error}")),
             Err(error) => self.error = Some(error.to_string()),
         }
+    }
+}
+/// What an operator must not overlook.
+fn possible_loss(elections: u64) -> String {
+    match elections {
+        0 => String::new(),
+        n => format!("; POSSIBLE DATA LOSS in {n} elections won here"),
     }
 }

@@ -19,7 +19,9 @@
 //!
 //! Never true: a message that reveals a term or a vote leaves before they are durable; two votes in
 //! a term; a leader that counts itself for entries its own disk does not hold; an entry of an older
-//! term that commits by counting (§5.4.2); more than one block's worth of work per block.
+//! term that commits by counting (§5.4.2); a member that may have forgotten what it acknowledged and
+//! counts in an election like the others (durability.md R6); more than one block's worth of work per
+//! block.
 //!
 //! # Parts
 //!

@@ -1,5 +1,6 @@
 //! Seeds that found something once: they are run with every test run, so that it stays found.
 
+use super::nemesis::Kinds;
 use super::options::Options;
 
 /// A kept seed.
@@ -12,4 +13,31 @@ pub struct Regression {
 }
 
 /// All of them.
-pub const REGRESSIONS: &[Regression] = &[];
+pub const REGRESSIONS: &[Regression] = &[
+    Regression {
+        seed: 343,
+        options: Options::default,
+        why: "a leader whose log read back damaged asked for the block again for ever",
+    },
+    Regression {
+        seed: 157,
+        options: Options::default,
+        why: "after rot messages left before the salvaged votes were durable again",
+    },
+    Regression {
+        seed: 1058,
+        options: damage,
+        why: "what rot had left behind was taken for the beginning of the log",
+    },
+    Regression {
+        seed: 1040,
+        options: damage,
+        why: "the same, and the node stopped again and again",
+    },
+    Regression { seed: 5, options: Options::default, why: "much happens in it" },
+];
+
+fn damage() -> Options {
+    let nemesis = Kinds::parse("kill,power,full,io,rot,misdirect").unwrap_or(Kinds::NONE);
+    Options { nemesis, ..Options::default() }
+}

@@ -94,13 +94,18 @@ impl<S: Subject> World<S> {
     /// Damage makes groups RECOVERING that the boot record does not know of: it is to say so before
     /// anybody hears of this start. What recovery found whole is forgiven.
     fn record_rot(&mut self, node: usize) {
+        let hosts = self.hosts_of(node);
+        let landed =
+            self.hosts[hosts].iter_mut().any(|host| host.disk.take_misdirected().is_some());
         let state = &mut self.nodes[node];
         if std::mem::take(&mut state.found_rot) {
             state.rewrite(|record| record.recovering = Suspect::Everything);
             state.boot.sync();
         }
-        // Every log was read whole, or its damage was found.
-        state.is_misdirected = false;
+        if landed {
+            // Every log was read whole, or its damage was found.
+            state.is_misdirected = false;
+        }
         state.forgot = state.has_gaps();
     }
 
@@ -205,7 +210,9 @@ impl<S: Subject> World<S> {
             if is_misdirected {
                 self.replace_directory(node);
             } else {
-                self.fail("what is durable stays", format!("{place}: {what}"));
+                let (verdict, durable) = (&found.verdict, found.durable);
+                let what = format!("{place}: {what}; it seems {verdict:?}, durable {durable}");
+                self.fail("what is durable stays", what);
             }
             return None;
         }

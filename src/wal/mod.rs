@@ -236,7 +236,8 @@ impl Wal {
             return NEVER;
         }
         let header = record_header(group, KIND_HARD_STATE, 0, HARD_STATE_BYTES, 0);
-        let (lsn, _) = self.writer.push_header(header, true, true);
+        let sync = !mutants::is(Mutant::HardStateNotSynced);
+        let (lsn, _) = self.writer.push_header(header, sync, true);
         self.writer.push_bytes(HardStateBytes::encode(state).as_bytes());
         self.note_record(RECORD_HEADER_BYTES + HARD_STATE_BYTES);
         self.index.set_state(&mut self.segments.refs, group, state, lsn);

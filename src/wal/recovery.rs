@@ -224,6 +224,7 @@ impl<'a> Recovery<'a> {
                 }
             }
         }
+        self.drop_superseded()?;
         let Some((no, header)) = self.headers.first() else { return Ok(()) };
         self.chain = header.previous();
         self.start = Start::Found;
@@ -232,6 +233,28 @@ impl<'a> Recovery<'a> {
         if continues && self.numbers.contains(&before) {
             self.chain = Chain { end: self.config.start_of(before), checksum: 0 };
             self.start = Start::HeadLost;
+        }
+        Ok(())
+    }
+
+    /// A segment that continues the log from before an earlier segment has taken that one's place:
+    /// after damage the log goes on where it was whole, behind files that are left as they are. When
+    /// what lies before the damage has been released, such a leftover is the lowest file there is,
+    /// and must not be taken for the log's beginning.
+    fn drop_superseded(&mut self) -> Result<(), WalError> {
+        let mut at = self.headers.len();
+        while at > 1 {
+            at -= 1;
+            let (no, header) = self.headers[at];
+            let back_to = header.previous().end;
+            let left_behind = |(no, _): &(SegmentNo, _)| self.config.start_of(*no) >= back_to;
+            let Some(first) = self.headers[..at].iter().position(left_behind) else { continue };
+            let mut scan = Scan::new(&self.config, &mut *self.files, no);
+            let begun = scan.flush_at(self.config.lead() as u64)?;
+            if begun.is_some_and(|flush| flush.follows(header.previous(), header.epoch)) {
+                self.headers.drain(first..at);
+                at = first;
+            }
         }
         Ok(())
     }

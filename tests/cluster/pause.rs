@@ -35,7 +35,7 @@ fn a_paused_leader_is_replaced_and_acknowledges_nothing_wrongly_when_it_wakes_up
     load.wait_for(100);
     let (old, term) = cluster.leader();
     let mut client = RawClient::connect(&cluster, old);
-    cluster.node(old).signal(libc::SIGSTOP);
+    cluster.node(old).pause();
     let session = new_session();
     client.submit(&block_of(GroupId(0), session, 1, 0, (0, 1), 16));
     load.wait_for_newer_term(0, term);

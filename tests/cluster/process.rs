@@ -83,6 +83,16 @@ impl Process {
         assert_eq!(result, 0, "signal {signal}: {}", std::io::Error::last_os_error());
     }
 
+    /// SIGSTOP, until every thread stands still: before that one may go on taking work in.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.child.lock().unwrap().id());
+        eventually("the process stands still", PATIENCE, || {
+            let mut threads = std::fs::read_dir(&tasks).ok()?.flatten();
+            threads.all(|thread| is_stopped(&thread.path())).then_some(())
+        });
+    }
+
     /// kill -9, and the end of it.
     pub fn kill(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -116,6 +126,12 @@ impl Process {
             let _ = listener.join();
         }
     }
+}
+
+fn is_stopped(task: &Path) -> bool {
+    let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+    // The state follows the name, which may hold anything, in parentheses.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
 impl Drop for Process {

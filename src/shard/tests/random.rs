@@ -248,8 +248,18 @@ fn play(seed: u64) -> (usize, u64, u64) {
     (told, run.retries_answered, run.power_losses)
 }
 
+/// `MUTANT=hard-state-not-synced cargo test --features mutants --lib under_trouble` must fail.
+fn plant() {
+    #[cfg(feature = "mutants")]
+    if let Ok(name) = std::env::var("MUTANT") {
+        let mutant = crate::mutants::Mutant::ALL.iter().find(|mutant| mutant.name() == name);
+        crate::mutants::set(Some(*mutant.expect("a mutant's name")));
+    }
+}
+
 /// Seeds tried (more with `SEEDS=3000` in the environment); a failure names its own.
 fn seeds(count: u64) {
+    plant();
     let (mut told, mut retried, mut cut) = (0, 0, 0);
     for seed in 0..count {
         let result = std::panic::catch_unwind(|| play(seed));
