@@ -20,5 +20,6 @@ pub mod benchmarking {}
 
 #[doc = include_str!("docs/testing.md")]
 pub mod testing {}
+
 #[doc = include_str!("docs/simulator.md")]
 pub mod simulator {}

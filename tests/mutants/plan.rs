@@ -52,7 +52,8 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::VoteTwice
         | M::VoteWithoutLogCheck
         | M::CommitPastMatched => sim("all", 60),
-        M::TruncationNotSynced | M::StalePersisted => sim("all", 200),
+        M::TruncationNotSynced => sim("all", 200),
+        M::StalePersisted => sim("kill,pause,network,latency", 1500),
         M::FullForGood => sim("full,kill", 40),
         M::AloneBeforeOwnWrite | M::LeaderCountsUndurable => alone(40),
         M::SpeakBeforeSynced => sim("kill,latency,stall", 400),
@@ -77,7 +78,7 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::NeverRecovering | M::CountRecoveringInMajority | M::KeepMatchOfOldIncarnation => {
             sim("all", 400)
         }
-        M::CountOldVotes => sim("all", 1500),
+        M::CountOldVotes => sim("kill,pause,network", 1500),
         M::NoSync
         | M::VoteAfterAnyAppend
         | M::LeaveWithoutNonce
