@@ -8,14 +8,16 @@ use crate::ids::{GroupId, Index, Term};
 use crate::raft::ready::Role;
 
 /// Bytes that one turn may give to one peer, beside what waited.
-const TURN_BYTES_MAX: usize = 1 << 20;
+const TURN_BYTES_MAX: usize = 40 << 10;
 
 impl<S: Subject> World<S> {
     /// A possible loss is told of if, and only if, a majority may have forgotten.
     pub(super) fn note_losses(&mut self, node: usize) {
         while let Some(loss) = self.losses.pop() {
             self.stats.losses += 1;
-            self.oracle.note_loss(&loss);
+            if let Err((rule, what)) = self.oracle.note_loss(&loss) {
+                self.fail(rule, what);
+            }
             self.trace.note(self.now, What::Loss { node: node as u32 + 1, loss });
             let forgot = self.nodes.iter().filter(|node| node.forgot).count();
             if forgot <= self.nodes.len() / 2 {

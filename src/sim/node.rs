@@ -192,13 +192,13 @@ pub(super) fn wal_config(shape: &Shape, shard: u32) -> WalConfig {
 }
 
 /// The largest number of bytes that a leader takes on beyond its commit index.
-pub(super) const UNCOMMITTED_MAX: u64 = 64 << 10;
+pub(super) const UNCOMMITTED_MAX: u64 = 6 << 10;
 /// Bytes of blocks to one follower that wait for their answer.
-const INFLIGHT_MAX: u64 = 128 << 10;
+const INFLIGHT_MAX: u64 = 16 << 10;
 /// The largest block.
-pub(super) const BLOCK_MAX: u32 = 16 << 10;
+pub(super) const BLOCK_MAX: u32 = 4 << 10;
 /// Bytes that wait for one peer's socket, from which on appends are held back.
-pub(super) const PEER_EGRESS_MAX: usize = 128 << 10;
+pub(super) const PEER_EGRESS_MAX: usize = 2 << 10;
 /// Blocks of one connection that may wait for their answer.
 pub(super) const CLIENT_BLOCKS_MAX: u32 = 1024;
 /// Bytes that wait for the log.

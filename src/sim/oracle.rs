@@ -60,6 +60,8 @@ struct Truth {
     spoken: Vec<Spoken>,
     /// Terms whose election told of a possible loss.
     losses: Vec<u64>,
+    /// Recovery epoch that was told last.
+    epoch: u32,
     has_lost: bool,
 }
 
@@ -78,6 +80,8 @@ pub struct Seen {
     leads: bool,
     pub commit: u64,
     pub applied: u64,
+    /// Uncommitted bytes that it may have while it leads.
+    allowed: u64,
 }
 
 impl Truth {
@@ -154,6 +158,8 @@ impl Oracle {
             self.moved_on(node, raft, seen)?;
         }
         if leads && !seen.leads {
+            // What it had taken from earlier leaders counts, and may be more than it would take.
+            seen.allowed = self.uncommitted_max.max(raft.uncommitted_bytes());
             self.elected(node, raft)?;
         }
         seen.leads = leads;
@@ -164,7 +170,7 @@ impl Oracle {
         if applied != seen.applied {
             self.applied(node, view, seen)?;
         }
-        if raft.uncommitted_bytes() > self.uncommitted_max {
+        if leads && raft.uncommitted_bytes() > seen.allowed {
             let what = format!("n{} g{} has {}", node + 1, raft.group(), raft.uncommitted_bytes());
             return broken("uncommitted bytes stay within their bound", what);
         }
@@ -221,8 +227,15 @@ impl Oracle {
     }
 
     /// An election has told of a possible loss.
-    pub fn note_loss(&mut self, loss: &PossibleLoss) {
-        self.groups[loss.group.0 as usize].losses.push(loss.term.0);
+    pub fn note_loss(&mut self, loss: &PossibleLoss) -> Verdict {
+        let truth = &mut self.groups[loss.group.0 as usize];
+        truth.losses.push(loss.term.0);
+        if loss.epoch <= truth.epoch {
+            let what = format!("{loss:?} after epoch {}", truth.epoch);
+            return broken("a possible loss begins a new epoch", what);
+        }
+        truth.epoch = loss.epoch;
+        Ok(())
     }
 
     /// Whether a possible loss of the group was told of.
