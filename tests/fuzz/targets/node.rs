@@ -10,7 +10,9 @@ use ringraft::raft;
 use ringraft::raft::message::{Body, Message};
 use ringraft::shard::sessions::SessionLimits;
 use ringraft::shard::{Output, Shard, ShardConfig};
-use ringraft::wal::{AlignedBuf, DiskDone, DiskOp, LogIdentity, Suspect, Wal, WalConfig};
+use ringraft::wal::{
+    DiskDone, DiskError, DiskErrorKind, DiskOp, LogIdentity, Suspect, Wal, WalConfig,
+};
 use ringraft::wire::client::{write_query, write_status};
 use ringraft::wire::frame::{Frame, FrameKind, FrameWriter};
 use ringraft::wire::peer::PeerEntry;
@@ -152,13 +154,13 @@ impl Node {
         assert!(self.out.fatal.is_none(), "{:?}", self.out.fatal);
         self.out.transitions.clear();
         for op in self.out.disk.drain(..) {
-            let (op, done) = match op {
-                DiskOp::Write { op, buffer, .. } => (op, DiskDone::Written { buffer }),
-                DiskOp::Prepare { op, .. } => (op, DiskDone::Prepared),
-                DiskOp::Sync { op, .. } => (op, DiskDone::Synced),
-                DiskOp::Read { op, len, .. } => (op, zeros(len)),
+            let (op, result) = match op {
+                DiskOp::Write { op, buffer, .. } => (op, Ok(DiskDone::Written { buffer })),
+                DiskOp::Prepare { op, .. } => (op, Ok(DiskDone::Prepared)),
+                DiskOp::Sync { op, .. } => (op, Ok(DiskDone::Synced)),
+                DiskOp::Read { op, .. } => (op, Err(unreadable())),
             };
-            self.shard.disk_done(self.now, op, Ok(done));
+            self.shard.disk_done(self.now, op, result);
         }
         self.shard.apply(self.now);
         self.shard.check_invariants();
@@ -187,11 +189,9 @@ impl Node {
     }
 }
 
-/// What a block was stays unknown here: a read finds rot.
-fn zeros(len: usize) -> DiskDone {
-    let mut buffer = AlignedBuf::with_capacity(len);
-    buffer.pad_to(len);
-    DiskDone::Read { bytes: bytes::Bytes::copy_from_slice(buffer.as_slice()) }
+/// What was written is not kept: a block that is no longer in memory cannot be read for a follower.
+fn unreadable() -> DiskError {
+    DiskError { kind: DiskErrorKind::Io, errno: 5, message: "nothing is kept".into() }
 }
 
 fn config() -> ShardConfig {
