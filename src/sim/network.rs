@@ -262,7 +262,9 @@ impl<S: Subject> World<S> {
                 let later = at + delay(&mut self.net_rng, self.shape.net_us);
                 self.carry(link, later, frame.clone(), false);
             }
-            if self.net_rng.below(32) == 0 {
+            // Where frames overtake each other, a piece could get between the pieces of another.
+            let in_order = self.wires[from * self.nodes.len() + to].reorder == 0;
+            if self.net_rng.below(32) == 0 && in_order {
                 self.carry_in_pieces(link, at, frame);
             } else {
                 self.carry(link, at, frame, false);

@@ -34,6 +34,11 @@ pub const REGRESSIONS: &[Regression] = &[
         options: damage,
         why: "the same, and the node stopped again and again",
     },
+    Regression {
+        seed: 5589,
+        options: Options::default,
+        why: "a commit index from behind rot was believed of the log before it",
+    },
     Regression { seed: 5, options: Options::default, why: "much happens in it" },
 ];
 

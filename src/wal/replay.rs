@@ -126,7 +126,8 @@ impl Replay {
     }
 
     /// Takes terms and votes, and nothing else, out of a flush behind a damaged place. Entries are
-    /// left: a truncation may have been in the gap.
+    /// left: a truncation may have been in the gap. So is the commit index: it speaks of the log
+    /// behind the gap, and what lies before it may be what was replaced there.
     pub fn salvage(&mut self, flush: &Flush, mut found: impl FnMut(GroupId)) {
         for record in (Records { bytes: &flush.payload, at: 0 }).flatten() {
             let group = GroupId(record.header.group);
@@ -136,7 +137,8 @@ impl Replay {
             let known = self.groups.entry(group).or_default();
             let newer = state.filter(|state| !regresses(known.hard_state, *state));
             if let Some(state) = newer {
-                known.hard_state = state;
+                let commit = known.hard_state.commit;
+                known.hard_state = HardState { commit, ..state };
             }
             found(group);
         }
