@@ -2,7 +2,7 @@
 
 use super::disk::Image;
 use super::story::{ME, Story, small};
-use crate::ids::{GroupId, Lsn, Tick};
+use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
 use crate::wal::recovery::{Start, TABLE, Tail};
 use crate::wal::{Recovered, SegmentNo, Verdict, Wal, recover, recover_from};
 
@@ -106,7 +106,10 @@ fn terms_and_votes_behind_the_damage_are_kept_and_logged_again() {
     };
     assert!(*valid == hole && durable > valid);
     assert_eq!(*groups, [GroupId(0), GroupId(1)]);
-    let vote = story.latest[&GroupId(1)].state;
+    // The commit index speaks of the log behind the damage and is left there.
+    let written = story.latest[&GroupId(1)].state;
+    assert!(written.commit > Index::ZERO);
+    let vote = HardState { commit: Index::ZERO, ..written };
     assert_eq!(recovered.groups[&GroupId(1)].hard_state, vote);
     assert_eq!(recovered.groups[&GroupId(0)].last.0, 1, "entries behind the hole are not trusted");
     // The next life starts with what was kept.
