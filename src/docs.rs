@@ -14,3 +14,6 @@ pub mod decisions {}
 
 #[doc = include_str!("docs/benchmarking.md")]
 pub mod benchmarking {}
+
+#[doc = include_str!("docs/operations.md")]
+pub mod operations {}

@@ -7,6 +7,7 @@
 //!
 //! `RINGRAFT_ROUNDS=20` asks for that many rounds of every kind of kill -9; the default is 2.
 
+mod admin;
 mod bad_config;
 mod bad_input;
 mod bench;
@@ -17,6 +18,7 @@ mod full_disk;
 mod kill9;
 mod lifecycle;
 mod load;
+mod openmetrics;
 mod pause;
 mod process;
 mod raw;

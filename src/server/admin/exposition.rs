@@ -4,7 +4,7 @@
 use std::fmt::Error;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -349,7 +349,7 @@ impl Page<'_> {
     ) -> Result<(), Error> {
         let unit = unit.as_ref();
         let mut family = self.encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-        each(&mut family, series, |mut metric, value| metric.encode_gauge(value))
+        each(&mut family, series, |metric, value| metric.encode_gauge(value))
     }
 
     fn counter(
@@ -371,7 +371,7 @@ impl Page<'_> {
         series: &[([Label; 1], u64)],
     ) -> Result<(), Error> {
         let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        each(&mut family, series, |mut metric, value| {
+        each(&mut family, series, |metric, value| {
             metric.encode_counter::<NoLabelSet, _, f64>(value, None)
         })
     }
@@ -385,7 +385,7 @@ impl Page<'_> {
     ) -> Result<(), Error> {
         let kind = MetricType::Counter;
         let mut family = self.encoder.encode_descriptor(name, help, Some(&unit), kind)?;
-        each(&mut family, series, |mut metric, value| {
+        each(&mut family, series, |metric, value| {
             metric.encode_counter::<NoLabelSet, _, f64>(value, None)
         })
     }
@@ -405,8 +405,8 @@ impl Page<'_> {
     fn time(&mut self, name: &str, help: &str, micros: Histogram) -> Result<(), Error> {
         let unit = Some(Unit::Seconds);
         let (unit, kind) = (unit.as_ref(), MetricType::Histogram);
-        let metric = self.encoder.encode_descriptor(name, help, unit, kind)?;
-        encode(metric, &micros, MICROS_MIN, 1e6)
+        let mut metric = self.encoder.encode_descriptor(name, help, unit, kind)?;
+        encode(&mut metric, &micros, MICROS_MIN, 1e6)
     }
 
     fn histogram(
@@ -418,39 +418,30 @@ impl Page<'_> {
         values: &Histogram,
     ) -> Result<(), Error> {
         let (unit, kind) = (unit.as_ref(), MetricType::Histogram);
-        let metric = self.encoder.encode_descriptor(name, help, unit, kind)?;
-        encode(metric, values, from, 1.0)
+        let mut metric = self.encoder.encode_descriptor(name, help, unit, kind)?;
+        encode(&mut metric, values, from, 1.0)
     }
 }
 
-/// One sample for each set of labels.
+/// One sample for each set of labels; none, and it stands without braces.
 fn each<const N: usize, V>(
     family: &mut MetricEncoder,
     series: &[([Label; N], V)],
-    sample: impl Fn(MetricEncoder, &V) -> Result<(), Error>,
+    sample: impl Fn(&mut MetricEncoder, &V) -> Result<(), Error>,
 ) -> Result<(), Error> {
     for (labels, value) in series {
         if N == 0 {
-            sample(family.encode_family(&NoLabels)?, value)?;
+            sample(family, value)?;
         } else {
-            sample(family.encode_family(labels)?, value)?;
+            sample(&mut family.encode_family(labels)?, value)?;
         }
     }
     Ok(())
 }
 
-#[derive(Debug)]
-struct NoLabels;
-
-impl EncodeLabelSet for NoLabels {
-    fn encode(&self, _: &mut prometheus_client::encoding::LabelSetEncoder) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
 /// Buckets from `from` on, and everything divided by `scale`.
 fn encode(
-    mut metric: MetricEncoder,
+    metric: &mut MetricEncoder,
     values: &Histogram,
     from: u64,
     scale: f64,
