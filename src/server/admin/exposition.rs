@@ -19,6 +19,10 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// Times below this are one bucket: no disk or network is that fast.
 const MICROS_MIN: u64 = 8;
 
+/// One number, or one histogram, of a shard.
+type Number = fn(&Figures) -> u64;
+type Cells = fn(&ShardReport) -> &Histogram;
+
 /// A label's name and value.
 type Label = (&'static str, String);
 
@@ -95,21 +99,20 @@ impl Snapshot {
     }
 
     fn groups(&self, page: &mut Page) -> Result<(), Error> {
-        let roles: [(&str, fn(&Figures) -> u32); 4] = [
-            ("leader", |f| f.leaders),
-            ("follower", |f| f.followers),
-            ("pre_candidate", |f| f.pre_candidates),
-            ("candidate", |f| f.candidates),
+        let roles: [(&str, Number); 4] = [
+            ("leader", |f| f.leaders.into()),
+            ("follower", |f| f.followers.into()),
+            ("pre_candidate", |f| f.pre_candidates.into()),
+            ("candidate", |f| f.candidates.into()),
         ];
-        let roles =
-            roles.map(|(role, of)| ([("role", role.to_owned())], self.sum(|f| of(f).into())));
+        let roles = roles.map(|(role, of)| ([("role", role.to_owned())], self.sum(of)));
         page.gauges("raft_groups", "Groups on this node by its role in them", None, &roles)?;
         let leaderless = self.sum(|f| f.leaderless.into());
         let help = "Groups of which this node knows no leader";
         page.gauge("raft_groups_without_leader", help, None, leaderless)?;
         let help = "Highest term of any group";
         page.gauge("raft_term", help, None, self.max(|f| f.term_max))?;
-        let sums: [(&str, &str, fn(&Figures) -> u64); 3] = [
+        let sums: [(&str, &str, Number); 3] = [
             ("raft_commit_index", "Commit indices of all groups, summed", |f| f.commit_sum),
             ("raft_applied_index", "Applied indices of all groups, summed", |f| f.applied_sum),
             ("raft_last_index", "Last log indices of all groups, summed", |f| f.last_sum),
@@ -176,7 +179,7 @@ impl Snapshot {
     }
 
     fn commands(&self, page: &mut Page) -> Result<(), Error> {
-        let stages: [(&str, fn(&ShardReport) -> &Histogram); 3] = [
+        let stages: [(&str, Cells); 3] = [
             ("logged", |s| &s.figures.stages.logged),
             ("committed", |s| &s.figures.stages.committed),
             ("applied", |s| &s.figures.stages.applied),

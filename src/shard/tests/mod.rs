@@ -3,9 +3,10 @@
 //! world.rs: nodes, wires and the order of events; machine.rs: a state machine that remembers who;
 //! acknowledge.rs: when a client hears; leaders.rs: changes of leader, sessions; limits.rs: caps and
 //! full disks; restart.rs: recovery and catching up; many.rs: groups by the thousand; hostile.rs:
-//! frames that no peer writes; questions.rs: queries and status; random.rs: everything at once.
+//! frames that no peer writes; questions.rs: queries and status; figures.rs: what is counted; random.rs: everything at once.
 
 mod acknowledge;
+mod figures;
 mod hostile;
 mod leaders;
 mod limits;
