@@ -8,7 +8,7 @@
 //!                                 └── applied    and the answer is with the socket
 //! ```
 //!
-//! What a probe waits for may never come (the leader is replaced): [`Probes::clear`].
+//! What a probe waits for may never come: a leader that is replaced forgets its probes.
 
 use std::collections::VecDeque;
 

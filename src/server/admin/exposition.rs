@@ -4,10 +4,10 @@
 use std::fmt::Error;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::page::Page;
 use crate::metrics::Histogram;
 use crate::runtime::process::ProcessFigures;
 use crate::runtime::scrape::ShardReport;
@@ -16,17 +16,11 @@ use crate::wire::client::Refused;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Times below this are one bucket: no disk or network is that fast.
-const MICROS_MIN: u64 = 8;
-
 /// One number, or one histogram, of a shard.
 type Number = fn(&Figures) -> u64;
 type Cells = fn(&ShardReport) -> &Histogram;
 
-/// A label's name and value.
-type Label = (&'static str, String);
-
-/// The page. Shards that did not answer are missing in the sums; `ringraft_shards_answering` says so.
+/// The page. While not all shards answer it has no sums, and `ringraft_shards_answering` says so.
 pub fn render(
     shards: Vec<Option<ShardReport>>,
     start_unix_seconds: u64,
@@ -58,6 +52,11 @@ impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder) -> Result<(), Error> {
         let page = &mut Page { encoder };
         self.node(page)?;
+        self.process(page)?;
+        // A sum without one of its shards would look like a counter that was set back.
+        if self.shards.len() < self.configured {
+            return Ok(());
+        }
         self.groups(page)?;
         self.per_group(page)?;
         self.peers(page)?;
@@ -65,8 +64,7 @@ impl Collector for Snapshot {
         self.log(page)?;
         self.log_space(page)?;
         self.shards(page)?;
-        self.network(page)?;
-        self.process(page)
+        self.network(page)
     }
 }
 
@@ -311,157 +309,49 @@ impl Snapshot {
     }
 }
 
-/// Writes metrics, each with its help and type. Names come without unit and `_total`.
-struct Page<'a> {
-    encoder: DescriptorEncoder<'a>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::scrape::{DiskFigures, NetFigures};
 
-impl Page<'_> {
-    fn info(&mut self, name: &str, help: &str, labels: &[Label; 1]) -> Result<(), Error> {
-        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Info)?;
-        metric.encode_info(labels)
+    fn shard(shard: u32, busy_us: u64) -> Option<ShardReport> {
+        let mut turns = Histogram::default();
+        turns.observe(busy_us);
+        let figures = Figures { groups: 1, leaders: 1, commit_sum: 100, ..Figures::default() };
+        let (disk, net) = (DiskFigures::default(), NetFigures::default());
+        Some(ShardReport { shard, figures, disk, net, turns, status: None })
     }
 
-    fn gauge(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        value: u64,
-    ) -> Result<(), Error> {
-        self.gauges(name, help, unit, &[([], value)])
+    fn lines(shards: Vec<Option<ShardReport>>, starting_with: &str) -> Vec<String> {
+        let page = render(shards, 0, ProcessFigures::default()).unwrap();
+        let lines = page.lines().filter(|line| line.starts_with(starting_with));
+        lines.map(str::to_owned).collect()
     }
 
-    fn gauge_f64(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        value: f64,
-    ) -> Result<(), Error> {
-        let unit = unit.as_ref();
-        self.encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?.encode_gauge(&value)
+    #[test]
+    fn shards_are_added_up_and_times_are_seconds() {
+        let both = || vec![shard(0, 5), shard(1, 3_000_000)];
+        assert_eq!(lines(both(), "raft_commit_index"), ["raft_commit_index 200"]);
+        let leaders = "raft_groups{role=\"leader\"}";
+        assert_eq!(lines(both(), leaders), [format!("{leaders} 2")]);
+        assert_eq!(
+            lines(both(), "shard_busy_seconds_total"),
+            [
+                "shard_busy_seconds_total{shard=\"0\"} 0.000005",
+                "shard_busy_seconds_total{shard=\"1\"} 3.0"
+            ]
+        );
+        let turns = lines(both(), "shard_turn_seconds");
+        assert_eq!(turns[..2], ["shard_turn_seconds_sum 3.000005", "shard_turn_seconds_count 2"]);
+        assert_eq!(turns[2], "shard_turn_seconds_bucket{le=\"0.000008\"} 1", "5 µs are in it");
+        assert_eq!(turns.last().unwrap(), "shard_turn_seconds_bucket{le=\"+Inf\"} 2");
     }
 
-    fn gauges<const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        series: &[([Label; N], u64)],
-    ) -> Result<(), Error> {
-        let unit = unit.as_ref();
-        let mut family = self.encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-        each(&mut family, series, |metric, value| metric.encode_gauge(value))
+    #[test]
+    fn a_sum_without_one_of_its_shards_is_not_shown() {
+        let one = || vec![shard(0, 5), None];
+        assert_eq!(lines(one(), "ringraft_shards_answering"), ["ringraft_shards_answering 1"]);
+        assert_eq!(lines(one(), "raft_commit_index"), [""; 0]);
+        assert_eq!(lines(one(), "process_threads"), ["process_threads 0"]);
     }
-
-    fn counter(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        value: u64,
-    ) -> Result<(), Error> {
-        let unit = unit.as_ref();
-        let mut metric = self.encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
-        metric.encode_counter::<NoLabelSet, _, f64>(&value, None)
-    }
-
-    fn counters(
-        &mut self,
-        name: &str,
-        help: &str,
-        series: &[([Label; 1], u64)],
-    ) -> Result<(), Error> {
-        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        each(&mut family, series, |metric, value| {
-            metric.encode_counter::<NoLabelSet, _, f64>(value, None)
-        })
-    }
-
-    fn counters_f64<const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Unit,
-        series: &[([Label; N], f64)],
-    ) -> Result<(), Error> {
-        let kind = MetricType::Counter;
-        let mut family = self.encoder.encode_descriptor(name, help, Some(&unit), kind)?;
-        each(&mut family, series, |metric, value| {
-            metric.encode_counter::<NoLabelSet, _, f64>(value, None)
-        })
-    }
-
-    /// Microseconds, shown as seconds.
-    fn times(
-        &mut self,
-        name: &str,
-        help: &str,
-        series: &[([Label; 1], Histogram)],
-    ) -> Result<(), Error> {
-        let (unit, kind) = (Some(&Unit::Seconds), MetricType::Histogram);
-        let mut family = self.encoder.encode_descriptor(name, help, unit, kind)?;
-        each(&mut family, series, |metric, micros| encode(metric, micros, MICROS_MIN, 1e6))
-    }
-
-    fn time(&mut self, name: &str, help: &str, micros: Histogram) -> Result<(), Error> {
-        let unit = Some(Unit::Seconds);
-        let (unit, kind) = (unit.as_ref(), MetricType::Histogram);
-        let mut metric = self.encoder.encode_descriptor(name, help, unit, kind)?;
-        encode(&mut metric, &micros, MICROS_MIN, 1e6)
-    }
-
-    fn histogram(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        from: u64,
-        values: &Histogram,
-    ) -> Result<(), Error> {
-        let (unit, kind) = (unit.as_ref(), MetricType::Histogram);
-        let mut metric = self.encoder.encode_descriptor(name, help, unit, kind)?;
-        encode(&mut metric, values, from, 1.0)
-    }
-}
-
-/// One sample for each set of labels; none, and it stands without braces.
-fn each<const N: usize, V>(
-    family: &mut MetricEncoder,
-    series: &[([Label; N], V)],
-    sample: impl Fn(&mut MetricEncoder, &V) -> Result<(), Error>,
-) -> Result<(), Error> {
-    for (labels, value) in series {
-        if N == 0 {
-            sample(family, value)?;
-        } else {
-            sample(&mut family.encode_family(labels)?, value)?;
-        }
-    }
-    Ok(())
-}
-
-/// Buckets from `from` on, and everything divided by `scale`.
-fn encode(
-    metric: &mut MetricEncoder,
-    values: &Histogram,
-    from: u64,
-    scale: f64,
-) -> Result<(), Error> {
-    let mut buckets: Vec<(f64, u64)> = Vec::new();
-    let mut below = 0;
-    for (top, count) in values.buckets() {
-        match top {
-            Some(top) if top < from => below += count,
-            Some(top) => buckets.push((top as f64 / scale, count + std::mem::take(&mut below))),
-            None => buckets.push((f64::INFINITY, count)),
-        }
-    }
-    metric.encode_histogram::<NoLabelSet>(
-        values.sum() as f64 / scale,
-        values.count(),
-        &buckets,
-        None,
-    )
 }

@@ -15,10 +15,11 @@
 mod exposition;
 mod health;
 mod http;
+mod page;
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -52,6 +53,8 @@ struct View {
     /// Seconds since the epoch.
     start_unix_seconds: u64,
     closing: AtomicBool,
+    /// By worker: the connection it serves, so that a slow one does not hold up the end of the node.
+    serving: [Mutex<Option<TcpStream>>; WORKERS],
 }
 
 /// The port, until it is dropped.
@@ -79,6 +82,7 @@ impl Admin {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
             closing: AtomicBool::new(false),
+            serving: [const { Mutex::new(None) }; WORKERS],
         });
         let mut admin = Self { view, address, workers: Vec::new() };
         for i in 0..WORKERS {
@@ -87,7 +91,7 @@ impl Admin {
             let worker = std::thread::Builder::new()
                 .name(format!("node-{}-admin{i}", config.id))
                 .stack_size(WORKER_STACK_BYTES)
-                .spawn(move || view.work(&listener));
+                .spawn(move || view.work(i, &listener));
             admin.workers.push(worker.map_err(StartError::Kernel)?);
         }
         if !address.ip().is_loopback() {
@@ -104,9 +108,15 @@ impl Admin {
 }
 
 impl Drop for Admin {
-    /// Wakes every worker with a connection: accepting cannot be interrupted otherwise.
+    /// Cuts off whoever is served, and wakes every worker with a connection: accepting cannot be
+    /// interrupted otherwise.
     fn drop(&mut self) {
         self.view.closing.store(true, Ordering::Release);
+        for worker in 0..WORKERS {
+            if let Some(stream) = self.view.serving(worker).as_ref() {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
         let mut address = self.address;
         if address.ip().is_unspecified() {
             address.set_ip(if address.is_ipv4() {
@@ -126,17 +136,25 @@ impl Drop for Admin {
 }
 
 impl View {
-    fn work(&self, listener: &TcpListener) {
+    fn work(&self, worker: usize, listener: &TcpListener) {
         loop {
-            let accepted = listener.accept();
+            let accepted = listener.accept().map(|(stream, _)| stream);
+            // Shown before `closing` is read, which is set before this is looked at: one of the two
+            // threads sees the other.
+            *self.serving(worker) = accepted.as_ref().ok().and_then(|s| s.try_clone().ok());
             if self.closing.load(Ordering::Acquire) {
                 return;
             }
             match accepted {
-                Ok((stream, _)) => http::serve(stream, |path| self.answer(path)),
+                Ok(stream) => http::serve(stream, |path| self.answer(path)),
                 Err(_) => std::thread::sleep(ACCEPT_PAUSE),
             }
+            *self.serving(worker) = None;
         }
+    }
+
+    fn serving(&self, worker: usize) -> MutexGuard<'_, Option<TcpStream>> {
+        self.serving[worker].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn answer(&self, path: &str) -> Answer {
