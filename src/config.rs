@@ -21,7 +21,8 @@ use thiserror::Error;
 
 pub use cluster::{ClusterConfig, NodeAddress, StoreConfig, TimingConfig};
 pub use node::{
-    FaultConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, NodeConfig, RuntimeConfig, WalConfig,
+    FaultConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, NodeConfig,
+    RuntimeConfig, WalConfig,
 };
 pub use profile::{BUILTIN_PROFILES, Profile};
 

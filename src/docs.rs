@@ -23,3 +23,6 @@ pub mod testing {}
 
 #[doc = include_str!("docs/simulator.md")]
 pub mod simulator {}
+
+#[doc = include_str!("docs/operations.md")]
+pub mod operations {}

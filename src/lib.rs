@@ -31,7 +31,7 @@
 //! ```
 //!
 //! A module may use only what stands to its right ([`wire`] also names the types of
-//! [`raft::message`]; [`checksum`] stands beside [`ids`]). [`shard`] and everything right of it know
+//! [`raft::message`]; [`checksum`] and [`metrics`] stand beside [`ids`]). [`shard`] and everything right of it know
 //! no socket, file, clock, thread, random source, executor or `async`: time comes in as an integer,
 //! randomness as a seed, bytes as `Bytes`. Every decision about order (when may I acknowledge, vote,
 //! delete) is made there, so that a test drives the very code that ships. [`runtime`] moves bytes and
@@ -66,6 +66,7 @@ pub mod docs;
 pub mod ids;
 pub mod load;
 pub mod machine;
+pub mod metrics;
 #[doc(hidden)]
 pub mod mutants;
 pub mod raft;

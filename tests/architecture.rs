@@ -13,14 +13,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("ids", &[]),
     ("block", &["ids"]),
     ("raft", &["block", "ids"]),
-    ("wal", &["block", "ids"]),
+    // What every shard counts in; anybody may.
+    ("metrics", &[]),
+    ("wal", &["metrics", "block", "ids"]),
     ("machine", &["block", "ids"]),
     // Sideways, and only its messages: see `arrow`.
     ("wire", &["block", "ids", "raft"]),
-    ("shard", &["wal", "raft", "machine", "wire", "block", "ids"]),
+    ("shard", &["wal", "raft", "machine", "wire", "metrics", "block", "ids"]),
     ("sim", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
     ("config", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
-    ("metrics", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
     ("runtime", &["metrics", "shard", "wal", "raft", "machine", "wire", "block", "ids"]),
     ("client", &["runtime", "shard", "config", "metrics", "wire", "block", "ids"]),
     (
@@ -37,7 +38,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Layers that know no socket, file, clock, thread, random source or executor.
-const PURE: &[&str] = &["ids", "block", "raft", "wal", "machine", "wire", "shard", "sim"];
+const PURE: &[&str] =
+    &["ids", "metrics", "block", "raft", "wal", "machine", "wire", "shard", "sim"];
 
 /// What a pure layer must not name. Its tests may use files, but nothing that makes a run differ
 /// from the last.

@@ -270,7 +270,11 @@ impl ClusterConfig {
 }
 
 /// `host:port` with a port of at least 1. The host is looked up when it is used, not here.
-fn check_address(check: Checker<'_>, key: &'static str, address: &str) -> Result<(), ConfigError> {
+pub(super) fn check_address(
+    check: Checker<'_>,
+    key: &'static str,
+    address: &str,
+) -> Result<(), ConfigError> {
     let parts = address.rsplit_once(':');
     let good = parts.is_some_and(|(host, port)| {
         let bare = !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));

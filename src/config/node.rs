@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::cluster::check_address;
 use super::{Checker, ClusterConfig, ConfigError, NodeAddress};
 
 const EXAMPLE: &str = "tuning/node.toml";
@@ -27,6 +28,11 @@ pub struct NodeConfig {
     pub fault: FaultConfig,
     #[serde(default)]
     pub log: LogConfig,
+    /// Where operators reach this node by HTTP, `host:port`; absent = nowhere.
+    #[serde(default)]
+    pub admin: Option<String>,
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// Where it was read from, for errors.
     #[serde(skip)]
     pub origin: String,
@@ -140,6 +146,14 @@ pub struct LogConfig {
     pub format: LogFormat,
 }
 
+/// `[metrics]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Series for each group beside the sums: five times as many as there are groups.
+    pub per_group: bool,
+}
+
 /// How much is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -186,6 +200,8 @@ impl NodeConfig {
             runtime: RuntimeConfig::default(),
             fault: FaultConfig::default(),
             log: LogConfig::default(),
+            admin: None,
+            metrics: MetricsConfig::default(),
             origin: "node".to_owned(),
         }
     }
@@ -225,7 +241,21 @@ impl NodeConfig {
         self.limits.validate(check)?;
         self.wal.validate(check)?;
         check.within("runtime.spin_us", self.runtime.spin_us, 0..=10_000, "use 0 to 10000")?;
+        self.validate_admin(check)?;
         self.validate_directory()
+    }
+
+    fn validate_admin(&self, check: Checker<'_>) -> Result<(), ConfigError> {
+        let Some(admin) = &self.admin else { return Ok(()) };
+        check_address(check, "admin", admin)?;
+        let mut others = self.cluster.nodes.iter().flat_map(|node| [&node.peer, &node.client]);
+        check.ensure(
+            !others.any(|other| other == admin),
+            "admin",
+            admin,
+            "this address is used for peers or clients",
+            "give the admin port one of its own",
+        )
     }
 
     fn validate_directory(&self) -> Result<(), ConfigError> {

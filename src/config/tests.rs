@@ -45,9 +45,15 @@ fn the_commented_example_shows_exactly_the_defaults() {
     assert_eq!(config, node());
     config.validate().unwrap();
     let keys: Vec<&str> = text.lines().filter_map(|l| l.split_once(" = ")).map(|l| l.0).collect();
-    for key in
-        ["spare_segments", "pin_cores", "wal_write_error_at", "rpc_timeout_ms", "sessions_max"]
-    {
+    for key in [
+        "spare_segments",
+        "pin_cores",
+        "wal_write_error_at",
+        "rpc_timeout_ms",
+        "sessions_max",
+        "# admin",
+        "per_group",
+    ] {
         assert!(keys.contains(&key), "{key} is not shown");
     }
 }
@@ -133,6 +139,22 @@ fn identities_and_addresses_are_checked() {
     let mut config = node();
     config.cluster.nodes[1].peer = "[::1]:7102".to_owned();
     config.validate().unwrap();
+}
+
+#[test]
+fn the_admin_port_is_off_unless_asked_for_and_needs_an_address_of_its_own() {
+    assert_eq!(node().admin, None);
+    let text = format!("admin = \"localhost:9\"\n{GOOD}\n[metrics]\nper_group = true");
+    let config = NodeConfig::parse(&text, "n.toml").unwrap();
+    config.validate().unwrap();
+    assert_eq!((config.admin.as_deref(), config.metrics.per_group), (Some("localhost:9"), true));
+    let admin = |address: &str| refused(|c| c.admin = Some(address.to_owned()));
+    assert!(admin("9101").starts_with("node.toml: admin = 9101: not an address; write host:port"));
+    assert_eq!(
+        admin("127.0.0.1:7202"),
+        "node.toml: admin = 127.0.0.1:7202: this address is used for peers or clients; give the \
+         admin port one of its own"
+    );
 }
 
 #[test]

@@ -14,6 +14,8 @@ use bytes::Bytes;
 use io_uring::{opcode, types};
 
 use super::ring::{Completion, Ring, Token};
+use super::scrape::DiskFigures;
+use crate::ids::Tick;
 use crate::mutants::{self, Mutant};
 use crate::wal::{AlignedBuf, DiskDone, DiskError, DiskErrorKind, DiskOp, OpId, SegmentNo};
 
@@ -53,6 +55,14 @@ enum Pending {
     Read { buffer: AlignedBuf, len: usize },
 }
 
+/// An operation that the kernel has.
+struct InFlight {
+    id: OpId,
+    segment: SegmentNo,
+    pending: Pending,
+    since: Tick,
+}
+
 /// A finished operation of the log.
 pub type DiskEvent = (OpId, Result<DiskDone, DiskError>);
 
@@ -60,12 +70,13 @@ pub type DiskEvent = (OpId, Result<DiskDone, DiskError>);
 pub struct Disk {
     dir: PathBuf,
     files: BTreeMap<SegmentNo, SegmentFile>,
-    pending: Vec<Option<(OpId, SegmentNo, Pending)>>,
+    pending: Vec<Option<InFlight>>,
     free: Vec<u32>,
     in_flight: usize,
     /// For drills: counts down with each write; the one that finds 1 fails with EIO.
     fail_write_in: Option<u64>,
     failed: Vec<DiskEvent>,
+    figures: DiskFigures,
 }
 
 impl Disk {
@@ -78,7 +89,13 @@ impl Disk {
             in_flight: 0,
             fail_write_in,
             failed: Vec::new(),
+            figures: DiskFigures::default(),
         }
+    }
+
+    /// For metrics.
+    pub fn figures(&self) -> &DiskFigures {
+        &self.figures
     }
 
     /// Operations that the kernel has not finished.
@@ -105,10 +122,11 @@ impl Disk {
         };
         if self.drill_says_fail() {
             let error = io::Error::from_raw_os_error(libc::EIO);
+            self.figures.errors += 1;
             self.failed.push((id, Err(disk_error(&error))));
             return;
         }
-        let slot = self.insert(id, segment, pending);
+        let slot = self.insert(ring.now(), id, segment, pending);
         self.push_write(ring, slot);
     }
 
@@ -124,11 +142,10 @@ impl Disk {
     }
 
     fn push_write(&mut self, ring: &mut Ring, slot: u32) {
-        let Some((id, segment, Pending::Write { buffer, len, done, offset, sync })) =
-            &self.pending[slot as usize]
-        else {
+        let Some(InFlight { id, segment, pending, .. }) = &self.pending[slot as usize] else {
             return;
         };
+        let Pending::Write { buffer, len, done, offset, sync } = pending else { return };
         let (id, segment) = (*id, *segment);
         let rest = &buffer.as_slice()[*done..*len];
         let (pointer, size, at, sync) =
@@ -152,7 +169,7 @@ impl Disk {
             self.failed.push((id, Ok(DiskDone::Synced)));
             return;
         }
-        let slot = self.insert(id, segment, Pending::Sync);
+        let slot = self.insert(ring.now(), id, segment, Pending::Sync);
         match self.open(segment) {
             Ok(files) => {
                 let entry = opcode::Fsync::new(types::Fd(files.plain.as_raw_fd()))
@@ -168,8 +185,10 @@ impl Disk {
     fn start_read(&mut self, ring: &mut Ring, id: OpId, segment: SegmentNo, at: u64, len: usize) {
         let mut buffer = AlignedBuf::with_capacity(len);
         buffer.pad_to(len);
-        let slot = self.insert(id, segment, Pending::Read { buffer, len });
-        let Some((_, _, Pending::Read { buffer, .. })) = &mut self.pending[slot as usize] else {
+        let slot = self.insert(ring.now(), id, segment, Pending::Read { buffer, len });
+        let Some(InFlight { pending: Pending::Read { buffer, .. }, .. }) =
+            &mut self.pending[slot as usize]
+        else {
             return;
         };
         let pointer = buffer.as_mut_slice().as_mut_ptr();
@@ -184,26 +203,26 @@ impl Disk {
         }
     }
 
-    fn insert(&mut self, id: OpId, segment: SegmentNo, pending: Pending) -> u32 {
+    fn insert(&mut self, since: Tick, id: OpId, segment: SegmentNo, pending: Pending) -> u32 {
         self.in_flight += 1;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.pending.push(None);
             (self.pending.len() - 1) as u32
         });
-        self.pending[slot as usize] = Some((id, segment, pending));
+        self.pending[slot as usize] = Some(InFlight { id, segment, pending, since });
         slot
     }
 
-    fn take(&mut self, slot: u32) -> Option<(OpId, Pending)> {
+    fn take(&mut self, slot: u32) -> Option<InFlight> {
         let taken = self.pending.get_mut(slot as usize)?.take()?;
         self.free.push(slot);
         self.in_flight -= 1;
-        let (id, _, pending) = taken;
-        Some((id, pending))
+        Some(taken)
     }
 
     fn fail(&mut self, slot: u32, id: OpId, error: &io::Error) {
         self.take(slot);
+        self.figures.errors += 1;
         self.failed.push((id, Err(disk_error(error))));
     }
 
@@ -230,7 +249,7 @@ impl Disk {
         if self.files.len() < SEGMENTS_OPEN_MAX {
             return;
         }
-        let busy = |no: &SegmentNo| self.pending.iter().flatten().any(|(_, used, _)| used == no);
+        let busy = |no: &SegmentNo| self.pending.iter().flatten().any(|op| op.segment == *no);
         if let Some(idle) = self.files.keys().copied().find(|no| !busy(no)) {
             self.files.remove(&idle);
         }
@@ -259,8 +278,9 @@ impl Disk {
         let slot = completion.token.index;
         match completion.count() {
             Err(error) => {
-                if let Some((id, _)) = self.take(slot) {
-                    events.push((id, Err(disk_error(&error))));
+                if let Some(op) = self.take(slot) {
+                    self.figures.errors += 1;
+                    events.push((op.id, Err(disk_error(&error))));
                 }
             }
             Ok(count) => self.completed(ring, slot, count, events),
@@ -270,7 +290,7 @@ impl Disk {
 
     fn completed(&mut self, ring: &mut Ring, slot: u32, count: usize, events: &mut Vec<DiskEvent>) {
         // A short write goes on where it stopped, as long as it makes whole sectors.
-        if let Some(Some((_, _, Pending::Write { len, done, .. }))) =
+        if let Some(Some(InFlight { pending: Pending::Write { len, done, .. }, .. })) =
             self.pending.get_mut(slot as usize)
             && *done + count < *len
             && count > 0
@@ -279,7 +299,14 @@ impl Disk {
             *done += count;
             return self.push_write(ring, slot);
         }
-        let Some((id, pending)) = self.take(slot) else { return };
+        let Some(InFlight { id, pending, since, .. }) = self.take(slot) else { return };
+        let micros = ring.now().since(since);
+        match &pending {
+            Pending::Write { sync: true, .. } => self.figures.synced_writes.observe(micros),
+            Pending::Write { .. } => self.figures.plain_writes.observe(micros),
+            Pending::Sync => self.figures.syncs.observe(micros),
+            Pending::Read { .. } => self.figures.reads.observe(micros),
+        }
         let result = match pending {
             Pending::Write { buffer, len, done, .. } if done + count == len => {
                 Ok(DiskDone::Written { buffer })
@@ -294,6 +321,7 @@ impl Disk {
                 message: format!("the disk moved only {count} bytes"),
             }),
         };
+        self.figures.errors += u64::from(result.is_err());
         events.push((id, result));
     }
 }

@@ -138,6 +138,11 @@ impl Links {
         }
     }
 
+    /// Number of the shard whose links these are.
+    pub fn shard(&self) -> u32 {
+        self.identity.shard
+    }
+
     /// Begins to accept.
     pub fn listen(&mut self, ring: &mut Ring, net: &mut Net) {
         for (socket, _) in self.sockets.drain(..) {

@@ -18,6 +18,7 @@ use bytes::{BufMut, BytesMut};
 use io_uring::{opcode, types};
 
 use super::ring::{Completion, Ring, Token};
+use super::scrape::NetFigures;
 
 const ACCEPT: u8 = 1;
 const CONNECT: u8 = 2;
@@ -96,6 +97,8 @@ pub struct Net {
     paused: Vec<usize>,
     /// Closed and let go of by the kernel: reported with the next completions.
     closed: Vec<(ConnId, String)>,
+    received_bytes: u64,
+    sent_bytes: u64,
 }
 
 impl Net {
@@ -268,6 +271,12 @@ impl Net {
         self.slots.len() - self.free.len()
     }
 
+    /// For metrics.
+    pub fn figures(&self) -> NetFigures {
+        let (received_bytes, sent_bytes) = (self.received_bytes, self.sent_bytes);
+        NetFigures { received_bytes, sent_bytes, connections: self.count() as u32 }
+    }
+
     /// Turns a completion into events. `false` if it belongs to somebody else.
     pub fn complete(
         &mut self,
@@ -277,11 +286,18 @@ impl Net {
     ) -> bool {
         let Token { kind, generation, index } = completion.token;
         let id = ConnId { index, generation };
+        let bytes = completion.result.max(0) as u64;
         match kind {
             ACCEPT => self.accepted(ring, completion, events),
             CONNECT => self.connected(id, completion, events),
-            RECV => self.received(id, completion, events),
-            SEND => self.sent(ring, id, completion, events),
+            RECV => {
+                self.received_bytes += bytes;
+                self.received(id, completion, events);
+            }
+            SEND => {
+                self.sent_bytes += bytes;
+                self.sent(ring, id, completion, events);
+            }
             _ => return false,
         }
         true

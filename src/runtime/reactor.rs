@@ -12,8 +12,10 @@ use super::links::{Link, Links};
 use super::net::{ConnId, Net, NetEvent};
 use super::ring::{Completion, Ring};
 use super::routing::ShardPort;
+use super::scrape::{ShardReport, Want};
 use crate::ids::{Lsn, Tick};
 use crate::machine::StateMachine;
+use crate::metrics::Histogram;
 use crate::shard::{Output, Shard};
 use crate::wal::{DiskDone, DiskOp, WalError};
 use crate::wire::frame::{Frame, write_close};
@@ -47,6 +49,7 @@ pub struct Reactor<M> {
     spin_us: u64,
     name: String,
     recovered: Option<Box<dyn FnOnce() + Send>>,
+    turns: Histogram,
 }
 
 /// What a reactor is made of; see the fields of the same name.
@@ -91,6 +94,7 @@ impl<M: StateMachine> Reactor<M> {
             spin_us: parts.spin_us,
             name: parts.name,
             recovered: Some(parts.recovered),
+            turns: Histogram::default(),
             ring,
         }
     }
@@ -119,10 +123,13 @@ impl<M: StateMachine> Reactor<M> {
             }
             self.shard.apply(now);
             self.send_to_clients();
+            let end = self.ring.now();
+            self.shard.answered(end);
+            self.turns.observe(end.since(now));
             if self.is_drained(now) {
                 break Ok(self.shard.is_quiet().then(|| self.shard.wal().durable()));
             }
-            if let Err(error) = self.sleep() {
+            if let Err(error) = self.sleep(end) {
                 panic!("io_uring refuses to work: {error}");
             }
         };
@@ -167,6 +174,21 @@ impl<M: StateMachine> Reactor<M> {
         self.net_events = events;
         while let Some(arrival) = self.port.arrivals.pop() {
             self.welcome_arrival(arrival);
+        }
+        while let Some(question) = self.port.questions.pop() {
+            // Who asked may have gone: then nobody hears the answer.
+            let _ = question.reply.try_send(self.report(now, question.want));
+        }
+    }
+
+    fn report(&self, now: Tick, want: Want) -> ShardReport {
+        ShardReport {
+            shard: self.links.shard(),
+            figures: self.shard.figures(now, want.per_group),
+            disk: self.disk.figures().clone(),
+            net: self.net.figures(),
+            turns: self.turns.clone(),
+            status: want.status.then(|| self.shard.status()),
         }
     }
 
@@ -374,14 +396,14 @@ impl<M: StateMachine> Reactor<M> {
         self.draining_until.is_some_and(|until| now >= until || quiet())
     }
 
-    fn sleep(&mut self) -> std::io::Result<()> {
-        let now = self.ring.now();
+    fn sleep(&mut self, now: Tick) -> std::io::Result<()> {
         let mut until = self.shard.deadline(now);
         if self.links.has_chores() || self.net.has_paused() || self.draining_until.is_some() {
             until = until.min(self.next_chores);
         }
         let untold = self.disk.has_failed() || self.net.has_closed();
-        if until <= now || untold || !self.port.arrivals.is_empty() {
+        let asked = !self.port.arrivals.is_empty() || !self.port.questions.is_empty();
+        if until <= now || untold || asked {
             return self.ring.submit();
         }
         if self.spin_us > 0 {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam::queue::ArrayQueue;
 
 use super::ring::Waker;
+use super::scrape::{QUESTIONS_MAX, Question};
 use crate::ids::NodeId;
 use crate::wire::hello::Hello;
 
@@ -22,6 +23,8 @@ pub struct Arrival {
 /// The way into a shard from other threads.
 pub struct ShardPort {
     pub arrivals: ArrayQueue<Arrival>,
+    /// Answered between two turns.
+    pub questions: ArrayQueue<Question>,
     /// Set once: drain and stop.
     pub stop: AtomicBool,
     pub waker: Waker,
@@ -31,6 +34,7 @@ impl ShardPort {
     pub fn new() -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             arrivals: ArrayQueue::new(ARRIVALS_MAX),
+            questions: ArrayQueue::new(QUESTIONS_MAX),
             stop: AtomicBool::new(false),
             waker: Waker::new()?,
         }))

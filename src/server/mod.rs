@@ -4,6 +4,7 @@
 //! (configuration, locked memory, ports), then the directory is locked, the boot record written and
 //! synced, the logs recovered, and only then does a thread accept a connection.
 
+mod admin;
 pub mod directory;
 pub mod embedded;
 mod error;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use self::admin::Admin;
 pub use self::directory::DirectoryError;
 use self::directory::{DataDir, Owner};
 pub use self::error::{NodeFailure, StartError};
@@ -49,6 +51,8 @@ pub struct Node {
     ends: mpsc::Receiver<ShardEnd>,
     keeper: Arc<Keeper>,
     client_address: SocketAddr,
+    /// For operators; ends with the node.
+    admin: Option<Admin>,
 }
 
 /// Listening sockets, bound before anything is written.
@@ -99,6 +103,8 @@ impl Node {
         check_locked_memory()?;
         raise_open_files();
         let peers = resolve_peers(config)?;
+        let admin = config.admin.as_deref().map(|address| bind(address, "operators"));
+        let admin = admin.transpose()?;
         let client_address = listeners.client.local_addr().map_err(StartError::Kernel)?;
         let cluster = &config.cluster;
         let directory = DataDir::open(&config.data_dir, &owner(config))?;
@@ -112,13 +118,19 @@ impl Node {
             ends,
             keeper: Keeper::new(directory, cluster.shards),
             client_address,
+            admin: None,
         };
+        if let Some(listener) = admin {
+            // Before the logs are read: who asks meanwhile hears that the node is starting.
+            node.admin = Some(Admin::start(listener, config, node.ports.clone())?);
+        }
         let started = node.start_shards(config, listeners, &peers, &end);
         if let Err(error) = started {
             node.stop();
             node.threads.drain(..).for_each(|thread| drop(thread.join()));
             return Err(error);
         }
+        node.admin.iter().for_each(Admin::started);
         info!(node = config.id, incarnation = incarnation.0,
             clients = %client_address, "node started");
         Ok(node)

@@ -28,6 +28,7 @@ impl<M: StateMachine> Shard<M> {
     pub fn apply(&mut self, now: Tick) {
         let mut budget = self.config.apply_bytes_per_turn;
         let mut rounds = self.applying.len();
+        self.answering.clear();
         while rounds > 0 && budget > 0 && self.fatal.is_none() {
             rounds -= 1;
             let Some(local) = self.applying.pop_front() else { break };
@@ -35,6 +36,14 @@ impl<M: StateMachine> Shard<M> {
             self.apply_group(now, local, &mut budget);
         }
         self.clients.write_answers();
+    }
+
+    /// What [`Shard::apply`] has answered is with the sockets. Only for the figures: without it the
+    /// last stage is not measured.
+    pub fn answered(&mut self, now: Tick) {
+        for committed in self.answering.drain(..) {
+            self.stages.applied.observe(now.since(committed));
+        }
     }
 
     fn apply_group(&mut self, now: Tick, local: u32, budget: &mut u64) {
@@ -48,6 +57,7 @@ impl<M: StateMachine> Shard<M> {
             self.groups[local as usize].want_apply(local, &mut self.applying);
         }
         if applied > before {
+            self.groups[local as usize].probes.applied(applied, &mut self.answering);
             self.step(now, local, Event::Applied { index: applied });
         }
     }

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 
 use super::ShardConfig;
 use super::sessions::Sessions;
+use super::stages::Probes;
 use crate::block::Block;
 use crate::ids::{Index, Lsn, NodeId, Seq, Term};
 use crate::machine::StateMachine;
@@ -66,6 +67,8 @@ pub(super) struct Group<M> {
     pub origins: Vec<Origin>,
     /// Proposed, not yet applied; by index.
     pub pending: VecDeque<Pending>,
+    /// Measure what is proposed here.
+    pub probes: Probes,
     unsettled: VecDeque<Unsettled>,
     held: VecDeque<Held>,
     settled: Seq,
@@ -84,6 +87,7 @@ impl<M: StateMachine> Group<M> {
             proposals: Vec::new(),
             origins: Vec::new(),
             pending: VecDeque::new(),
+            probes: Probes::default(),
             unsettled: VecDeque::new(),
             held: VecDeque::new(),
             settled: Seq::ZERO,

@@ -14,9 +14,11 @@
 //! - after the log's first error nothing is acknowledged, voted or sent any more.
 
 mod apply;
+pub mod figures;
 mod group;
 mod proposals;
 pub mod sessions;
+pub mod stages;
 mod status;
 mod timers;
 mod transport;
@@ -27,6 +29,7 @@ use std::collections::VecDeque;
 use self::group::Group;
 use self::proposals::Clients;
 use self::sessions::SessionLimits;
+use self::stages::StageTimes;
 pub use self::status::{GroupStatus, ShardStatus};
 use self::timers::Timers;
 use self::transport::{Outgoing, Peer};
@@ -42,6 +45,7 @@ use crate::raft::{self, Event, Raft, Restored, TermRun};
 use crate::wal::{
     Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Suspect, TermStart, Wal, WalError,
 };
+use crate::wire::client::Refused;
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -111,11 +115,22 @@ pub struct Output {
 pub struct ShardStats {
     pub commands_applied: u64,
     pub blocks_applied: u64,
-    pub proposals_refused: u64,
+    /// By the reason's [`Refused::kind`].
+    pub refused: [u64; Refused::REASONS.len()],
     pub appends_held_back: u64,
     pub turns: u64,
     /// Elections on this node after which acknowledged commands may be missing.
     pub possible_data_loss: u64,
+    /// Elections that this node stood in, and those it won.
+    pub campaigns: u64,
+    pub elections_won: u64,
+}
+
+impl ShardStats {
+    /// Proposals refused, whatever the reason.
+    pub fn proposals_refused(&self) -> u64 {
+        self.refused.iter().sum()
+    }
 }
 
 /// Deadlines are kept to this part of a heartbeat.
@@ -165,6 +180,9 @@ pub struct Shard<M> {
     fatal: Option<WalError>,
     draining: bool,
     stats: ShardStats,
+    stages: StageTimes,
+    /// Since when what was applied in this turn had been committed, a time for each probe.
+    answering: Vec<Tick>,
 }
 
 impl<M: StateMachine> Shard<M> {
@@ -202,6 +220,8 @@ impl<M: StateMachine> Shard<M> {
             fatal: None,
             draining: false,
             stats: ShardStats::default(),
+            stages: StageTimes::default(),
+            answering: Vec::new(),
             config,
         };
         for id in (shard.config.shard..shard.config.groups).step_by(shard.config.shards as usize) {
@@ -281,7 +301,7 @@ impl<M: StateMachine> Shard<M> {
         self.propose(now);
         self.settle(now);
         self.start_fetches(now);
-        self.note_commits(out);
+        self.note_commits(now, out);
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);
         out.disk.append(&mut self.disk_queue);
@@ -327,6 +347,7 @@ impl<M: StateMachine> Shard<M> {
         let Some(seq) = self.groups[local as usize].settle(durable, written) else { return };
         self.step(now, local, Event::Persisted { seq });
         let group = &mut self.groups[local as usize];
+        group.probes.logged(group.raft.durable_index(), now, &mut self.stages);
         let id = group.raft.group();
         while let Some((to, message)) = group.release(seq) {
             transport::queue(&self.peers, &mut self.outgoing, to, Outgoing::small(id, message));
@@ -377,13 +398,17 @@ impl<M: StateMachine> Shard<M> {
         self.write_peer_frames();
     }
 
-    fn note_commits(&mut self, out: &mut Output) {
+    fn note_commits(&mut self, now: Tick, out: &mut Output) {
         for commit in self.ready.committed.drain(..) {
             let local = local_of(commit.group, &self.config);
-            self.groups[local as usize].want_apply(local, &mut self.applying);
+            let group = &mut self.groups[local as usize];
+            group.probes.committed(commit.index, now, &mut self.stages);
+            group.want_apply(local, &mut self.applying);
         }
         let mut transitions = std::mem::take(&mut self.ready.transitions);
         for transition in &transitions {
+            self.stats.campaigns += u64::from(transition.role == Role::Candidate);
+            self.stats.elections_won += u64::from(transition.role == Role::Leader);
             if transition.role != Role::Leader {
                 let local = local_of(transition.group, &self.config);
                 self.disown(local, transition.leader);

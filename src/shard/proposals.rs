@@ -61,6 +61,12 @@ impl Clients {
         self.touch(conn);
     }
 
+    /// Connections that are open, and bytes that wait for their sockets.
+    pub fn figures(&self) -> (u32, u64) {
+        let open = self.slots.iter().filter(|client| client.open);
+        open.fold((0, 0), |(count, bytes), client| (count + 1, bytes + client.egress.len() as u64))
+    }
+
     /// Turns the answers of this turn into frames.
     pub fn write_answers(&mut self) {
         for &conn in &self.dirty {
@@ -155,7 +161,7 @@ impl<M: StateMachine> Shard<M> {
     }
 
     fn refuse(&mut self, conn: u64, group: GroupId, seq: u64, refused: Refused) {
-        self.stats.proposals_refused += 1;
+        self.stats.refused[refused.kind()] += 1;
         self.clients.answer(conn, &Answer { group, seq, result: Err(refused) });
     }
 
@@ -220,9 +226,12 @@ impl<M: StateMachine> Shard<M> {
             group.pending.push_back(Pending { first, term, conn, seq });
             first = first.plus(count);
         }
+        if admitted > 0 {
+            group.probes.set(first.prev(), now);
+        }
         let id = group.raft.group();
         for Origin { conn, seq, .. } in group.origins.drain(..) {
-            self.stats.proposals_refused += 1;
+            self.stats.refused[refused.kind()] += 1;
             self.clients.answer(conn, &Answer { group: id, seq, result: Err(refused) });
         }
     }
@@ -231,6 +240,7 @@ impl<M: StateMachine> Shard<M> {
     /// blocks is open; the session's sequence number makes the retry safe.
     pub(super) fn disown(&mut self, local: u32, leader: Option<NodeId>) {
         let group = &mut self.groups[local as usize];
+        group.probes.clear();
         let id = group.raft.group();
         for pending in group.pending.drain(..) {
             let result = Err(Refused::NotLeader(leader));

@@ -80,7 +80,7 @@ impl<M: StateMachine> Shard<M> {
             peers_connected: self.peers.iter().filter(|peer| peer.connected).count() as u32,
             commands_applied: self.stats.commands_applied,
             blocks_applied: self.stats.blocks_applied,
-            proposals_refused: self.stats.proposals_refused,
+            proposals_refused: self.stats.proposals_refused(),
             flushes: wal.flushes,
             wal_bytes: wal.bytes,
             space: self.space(),

@@ -46,6 +46,11 @@ impl Peer {
     pub fn new(node: NodeId) -> Self {
         Self { node, connected: false, egress: Vec::new() }
     }
+
+    /// Bytes that wait for the socket.
+    pub fn egress_bytes(&self) -> u64 {
+        self.egress.len() as u64
+    }
 }
 
 /// Sorts a message under its peer.

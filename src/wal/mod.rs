@@ -49,6 +49,7 @@ use zerocopy::IntoBytes;
 
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
+use crate::metrics::Histogram;
 use crate::mutants::{self, Mutant};
 
 pub use boot::{
@@ -93,6 +94,7 @@ pub struct Wal {
     lingers_since: Option<Tick>,
     poisoned: Option<WalError>,
     stats: WalStats,
+    flush_commands: Histogram,
 }
 
 impl Wal {
@@ -166,6 +168,7 @@ impl Wal {
             lingers_since: None,
             poisoned: None,
             stats: WalStats::default(),
+            flush_commands: Histogram::default(),
         }
     }
 
@@ -304,6 +307,7 @@ impl Wal {
         let len = sealed.buffer.len();
         self.stats.flushes += 1;
         self.stats.bytes += len as u64;
+        self.flush_commands.observe(sealed.commands);
         ops.push(DiskOp::Write {
             op,
             segment: sealed.segment,
@@ -508,6 +512,11 @@ impl Wal {
     /// The error that stopped the log, if one did.
     pub fn poisoned(&self) -> Option<&WalError> {
         self.poisoned.as_ref()
+    }
+
+    /// Commands of each flush issued.
+    pub fn flush_commands(&self) -> &Histogram {
+        &self.flush_commands
     }
 
     /// Figures for metrics.

@@ -38,6 +38,8 @@ pub(super) struct Staged {
     /// The buffer may grow to this length.
     limit: usize,
     records: u32,
+    /// In the blocks among the records.
+    commands: u64,
     pub sync: bool,
     /// Holds a hard state: does not linger.
     pub urgent: bool,
@@ -64,6 +66,7 @@ pub(super) struct Sealed {
     /// Position behind the padding.
     pub end: Lsn,
     pub sync: bool,
+    pub commands: u64,
 }
 
 #[derive(Debug)]
@@ -155,9 +158,10 @@ impl Writer {
 
     /// A block of the record whose header was pushed last: header and body as they are.
     pub fn push_block(&mut self, block: &Block) {
-        let buffer = &mut self.staged.back_mut().expect("its header is there").buffer;
-        buffer.extend(block.header().as_bytes());
-        buffer.extend(block.body());
+        let open = self.staged.back_mut().expect("its header is there");
+        open.buffer.extend(block.header().as_bytes());
+        open.buffer.extend(block.body());
+        open.commands += block.count();
     }
 
     fn next_open(&self) -> Lsn {
@@ -192,8 +196,9 @@ impl Writer {
         buffer.clear();
         buffer.pad_to(lead + FLUSH_HEADER_BYTES);
         let segment = self.head;
-        let (records, sync, urgent) = (0, false, false);
-        self.staged.push_back(Staged { buffer, lsn, segment, lead, limit, records, sync, urgent });
+        let (records, commands, sync, urgent) = (0, 0, false, false);
+        let staged = Staged { buffer, lsn, segment, lead, limit, records, commands, sync, urgent };
+        self.staged.push_back(staged);
     }
 
     /// Closes the front flush: stamps it with `durable`, links it to the one before, pads it.
@@ -225,7 +230,8 @@ impl Writer {
         self.chain = Chain { end, checksum };
         self.staged_bytes -= (used - FLUSH_HEADER_BYTES) as u64;
         let offset = self.config.offset_of(lsn) - lead as u64;
-        Some(Sealed { buffer: front.buffer, segment, offset, end, sync: front.sync })
+        let Staged { buffer, sync, commands, .. } = front;
+        Some(Sealed { buffer, segment, offset, end, sync, commands })
     }
 
     fn stamp_segment(&self, front: &mut Staged, durable: Lsn) {

@@ -87,6 +87,38 @@ pub enum Refused {
     NoGroup,
 }
 
+impl Refused {
+    /// Names of the reasons, for labels, at the places that [`Refused::kind`] gives.
+    pub const REASONS: [&'static str; 10] = [
+        "not_leader",
+        "busy",
+        "too_large",
+        "recovering",
+        "shutdown",
+        "bad_request",
+        "read_only",
+        "stale",
+        "no_group",
+        "session_epoch_changed",
+    ];
+
+    /// Place of this reason in [`Refused::REASONS`].
+    pub fn kind(self) -> usize {
+        match self {
+            Self::NotLeader(_) => 0,
+            Self::Busy => 1,
+            Self::TooLarge => 2,
+            Self::Recovering => 3,
+            Self::Shutdown => 4,
+            Self::BadRequest => 5,
+            Self::ReadOnly => 6,
+            Self::Stale => 7,
+            Self::NoGroup => 8,
+            Self::SessionEpochChanged => 9,
+        }
+    }
+}
+
 /// How far an acknowledged command had come on a majority of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

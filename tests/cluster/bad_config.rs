@@ -123,6 +123,14 @@ fn a_port_in_use() {
 }
 
 #[test]
+fn an_admin_port_in_use() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let stage = Stage::new().replace("data_dir =", &format!("admin = {address:?}\ndata_dir ="));
+    let _taken = TcpListener::bind(&address).unwrap();
+    stage.is_refused(&["cannot listen on", &address, "for operators", "free the port"]);
+}
+
+#[test]
 fn too_little_locked_memory() {
     let stage = Stage::new();
     let config = stage.config();

@@ -8,6 +8,7 @@
 //! `RINGRAFT_ROUNDS=20` asks for that many rounds of every kind of kill -9 and of power cut; the
 //! default is 2.
 
+mod admin;
 mod bad_config;
 mod bad_input;
 mod bench;
@@ -19,6 +20,7 @@ mod kill9;
 mod lifecycle;
 mod load;
 mod mounts;
+mod openmetrics;
 mod pause;
 mod power_cut;
 mod process;

@@ -99,6 +99,7 @@ impl Shards {
         self.allocations += allocations(|| {
             shard.turn(now, out);
             shard.apply(now);
+            shard.answered(now);
         });
         assert!(out.fatal.is_none());
         out.transitions.clear();

@@ -137,7 +137,7 @@ fn what_can_never_be_taken_is_refused_with_the_reason() {
     let torn = block(0, 9, 1).body().slice(..40);
     assert_eq!(result(Block::from_body(GroupId(0), 1, 9, 1, 0, torn)), Refused::BadRequest);
     assert_eq!(result(block_of(0, 9, 1, 9000, 1, 8)), Refused::BadRequest);
-    assert_eq!(c.shard(leader).stats().proposals_refused, 4);
+    assert_eq!(c.shard(leader).stats().proposals_refused(), 4);
 }
 
 #[test]

@@ -408,7 +408,9 @@ impl<M: StateMachine> Cluster<M> {
         node.disk.issue(&mut node.out.disk);
         self.schedule_disk(i);
         self.send_to_peers(i);
-        self.nodes[i].shard.as_mut().expect("up").apply(now);
+        let shard = self.nodes[i].shard.as_mut().expect("up");
+        shard.apply(now);
+        shard.answered(now);
         self.send_to_clients(i);
     }
 

@@ -1,0 +1,124 @@
+//! What a shard counts is what happened.
+
+use super::machine::Ledger;
+use super::world::{Cluster, MS, Setup, block};
+use crate::shard::figures::Figures;
+use crate::wire::client::Refused;
+
+fn figures(c: &Cluster<Ledger>, node: usize) -> Figures {
+    c.shard(node).figures(c.now, true)
+}
+
+fn elected(groups: u32) -> Cluster<Ledger> {
+    let mut c = Setup::new(groups).start();
+    c.elect();
+    c.converge();
+    c
+}
+
+#[test]
+fn each_block_led_here_passes_every_stage_once_and_followers_measure_nothing() {
+    let mut c = elected(2);
+    let (leader, client) = (c.leader(0).unwrap(), c.client(c.leader(0).unwrap()));
+    let before = figures(&c, leader);
+    for seq in 1..=10 {
+        c.submit(client, &[block(0, 9, seq)]);
+        assert!(c.answer(client).result.is_ok());
+    }
+    c.converge();
+    let after = figures(&c, leader);
+    let stages = |f: &Figures| {
+        let s = &f.stages;
+        [s.logged.count(), s.committed.count(), s.applied.count()]
+    };
+    assert_eq!(stages(&after), stages(&before).map(|n| n + 10));
+    let disk_us = after.stages.logged.sum() - before.stages.logged.sum();
+    assert!(disk_us >= 10 * c.setup.disk_us, "a log is not faster than its disk: {disk_us}");
+    let net_us = after.stages.committed.sum() - before.stages.committed.sum();
+    assert!(net_us >= 10 * (2 * c.setup.net_us + c.setup.disk_us), "nor a majority: {net_us}");
+    assert!(after.flush_commands.sum() >= before.flush_commands.sum() + 10);
+    let follower = (0..3).find(|&i| c.leader(0) != Some(i) && c.leader(1) != Some(i));
+    if let Some(follower) = follower {
+        assert_eq!(stages(&figures(&c, follower)), [0, 0, 0]);
+    }
+}
+
+#[test]
+fn a_follower_that_is_cut_off_lags_and_a_cut_off_node_knows_no_leader() {
+    let mut c = elected(3);
+    let leader = c.leader(0).unwrap();
+    let lost = (0..3).find(|&i| i != leader).unwrap();
+    assert_eq!(figures(&c, lost).leaderless, 0);
+    c.isolate(lost);
+    let client = c.client(leader);
+    for seq in 1..=5 {
+        c.submit(client, &[block(0, 9, seq)]);
+        assert!(c.answer(client).result.is_ok());
+    }
+    let told = figures(&c, leader);
+    let peer = |node: usize| told.peers.iter().find(|p| p.node.0 == node as u32 + 1).unwrap();
+    assert!(peer(lost).lag_entries >= 5 && !peer(lost).connected, "{:?}", told.peers);
+    let other = (0..3).find(|&i| i != leader && i != lost).unwrap();
+    assert!(peer(other).lag_entries == 0 && peer(other).connected, "{:?}", told.peers);
+    c.run_until("the lost node gives up on its leaders", 2000 * MS, |c| {
+        let f = figures(c, lost);
+        f.leaderless == 3 && f.leaderless_groups == [0, 1, 2] && f.pre_candidates == 3
+    });
+    assert_eq!(figures(&c, lost).leaders, 0);
+    c.heal();
+    c.converge();
+    c.run_until("its last answer arrives", 1000 * MS, |c| {
+        figures(c, leader).peers.iter().all(|p| p.lag_entries == 0)
+    });
+}
+
+#[test]
+fn refusals_are_counted_by_their_reason_and_elections_by_their_winner() {
+    let mut c = elected(4);
+    let wins =
+        |c: &Cluster<Ledger>| -> u64 { (0..3).map(|i| figures(c, i).stats.elections_won).sum() };
+    assert!(wins(&c) >= 4);
+    let leader = c.leader(0).unwrap();
+    let follower = (0..3).find(|&i| i != leader).unwrap();
+    let client = c.client(follower);
+    c.submit(client, &[block(0, 9, 1), block(0, 9, 2), block(7, 9, 3)]);
+    c.run(10 * MS);
+    assert_eq!(c.answers(client).len(), 3);
+    let refused = figures(&c, follower).stats.refused;
+    let of = |reason: Refused| refused[reason.kind()];
+    assert_eq!((of(Refused::NotLeader(None)), of(Refused::NoGroup)), (2, 1));
+    assert_eq!(refused.iter().sum::<u64>(), c.shard(follower).status().proposals_refused);
+    let before = wins(&c);
+    c.kill(leader);
+    c.run_until("group 0 has another leader", 3000 * MS, |c| {
+        c.leader(0).is_some_and(|i| i != leader)
+    });
+    let others: u64 =
+        (0..3).filter(|&i| i != leader).map(|i| figures(&c, i).stats.elections_won).sum();
+    assert!(others >= 1 && before >= 1);
+}
+
+#[test]
+fn the_sums_are_those_of_the_groups() {
+    let mut c = elected(5);
+    let client = c.client(c.leader(3).unwrap());
+    c.submit(client, &[block(3, 9, 1)]);
+    assert!(c.answer(client).result.is_ok());
+    c.converge();
+    for node in 0..3 {
+        let f = figures(&c, node);
+        let status = c.shard(node).status();
+        assert_eq!(f.groups as usize, status.groups.len());
+        assert_eq!(f.leaders + f.followers + f.pre_candidates + f.candidates, 5);
+        assert_eq!(f.commit_sum, status.groups.iter().map(|g| g.commit).sum::<u64>());
+        assert_eq!(f.applied_sum, status.groups.iter().map(|g| g.applied).sum::<u64>());
+        assert_eq!(f.term_max, status.groups.iter().map(|g| g.term).max().unwrap());
+        for (group, told) in f.per_group.iter().zip(&status.groups) {
+            assert_eq!(
+                (group.group, group.commit, group.last),
+                (told.group, told.commit, told.last)
+            );
+            assert_eq!(group.leads, told.role == "leader");
+        }
+    }
+}
