@@ -313,6 +313,17 @@ impl Block {
         GroupId(self.header.group)
     }
 
+    /// Synced before it counts, whatever the group's mode: changes of membership (durability.md R1),
+    /// and the no-ops of a group that ever had a loss: one of them says that indices are used again
+    /// under a new epoch, and were it lost, so would the next one (R6, R9).
+    pub fn is_always_synced(&self) -> bool {
+        match self.kind() {
+            BlockKind::Commands => false,
+            BlockKind::Noop => self.header().epoch > 0,
+            BlockKind::Membership => true,
+        }
+    }
+
     /// Decoding admits no other kinds.
     #[inline]
     pub fn kind(&self) -> BlockKind {

@@ -158,9 +158,15 @@ impl DataDir {
     }
 
     fn rewrite(&mut self, change: impl FnOnce(&mut BootRecord)) -> std::io::Result<()> {
+        let before = self.boot.clone();
         self.boot = self.boot.next_write();
         change(&mut self.boot);
-        self.write()
+        let written = self.write();
+        if written.is_err() {
+            // The next attempt goes to the same slot: the other one holds the last good record.
+            self.boot = before;
+        }
+        written
     }
 
     /// What the boot record remembers of a shard's log.

@@ -20,7 +20,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::admin::Admin;
 pub use self::directory::DirectoryError;
@@ -33,7 +33,7 @@ use crate::ids::NodeId;
 use crate::runtime::cold::Cold;
 use crate::runtime::machine::{locked_memory_limit, raise_open_files};
 use crate::runtime::routing::{Routes, ShardPort};
-use crate::wal::{StartVerdict, Suspect};
+use crate::wal::{ReadError, StartVerdict, Suspect, WalError};
 use crate::wire::hello::Role;
 
 /// Locked memory below which a node does not start, bytes: the executor of the cold paths registers
@@ -214,6 +214,7 @@ impl Node {
             match outcome {
                 Some(Ok(end)) => ends[shard as usize] = end,
                 Some(Err(error)) => {
+                    self.record_damage(&error);
                     self.stop();
                     result = result.and(Err(NodeFailure::Log { shard, error }));
                 }
@@ -228,6 +229,19 @@ impl Node {
             self.keeper.with(|directory| directory.mark_clean(ends));
         }
         result
+    }
+}
+
+impl Node {
+    /// Damage found while the node ran may lie above every durable mark that the log names, and be
+    /// taken for a torn tail at the next start: the boot record remembers it.
+    fn record_damage(&self, error: &WalError) {
+        if !matches!(error, WalError::Lost { error: ReadError::Rot { .. }, .. }) {
+            return;
+        }
+        if let Err(error) = self.keeper.with(|directory| directory.mark_rot()) {
+            error!(%error, "the damage was not recorded; run `ringraft wal verify` before the next start");
+        }
     }
 }
 

@@ -369,8 +369,11 @@ impl<M: StateMachine> Shard<M> {
                     let state = &self.groups[local as usize];
                     let synced = state.sync && !mutants::is(Mutant::AppendNotSynced);
                     let truncates_synced = *truncates && !mutants::is(Mutant::TruncationNotSynced);
-                    let sync = synced || state.raft.is_recovering() || truncates_synced;
                     let blocks = self.ready.slice(blocks);
+                    let sync = synced
+                        || state.raft.is_recovering()
+                        || truncates_synced
+                        || blocks.iter().any(Block::is_always_synced);
                     (self.wal.append(*group, blocks, *truncates, sync), sync)
                 }
             };

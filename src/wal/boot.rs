@@ -191,14 +191,32 @@ impl BootRecord {
     /// The newer of the two slots. `Ok(None)`: nothing was ever written (empty, or all zeros).
     pub fn decode(slots: &[u8]) -> Result<Option<Self>, BootError> {
         let mut newest: Option<Self> = None;
+        let mut damaged = false;
         for slot in slots.chunks(SLOT_BYTES) {
-            let Some(record) = decode_slot(slot)? else { continue };
+            let Some(record) = decode_slot(slot)? else {
+                damaged |= slot.iter().any(|byte| *byte != 0);
+                continue;
+            };
             if newest.as_ref().is_none_or(|known| known.writes < record.writes) {
                 newest = Some(record);
             }
         }
-        let blank = slots.iter().all(|byte| *byte == 0);
-        if newest.is_none() && !blank { Err(BootError::Damaged) } else { Ok(newest) }
+        match newest {
+            Some(record) if damaged => Ok(Some(record.beside_damage())),
+            None if damaged => Err(BootError::Damaged),
+            newest => Ok(newest),
+        }
+    }
+
+    /// The other slot held a record that cannot be read, and it may have been the newer one: of a
+    /// start that ran and whose end nobody knows. Its number is not given out a second time.
+    fn beside_damage(self) -> Self {
+        Self {
+            incarnation: Incarnation(self.incarnation.0 + 1),
+            state: BootState::Running,
+            boot: !self.boot,
+            ..self
+        }
     }
 
     /// The bytes to write, synced, at `slot * SLOT_BYTES`.

@@ -47,7 +47,7 @@ pub(crate) mod tests;
 
 use zerocopy::IntoBytes;
 
-use crate::block::{Block, BlockKind};
+use crate::block::Block;
 use crate::ids::{GroupId, HardState, Index, Lsn, Tick};
 use crate::metrics::Histogram;
 use crate::mutants::{self, Mutant};
@@ -212,7 +212,7 @@ impl Wal {
                 break;
             }
             assert!(block.group() == group && block.first() == due, "blocks of {group:?} in order");
-            must_sync |= block.kind() == BlockKind::Membership;
+            must_sync |= block.is_always_synced();
             due = block.last().next();
             size += block.size();
             count += 1;

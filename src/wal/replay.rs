@@ -138,6 +138,13 @@ impl Replay {
                 .then(|| HardStateBytes::decode(record.payload))
                 .flatten();
             let known = self.groups.entry(group).or_default();
+            // The group has heard of every term that it logged an entry of, though the record that
+            // said so may be what was damaged.
+            let term = (record.header.kind == KIND_BLOCKS).then(|| highest_term(record.payload));
+            if let Some(term) = term.filter(|term| *term > known.hard_state.term) {
+                let commit = known.hard_state.commit;
+                known.hard_state = HardState { term, vote: None, commit };
+            }
             let newer = state.filter(|state| !regresses(known.hard_state, *state));
             if let Some(state) = newer {
                 let commit = known.hard_state.commit;
@@ -197,6 +204,19 @@ impl RecoveredGroup {
         self.last = due.prev();
         Ok(Blocks { first: start, last: self.last })
     }
+}
+
+/// The highest term of a record's blocks, as far as they can be read.
+fn highest_term(payload: &[u8]) -> Term {
+    let (mut rest, mut highest) = (payload, 0);
+    while let Ok((header, _)) = BlockHeader::read_from_prefix(rest) {
+        highest = highest.max(header.term);
+        match rest.get((header.size as usize).max(HEADER_BYTES)..) {
+            Some(next) => rest = next,
+            None => break,
+        }
+    }
+    Term(highest)
 }
 
 /// Index of a record's first entry.

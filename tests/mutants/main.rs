@@ -110,7 +110,8 @@ fn sample_of(count: usize, hash: &str) -> Vec<Mutant> {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         })
     };
-    let mut all = Mutant::ALL.to_vec();
+    // Those that the model check and the real power cuts find are tried there, all at each run.
+    let mut all: Vec<_> = Mutant::ALL.iter().copied().filter(|m| way(*m).is_some()).collect();
     all.sort_by_key(rank);
     all.truncate(count);
     all
@@ -160,5 +161,7 @@ fn every_mutant_comes_round() {
         assert_eq!(sample.len(), 10);
         seen.extend(sample.iter().map(|mutant| mutant.name()));
     }
-    assert!(Mutant::ALL.iter().all(|mutant| seen.contains(&mutant.name())));
+    let here = |mutant: &&Mutant| way(**mutant).is_some();
+    assert!(Mutant::ALL.iter().filter(here).count() >= 40);
+    assert!(Mutant::ALL.iter().filter(here).all(|mutant| seen.contains(&mutant.name())));
 }

@@ -87,6 +87,29 @@ fn a_lost_segment_or_a_lost_header_sector_is_rot() {
 }
 
 #[test]
+fn a_term_whose_record_is_damaged_is_known_from_the_entries_behind_it() {
+    let mut story = Story::new(small(), 6);
+    story.append(GroupId(0), &[40], false, true);
+    story.settle();
+    let hole = story.wal.durable();
+    // The vote and its term lie in the flush that is damaged; the next one has an entry of the term.
+    story.new_term(GroupId(0));
+    story.settle();
+    let voted = story.latest[&GroupId(0)].state;
+    story.append(GroupId(0), &[40], false, true);
+    story.settle();
+    story.append(GroupId(0), &[40], false, true);
+    story.settle();
+    let mut image = story.disk.image(|_, _| false);
+    image.0.get_mut(&SegmentNo(1)).unwrap()[(hole.0 - 8192) as usize + 80] ^= 1;
+    let recovered = recover(small(), ME, &mut image).unwrap();
+    assert!(is_rot(&recovered) && recovered.end == hole);
+    let found = &recovered.groups[&GroupId(0)];
+    assert_eq!((found.hard_state.term, found.hard_state.vote), (voted.term, None));
+    assert_eq!(found.last.0, 1, "the entries themselves are not trusted");
+}
+
+#[test]
 fn terms_and_votes_behind_the_damage_are_kept_and_logged_again() {
     let mut story = Story::new(small(), 5);
     story.append(GroupId(0), &[40], false, true);
