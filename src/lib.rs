@@ -31,7 +31,8 @@
 //! ```
 //!
 //! A module may use only what stands to its right ([`wire`] also names the types of
-//! [`raft::message`]; [`checksum`] stands beside [`ids`]). [`shard`] and everything right of it know
+//! [`raft::message`]; [`checksum`] stands beside [`ids`]; [`snapshot`] between [`machine`] and
+//! [`shard`]). [`shard`] and everything right of it know
 //! no socket, file, clock, thread, random source, executor or `async`: time comes in as an integer,
 //! randomness as a seed, bytes as `Bytes`. Every decision about order (when may I acknowledge, vote,
 //! delete) is made there, so that a test drives the very code that ships. [`runtime`] moves bytes and
@@ -51,6 +52,7 @@
 //! | anything promised after the log's first error | [`wal`] (`complete`), [`shard`] (`turn`) |
 //! | damaged bytes below the durable mark cut off as a torn tail | [`wal`] (`recovery`) |
 //! | a block applied twice for one sequence number | [`shard::sessions`] |
+//! | a part, a mixture or a damaged byte taken for a snapshot | [`snapshot`] (`reader`) |
 //! | a queue, window or buffer without a bound | [`shard`], [`client`], [`config`] |
 //!
 //! The whole list, with functions and tests: [`docs::invariants`].
@@ -70,5 +72,6 @@ pub mod raft;
 pub mod runtime;
 pub mod server;
 pub mod shard;
+pub mod snapshot;
 pub mod wal;
 pub mod wire;

@@ -17,7 +17,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("machine", &["block", "ids"]),
     // Sideways, and only its messages: see `arrow`.
     ("wire", &["block", "ids", "raft"]),
-    ("shard", &["wal", "raft", "machine", "wire", "block", "ids"]),
+    ("snapshot", &["machine", "block", "ids"]),
+    ("shard", &["snapshot", "wal", "raft", "machine", "wire", "block", "ids"]),
     ("sim", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
     ("config", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
     ("metrics", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
@@ -37,7 +38,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Layers that know no socket, file, clock, thread, random source or executor.
-const PURE: &[&str] = &["ids", "block", "raft", "wal", "machine", "wire", "shard"];
+const PURE: &[&str] = &["ids", "block", "raft", "wal", "machine", "wire", "snapshot", "shard"];
 
 /// What a pure layer must not name. Its tests may use files, but nothing that makes a run differ
 /// from the last.
