@@ -27,12 +27,12 @@
 //! # The layering rule
 //!
 //! ```text
-//! cli → server | client | load → runtime → shard → { wal, raft, machine, wire } → block → ids
+//! cli → server | client | load → runtime → shard → snapshot → { wal, raft, machine, wire } → block → ids
 //! ```
 //!
 //! A module may use only what stands to its right ([`wire`] also names the types of
-//! [`raft::message`]; [`checksum`] stands beside [`ids`]; [`snapshot`] between [`machine`] and
-//! [`shard`]). [`shard`] and everything right of it know
+//! [`raft::message`]; [`checksum`] stands beside [`ids`]; of its
+//! neighbours [`snapshot`] uses only [`machine`]). [`shard`] and everything right of it know
 //! no socket, file, clock, thread, random source, executor or `async`: time comes in as an integer,
 //! randomness as a seed, bytes as `Bytes`. Every decision about order (when may I acknowledge, vote,
 //! delete) is made there, so that a test drives the very code that ships. [`runtime`] moves bytes and

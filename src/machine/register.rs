@@ -99,17 +99,17 @@ impl StateMachine for RegisterMap {
 
     fn restore_chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         let mut restoring = self.restoring.take().expect("restore_begin came before");
-        restoring.chunk(self, bytes)?;
+        let outcome = restoring.chunk(self, bytes);
         self.restoring = Some(restoring);
-        Ok(())
+        outcome
     }
 
     fn restore_finish(&mut self) -> Result<(), SnapshotError> {
-        let restoring = self.restoring.take().expect("restore_begin came before");
-        match restoring.phase {
-            Phase::End => Ok(()),
-            _ => Err(SnapshotError::Damaged("the registers are cut short")),
+        match self.restoring.as_ref().expect("restore_begin came before").phase {
+            Phase::End => self.restoring = None,
+            _ => return Err(SnapshotError::Damaged("the registers are cut short")),
         }
+        Ok(())
     }
 }
 

@@ -261,9 +261,9 @@ impl Sessions {
     /// When `restore_begin` was not called.
     pub fn restore_chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         let mut restoring = self.restoring.take().expect("restore_begin came before");
-        restoring.chunk(self, bytes)?;
+        let outcome = restoring.chunk(self, bytes);
         self.restoring = Some(restoring);
-        Ok(())
+        outcome
     }
 
     /// All bytes were given: from here on the table is the one that was frozen.
@@ -271,7 +271,9 @@ impl Sessions {
     /// # Panics
     /// As `restore_chunk`.
     pub fn restore_finish(&mut self) -> Result<(), SnapshotError> {
-        self.restoring.take().expect("restore_begin came before").finish()
+        self.restoring.as_ref().expect("restore_begin came before").finish()?;
+        self.restoring = None;
+        Ok(())
     }
 
     /// What to do with a block. Changes nothing, so that a leader may ask before proposing.

@@ -377,12 +377,14 @@ impl StateMachine for EventStore {
 
     fn restore_chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         let mut restoring = self.restoring.take().expect("restore_begin came before");
-        restoring.chunk(self, bytes)?;
+        let outcome = restoring.chunk(self, bytes);
         self.restoring = Some(restoring);
-        Ok(())
+        outcome
     }
 
     fn restore_finish(&mut self) -> Result<(), SnapshotError> {
-        self.restoring.take().expect("restore_begin came before").finish()
+        self.restoring.as_ref().expect("restore_begin came before").finish()?;
+        self.restoring = None;
+        Ok(())
     }
 }
