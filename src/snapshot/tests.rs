@@ -132,6 +132,23 @@ fn parts_of_another_snapshot_or_in_another_order_are_refused() {
     assert_eq!(read(&lost, 9), Err(ReadError::Part { number: 0, what: "it is not the next one" }));
 }
 
+/// Every part is right by itself, but the end was made for others.
+#[test]
+fn an_end_that_counts_other_parts_is_refused() {
+    let bytes = small();
+    let (parts, end) = bytes.split_at(bytes.len() - PART_HEAD_BYTES - END_BYTES);
+    let seed = u32::from_le_bytes(bytes[..4].try_into().unwrap());
+    let number = u64::from_le_bytes(end[16..24].try_into().unwrap());
+    for byte in 0..=END_BYTES {
+        let mut payload = end[PART_HEAD_BYTES..].to_vec();
+        payload.iter_mut().skip(byte).take(1).for_each(|byte| *byte ^= 1);
+        let mut forged = parts.to_vec();
+        writer::put_part(seed, Kind::End, number, &payload, &mut forged);
+        let expected = if byte < END_BYTES { Err(ReadError::Incomplete) } else { read(&bytes, 9) };
+        assert_eq!(read(&forged, 9), expected, "byte {byte}");
+    }
+}
+
 #[test]
 fn what_a_state_gives_at_once_is_cut_into_parts_that_a_reader_can_hold() {
     let state = vec![7; 3 * PART_BYTES_MAX];

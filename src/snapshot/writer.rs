@@ -121,7 +121,7 @@ impl SnapshotWriter {
     }
 }
 
-fn put_part(seed: u32, kind: Kind, number: u64, payload: &[u8], into: &mut Vec<u8>) {
+pub(super) fn put_part(seed: u32, kind: Kind, number: u64, payload: &[u8], into: &mut Vec<u8>) {
     let start = into.len();
     put_u32s(into, &[0, payload.len() as u32, kind as u32, 0]);
     put_u64s(into, &[number]);

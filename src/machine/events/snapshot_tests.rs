@@ -52,6 +52,7 @@ fn a_restored_store_answers_as_the_one_that_was_frozen() {
     let mut s = Story::new();
     s.apply(&[config("retention/events", "3"), config("route/orders/eu", "eu")]);
     s.apply(&[event("orders/eu/1", "a"), event("orders/us", "b"), event_with_id("t", 5, 9, "c")]);
+    s.apply(&[event_with_id("t", 5, 9, "a duplicate"), config("limits/queues", "rejected")]);
     for n in 0..9 {
         s.apply(&[event("t", &n.to_string())]);
     }
@@ -94,25 +95,56 @@ fn a_first_run_that_is_cut_off_whole_comes_back() {
     go_on(&mut s.store, &mut restored, &mut s.log, &later);
 }
 
-/// Chunks decide which events join a run; one that is half full must be half full again.
+/// Bytes and runs that are left of a queue's chunks.
+fn shape(store: &EventStore) -> Vec<(usize, usize)> {
+    let queue = store.queue(b"t").unwrap();
+    let mut shape: Vec<_> = queue.chunks.iter().map(|c| (c.bytes.len(), c.runs.len())).collect();
+    shape[0].1 -= queue.head as usize;
+    shape
+}
+
+/// Chunks decide which events join a run; one that is half full must be half full again, also when
+/// its front is gone.
 #[test]
 fn chunks_are_full_at_the_same_places_afterwards() {
-    let mut s = Story::new();
     let value = "x".repeat(700);
-    for n in 0..300 {
-        s.apply(&[event("t", &value)]);
-        if n % 7 == 0 {
-            let mut restored = restore(&write(s.store.freeze().unwrap(), 4096), 999).unwrap();
-            let shape = |store: &EventStore| -> Vec<(usize, usize)> {
-                let queue = store.queue(b"t").unwrap();
-                queue.chunks.iter().map(|c| (c.bytes.len(), c.runs.len())).collect()
-            };
-            let blocks: Vec<_> =
-                (0..5).map(|_| vec![event("t", &value), event("t", "y")]).collect();
-            go_on(&mut s.store, &mut restored, &mut s.log, &blocks);
-            assert_eq!(shape(&s.store), shape(&restored));
+    for keep in ["1000", "60"] {
+        let mut s = Story::new();
+        s.apply(&[config("retention/t/events", keep)]);
+        for n in 0..300 {
+            s.apply(&[event("t", &value)]);
+            if n % 7 == 0 {
+                let mut restored = restore(&write(s.store.freeze().unwrap(), 4096), 999).unwrap();
+                let blocks: Vec<_> =
+                    (0..5).map(|_| vec![event("t", &value), event("t", "y")]).collect();
+                go_on(&mut s.store, &mut restored, &mut s.log, &blocks);
+                assert_eq!(shape(&s.store), shape(&restored));
+            }
         }
     }
+}
+
+/// The oldest ids were evicted, a part of the others expires while the set is written.
+#[test]
+fn evicted_ids_stay_away_and_expired_ones_are_in_what_was_frozen_before() {
+    let mut s = Story::new();
+    s.apply(&[config("limits/dedup_ids", "1500")]);
+    let add =
+        |n: u64| (CommandKind::DedupAdd, 0, n % 100, u128::from(n).to_le_bytes().into(), vec![]);
+    for n in 0..40u64 {
+        s.apply(&(n * 50..n * 50 + 50).map(add).collect::<Vec<_>>());
+    }
+    let (seen, mut frozen, mut bytes) =
+        (everything(&s.store), s.store.freeze().unwrap(), Vec::new());
+    assert!(frozen.next_chunk(&mut bytes, 5000));
+    s.apply(&[(CommandKind::DedupExpire, 0, 50, vec![], vec![]), add(7)]);
+    while frozen.next_chunk(&mut bytes, 5000) {}
+    let mut restored = restore(&bytes, 100).unwrap();
+    assert_eq!((restored.dedup.len(), everything(&restored)), (1500, seen));
+    let mut log = Log { next: s.log.next - 2 };
+    restored.apply(&log.block(&[(CommandKind::DedupExpire, 0, 50, vec![], vec![]), add(7)]));
+    let later = [(1980..2020).map(add).collect(), vec![config("limits/dedup_ids", "5"), add(1999)]];
+    go_on(&mut s.store, &mut restored, &mut log, &later);
 }
 
 #[test]
