@@ -143,6 +143,7 @@ fn evicted_ids_stay_away_and_expired_ones_are_in_what_was_frozen_before() {
     assert_eq!((restored.dedup.len(), everything(&restored)), (1500, seen));
     let mut log = Log { next: s.log.next - 2 };
     restored.apply(&log.block(&[(CommandKind::DedupExpire, 0, 50, vec![], vec![]), add(7)]));
+    assert_eq!(everything(&restored), everything(&s.store));
     let later = [(1980..2020).map(add).collect(), vec![config("limits/dedup_ids", "5"), add(1999)]];
     go_on(&mut s.store, &mut restored, &mut log, &later);
 }
