@@ -27,11 +27,12 @@
 //! # The layering rule
 //!
 //! ```text
-//! cli → server | client | load → runtime → shard → { wal, raft, machine, wire } → block → ids
+//! cli → server | client | load → runtime → shard → snapshot → { wal, raft, machine, wire } → block → ids
 //! ```
 //!
 //! A module may use only what stands to its right ([`wire`] also names the types of
-//! [`raft::message`]; [`checksum`] and [`metrics`] stand beside [`ids`]). [`shard`] and everything right of it know
+//! [`raft::message`]; [`checksum`] and [`metrics`] stand beside [`ids`]; of its neighbours
+//! [`snapshot`] uses only [`machine`]). [`shard`] and everything right of it know
 //! no socket, file, clock, thread, random source, executor or `async`: time comes in as an integer,
 //! randomness as a seed, bytes as `Bytes`. Every decision about order (when may I acknowledge, vote,
 //! delete) is made there, so that a test drives the very code that ships. [`runtime`] moves bytes and
@@ -53,6 +54,7 @@
 //! | a member that may have forgotten what it acknowledged, counted like the others | [`raft`] (`recovering`, [`raft::quorum`]), `wal::BootRecord` |
 //! | a loss that is possible and not told | [`raft`] (`begin_epoch`), [`shard`] (`apply`) |
 //! | a block applied twice for one sequence number | [`shard::sessions`] |
+//! | a part, a mixture or a damaged byte taken for a snapshot | [`snapshot`] (`reader`) |
 //! | a queue, window or buffer without a bound | [`shard`], [`client`], [`config`] |
 //!
 //! The whole list, with functions and tests: [`docs::invariants`].
@@ -74,5 +76,6 @@ pub mod runtime;
 pub mod server;
 pub mod shard;
 pub mod sim;
+pub mod snapshot;
 pub mod wal;
 pub mod wire;

@@ -19,7 +19,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("machine", &["block", "ids"]),
     // Sideways, and only its messages: see `arrow`.
     ("wire", &["block", "ids", "raft"]),
-    ("shard", &["wal", "raft", "machine", "wire", "metrics", "block", "ids"]),
+    ("snapshot", &["machine", "block", "ids"]),
+    ("shard", &["snapshot", "wal", "raft", "machine", "wire", "metrics", "block", "ids"]),
     ("sim", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
     ("config", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
     ("runtime", &["metrics", "shard", "wal", "raft", "machine", "wire", "block", "ids"]),
@@ -39,7 +40,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Layers that know no socket, file, clock, thread, random source or executor.
 const PURE: &[&str] =
-    &["ids", "metrics", "block", "raft", "wal", "machine", "wire", "shard", "sim"];
+    &["ids", "metrics", "block", "raft", "wal", "machine", "wire", "snapshot", "shard", "sim"];
 
 /// What a pure layer must not name. Its tests may use files, but nothing that makes a run differ
 /// from the last.

@@ -185,6 +185,28 @@ fn applying_events_allocates_nothing() {
     assert_eq!((count, applied), (0, 200_000));
 }
 
+/// What is frozen costs copies while it is there; afterwards the store is as it was before.
+#[test]
+fn a_store_whose_snapshot_is_written_allocates_nothing_again() {
+    let limits =
+        EventLimits { retention_bytes: 4 << 20, dedup_ids: 10_000, ..EventLimits::default() };
+    let mut store = EventStore::new(limits);
+    let blocks = events(6000);
+    let (warm, hot) = blocks.split_at(5000);
+    let mut bytes = Vec::new();
+    for (n, block) in warm.iter().enumerate() {
+        store.apply(block);
+        if n == 3000 {
+            let mut frozen = store.freeze().expect("it has snapshots");
+            while frozen.next_chunk(&mut bytes, 1 << 16) {}
+        }
+    }
+    assert!(bytes.len() > 10 << 20, "three queues of 4 MiB");
+    let mut applied = 0;
+    let count = allocations(|| hot.iter().for_each(|block| applied += store.apply(block).applied));
+    assert_eq!((count, applied), (0, 100_000));
+}
+
 #[test]
 fn asking_and_recording_sessions_allocates_nothing() {
     let mut sessions = Sessions::new(SessionLimits::default());

@@ -3,7 +3,8 @@
 //! ```text
 //! committed blocks ──▶ apply ──▶ Outcome (goes into the answer and the session's table)
 //!                        │
-//!                      state ──▶ query (reads) · digest (are the replicas equal?) · snapshot
+//!                      state ──▶ query (reads) · digest (are the replicas equal?)
+//!                        └─────▶ freeze ··· bytes ··· restore   (see `snapshot.rs`)
 //! ```
 //!
 //! A state machine is deterministic: what it holds after a log prefix is a function of that prefix
@@ -14,9 +15,12 @@
 pub mod events;
 pub mod hash;
 pub mod register;
+pub mod shared;
+pub mod snapshot;
 
 use thiserror::Error;
 
+pub use self::snapshot::{FrozenState, SnapshotError};
 use crate::block::Block;
 
 /// What became of a block's commands. `applied + duplicates + rejected` is the block's count.
@@ -41,36 +45,11 @@ pub enum QueryError {
     NotFound(&'static str),
 }
 
-/// Why a snapshot was not taken or not installed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum SnapshotError {
-    /// This state machine has no snapshots; it is rebuilt from the log.
-    #[error("this state machine does not support snapshots")]
-    Unsupported,
-    /// The receiver of the chunks wants no more (superseded, or its disk failed).
-    #[error("the snapshot was aborted")]
-    Aborted,
-    /// The bytes are not a snapshot of this state machine.
-    #[error("the snapshot is damaged: {0}")]
-    Damaged(&'static str),
-}
-
-/// Takes a snapshot's bytes, in order, in chunks of the state machine's choosing.
-pub trait SnapshotSink {
-    /// Takes the next chunk; an error ends the snapshot.
-    fn chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError>;
-}
-
-/// Gives a snapshot's bytes back, in order; the chunks need not be cut as they were written.
-pub trait SnapshotSource {
-    /// Appends the next chunk to `into`; `false` when the snapshot is complete.
-    fn chunk(&mut self, into: &mut Vec<u8>) -> Result<bool, SnapshotError>;
-}
-
 /// One group's replicated state.
 ///
 /// Order of calls: `apply` for every committed block of [`BlockKind::Commands`] in the order of the
-/// log, each exactly once since `new` or `restore`; `query` and the others at any time between.
+/// log, each exactly once since `new` or `restore_finish`; `query`, `freeze` and the others at any
+/// time between.
 ///
 /// [`BlockKind::Commands`]: crate::block::BlockKind::Commands
 pub trait StateMachine {
@@ -89,14 +68,28 @@ pub trait StateMachine {
     /// Heap bytes held, for limits and metrics.
     fn memory_bytes(&self) -> u64;
 
-    /// Writes the whole state. The engine does not call it yet: it replays the log.
-    fn snapshot(&self, _sink: &mut dyn SnapshotSink) -> Result<(), SnapshotError> {
+    /// The state as it is now, to be written turn by turn while `apply` goes on. Must be cheap: it is
+    /// called on the shard's thread, so it shares structure instead of copying it. The engine does
+    /// not call it yet: it replays the log.
+    fn freeze(&mut self) -> Result<Box<dyn FrozenState>, SnapshotError> {
         Err(SnapshotError::Unsupported)
     }
 
-    /// Replaces the whole state by a snapshot's; on an error the state is unusable and must be
-    /// dropped. The engine does not call it yet.
-    fn restore(&mut self, _source: &mut dyn SnapshotSource) -> Result<(), SnapshotError> {
+    /// Empties the state and makes it ready for the chunks of a snapshot. Until `restore_finish` has
+    /// said `Ok` nothing else may be called; after an error the state machine must be dropped.
+    fn restore_begin(&mut self) -> Result<(), SnapshotError> {
+        Err(SnapshotError::Unsupported)
+    }
+
+    /// Takes the next bytes, cut anywhere. The work is bounded by their number, and memory grows by
+    /// what has arrived, not by what the bytes announce.
+    fn restore_chunk(&mut self, _bytes: &[u8]) -> Result<(), SnapshotError> {
+        Err(SnapshotError::Unsupported)
+    }
+
+    /// All bytes were given. Afterwards the state machine behaves in everything as the one that was
+    /// frozen did: digests, answers, and what later blocks do.
+    fn restore_finish(&mut self) -> Result<(), SnapshotError> {
         Err(SnapshotError::Unsupported)
     }
 }

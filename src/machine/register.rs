@@ -3,23 +3,33 @@
 //! A command of kind 1 (whatever the event store calls it) sets register `key` to `value`; an empty
 //! value removes it. A query is a key, its reply the value. It is what a first state machine of
 //! one's own looks like, and what tests of linearizability read and write.
-
-use std::collections::BTreeMap;
+//!
+//! ```text
+//! snapshot  u32 version 1  u32 0  u64 digest  u64 count, count registers in the order of keys:
+//!           u32 size of the key  u32 size of the value  key  value
+//! ```
 
 use super::hash::mix;
-use super::{Outcome, QueryError, StateMachine};
-use crate::block::Block;
+use super::shared::{MapDrain, SharedMap};
+use super::snapshot::{Fields, Intake, put_u32s, put_u64s};
+use super::{FrozenState, Outcome, QueryError, SnapshotError, StateMachine};
+use crate::block::{BLOCK_BYTES_MAX, Block, KEY_BYTES_MAX};
 
 /// The only command: key = register, value = its new content.
 pub const SET: u8 = 1;
 
+const STATE_VERSION: u32 = 1;
+/// Head of a snapshot.
+const HEAD_BYTES: usize = 24;
+
 /// Registers by name.
 #[derive(Debug, Default)]
 pub struct RegisterMap {
-    registers: BTreeMap<Vec<u8>, Vec<u8>>,
+    registers: SharedMap,
     /// Bytes of all keys and values.
     bytes: u64,
     digest: u64,
+    restoring: Option<Restoring>,
 }
 
 impl RegisterMap {
@@ -30,13 +40,13 @@ impl RegisterMap {
 
     /// The content of a register.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.registers.get(key).map(Vec::as_slice)
+        self.registers.get(key)
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) {
         let old = match value {
             [] => self.registers.remove(key),
-            _ => self.registers.insert(key.to_vec(), value.to_vec()),
+            _ => self.registers.insert(key, value),
         };
         self.bytes -= old.map_or(0, |old| (key.len() + old.len()) as u64);
         self.bytes += if value.is_empty() { 0 } else { (key.len() + value.len()) as u64 };
@@ -70,7 +80,122 @@ impl StateMachine for RegisterMap {
     }
 
     fn memory_bytes(&self) -> u64 {
-        self.bytes + (self.registers.len() * 2 * size_of::<Vec<u8>>()) as u64
+        // Two pointers with their counts an entry.
+        self.bytes + self.registers.len() as u64 * 64
+    }
+
+    fn freeze(&mut self) -> Result<Box<dyn FrozenState>, SnapshotError> {
+        assert!(self.restoring.is_none(), "a snapshot is half restored");
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        put_u32s(&mut head, &[STATE_VERSION, 0]);
+        put_u64s(&mut head, &[self.digest, self.registers.len() as u64]);
+        Ok(Box::new(FrozenRegisters { head, registers: self.registers.clone().drain() }))
+    }
+
+    fn restore_begin(&mut self) -> Result<(), SnapshotError> {
+        *self = Self { restoring: Some(Restoring::default()), ..Self::default() };
+        Ok(())
+    }
+
+    fn restore_chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let mut restoring = self.restoring.take().expect("restore_begin came before");
+        let outcome = restoring.chunk(self, bytes);
+        self.restoring = Some(restoring);
+        outcome
+    }
+
+    fn restore_finish(&mut self) -> Result<(), SnapshotError> {
+        match self.restoring.as_ref().expect("restore_begin came before").phase {
+            Phase::End => self.restoring = None,
+            _ => return Err(SnapshotError::Damaged("the registers are cut short")),
+        }
+        Ok(())
+    }
+}
+
+/// Shares the pages of the map.
+struct FrozenRegisters {
+    /// Empty once it is written.
+    head: Vec<u8>,
+    registers: MapDrain,
+}
+
+impl FrozenState for FrozenRegisters {
+    fn next_chunk(&mut self, into: &mut Vec<u8>, budget_bytes: usize) -> bool {
+        let start = into.len();
+        into.append(&mut self.head);
+        while into.len() - start < budget_bytes.max(1) {
+            if !self.registers.put_next(into) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.registers.memory_bytes()
+    }
+}
+
+/// What is expected next.
+#[derive(Clone, Copy, Debug, Default)]
+enum Phase {
+    #[default]
+    Head,
+    Sizes,
+    /// A register with a key of so many bytes, and so many bytes in all.
+    Register(usize, usize),
+    End,
+}
+
+#[derive(Debug, Default)]
+struct Restoring {
+    intake: Intake,
+    phase: Phase,
+    left: u64,
+}
+
+impl Restoring {
+    fn chunk(&mut self, map: &mut RegisterMap, mut bytes: &[u8]) -> Result<(), SnapshotError> {
+        loop {
+            let size = match self.phase {
+                Phase::Head => HEAD_BYTES,
+                Phase::Sizes => 8,
+                Phase::Register(_, size) => size,
+                Phase::End if bytes.is_empty() => return Ok(()),
+                Phase::End => return Err(SnapshotError::Damaged("bytes follow the registers")),
+            };
+            let Some(item) = self.intake.take(size, &mut bytes) else { return Ok(()) };
+            match self.phase {
+                Phase::Head => {
+                    let mut head = Fields(item);
+                    match (head.u32(), head.u32()) {
+                        (STATE_VERSION, _) => {}
+                        (version, _) => return Err(SnapshotError::Version(version)),
+                    }
+                    (map.digest, self.left) = (head.u64(), head.u64());
+                }
+                Phase::Sizes => {
+                    let mut sizes = Fields(item);
+                    let (key, value) = (sizes.u32() as usize, sizes.u32() as usize);
+                    if key > KEY_BYTES_MAX || value == 0 || value > BLOCK_BYTES_MAX {
+                        return Err(SnapshotError::Damaged("the size of a register"));
+                    }
+                    self.phase = Phase::Register(key, key + value);
+                    continue;
+                }
+                Phase::Register(key, _) => {
+                    let (key, value) = item.split_at(key);
+                    if map.registers.insert(key, value).is_some() {
+                        return Err(SnapshotError::Damaged("a register is there twice"));
+                    }
+                    map.bytes += item.len() as u64;
+                    self.left -= 1;
+                }
+                Phase::End => {}
+            }
+            self.phase = if self.left == 0 { Phase::End } else { Phase::Sizes };
+        }
     }
 }
 
@@ -113,5 +238,62 @@ mod tests {
         c.apply(&block(1, &[(SET, b"x", b"2")]));
         assert_eq!(a.digest(), b.digest());
         assert_ne!(a.digest(), c.digest());
+    }
+
+    fn write(mut frozen: Box<dyn FrozenState>, budget: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while frozen.next_chunk(&mut bytes, budget) {}
+        bytes
+    }
+
+    fn restore(bytes: &[u8], piece: usize) -> Result<RegisterMap, SnapshotError> {
+        let mut map = RegisterMap::new();
+        map.set(b"from before", b"gone");
+        map.restore_begin()?;
+        bytes.chunks(piece).try_for_each(|piece| map.restore_chunk(piece))?;
+        map.restore_finish().map(|()| map)
+    }
+
+    #[test]
+    fn a_snapshot_is_the_map_as_it_was_frozen_whatever_came_later() {
+        let mut map = RegisterMap::new();
+        for n in 0..1000u64 {
+            map.apply(&block(n + 1, &[(SET, &(n % 700).to_be_bytes(), &n.to_be_bytes())]));
+        }
+        let (frozen, digest, bytes) = (map.freeze().unwrap(), map.digest(), map.bytes);
+        assert_eq!(frozen.memory_bytes(), 0);
+        for n in 1000..1500u64 {
+            map.apply(&block(n + 1, &[(SET, &(n % 600).to_be_bytes(), b"")]));
+        }
+        assert!(frozen.memory_bytes() > 0);
+        let snapshot = write(frozen, 50);
+        for piece in [1, 33, usize::MAX] {
+            let mut restored = restore(&snapshot, piece).unwrap();
+            assert_eq!((restored.digest(), restored.bytes), (digest, bytes));
+            assert_eq!(restored.get(&650u64.to_be_bytes()), Some(&650u64.to_be_bytes()[..]));
+            for n in 1000..1500u64 {
+                restored.apply(&block(n + 1, &[(SET, &(n % 600).to_be_bytes(), b"")]));
+            }
+            assert_eq!(restored.digest(), map.digest());
+            assert!(restored.registers.iter().eq(map.registers.iter()));
+        }
+    }
+
+    #[test]
+    fn damaged_registers_are_refused() {
+        let mut map = RegisterMap::new();
+        map.apply(&block(1, &[(SET, b"x", b"1"), (SET, b"y", b"2")]));
+        let bytes = write(map.freeze().unwrap(), 1);
+        assert!(restore(&bytes, 7).is_ok());
+        for cut in 0..bytes.len() {
+            assert!(restore(&bytes[..cut], 7).is_err(), "cut at {cut}");
+        }
+        assert!(restore(&[&bytes[..], &[0]].concat(), 7).is_err());
+        let mut newer = bytes.clone();
+        newer[0] = 2;
+        assert_eq!(restore(&newer, 7).err(), Some(SnapshotError::Version(2)));
+        let mut large = bytes;
+        large[HEAD_BYTES + 7] = 1;
+        assert!(matches!(restore(&large, 7), Err(SnapshotError::Damaged(_))));
     }
 }

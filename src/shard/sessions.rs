@@ -24,10 +24,18 @@
 //! of being taken for a new one; one that still waits for its very first window cannot be told from
 //! a new one, so the bounds have to be generous against the time a request may be retried.
 
+mod frozen;
+mod restore;
+
+use std::rc::Rc;
+
+pub use self::frozen::FrozenSessions;
+use self::restore::Restoring;
 use crate::block::BlockHeader;
 use crate::ids::{Index, Term};
-use crate::machine::Outcome;
 use crate::machine::hash::{FixedMap, mix, table_bytes};
+use crate::machine::shared::Pages;
+use crate::machine::{Outcome, SnapshotError};
 use crate::mutants::{self, Mutant};
 
 /// Most sequence numbers a client may have under way in one group.
@@ -114,12 +122,13 @@ struct Slot {
     answer: Answer,
 }
 
-#[derive(Debug)]
+/// A clone shares the slots.
+#[derive(Clone, Debug)]
 struct Session {
     client: u64,
     floor: u64,
     /// Sequence number `seq` lies at `seq & (len - 1)`; `len` is a power of two, at least the window.
-    slots: Vec<Slot>,
+    slots: Rc<[Slot]>,
     /// Neighbours in the list from least to most recently recorded.
     older: u32,
     newer: u32,
@@ -153,11 +162,23 @@ impl Session {
             return 0;
         }
         let size = window.next_power_of_two();
-        let old = std::mem::replace(&mut self.slots, vec![Slot::default(); size]);
-        for slot in old.iter().filter(|slot| slot.seq >= self.floor) {
-            self.slots[(slot.seq & (size as u64 - 1)) as usize] = *slot;
+        let mut slots = vec![Slot::default(); size];
+        for slot in self.live() {
+            slots[(slot.seq & (size as u64 - 1)) as usize] = *slot;
         }
+        let old = std::mem::replace(&mut self.slots, slots.into());
         (size - old.len()) as u64
+    }
+
+    /// Answers that may still be asked for, in no particular order.
+    fn live(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| slot.seq >= self.floor)
+    }
+
+    /// Copies the slots first if they are frozen.
+    fn remember(&mut self, seq: u64, answer: Answer) {
+        let at = (seq & (self.slots.len() as u64 - 1)) as usize;
+        Rc::make_mut(&mut self.slots)[at] = Slot { seq, answer };
     }
 }
 
@@ -167,13 +188,15 @@ pub struct Sessions {
     limits: SessionLimits,
     by_client: FixedMap<u64, u32>,
     /// Places are reused; those in `free` hold no session.
-    sessions: Vec<Session>,
+    sessions: Pages<Session>,
     free: Vec<u32>,
     oldest: u32,
     newest: u32,
     answers: u64,
     evicted: u64,
     digest: u64,
+    /// A snapshot is being taken in: nothing else may be done.
+    restoring: Option<Box<Restoring>>,
 }
 
 impl Sessions {
@@ -186,13 +209,14 @@ impl Sessions {
         Self {
             limits,
             by_client: FixedMap::default(),
-            sessions: Vec::new(),
+            sessions: Pages::default(),
             free: Vec::new(),
             oldest: NONE,
             newest: NONE,
             answers: 0,
             evicted: 0,
             digest: 0,
+            restoring: None,
         }
     }
 
@@ -218,9 +242,43 @@ impl Sessions {
     /// Heap bytes held.
     pub fn memory_bytes(&self) -> u64 {
         self.answers * size_of::<Slot>() as u64
-            + (self.sessions.capacity() * size_of::<Session>()) as u64
+            + self.sessions.memory_bytes()
             + (self.free.capacity() * size_of::<u32>()) as u64
             + table_bytes(self.by_client.capacity(), size_of::<(u64, u32)>())
+    }
+
+    /// The table as it is now, while recording goes on: a pointer for each 256 sessions. Afterwards
+    /// the first record of a session copies it, at most 320 KiB.
+    pub fn freeze(&self) -> FrozenSessions {
+        assert!(self.restoring.is_none(), "a snapshot is half restored");
+        FrozenSessions::new(self)
+    }
+
+    /// Empties the table and makes it ready for the chunks of a snapshot. After an error the table
+    /// must be dropped.
+    pub fn restore_begin(&mut self) {
+        *self = Self { restoring: Some(Box::default()), ..Self::new(self.limits) };
+    }
+
+    /// Takes the next bytes, cut anywhere.
+    ///
+    /// # Panics
+    /// When `restore_begin` was not called.
+    pub fn restore_chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let mut restoring = self.restoring.take().expect("restore_begin came before");
+        let outcome = restoring.chunk(self, bytes);
+        self.restoring = Some(restoring);
+        outcome
+    }
+
+    /// All bytes were given: from here on the table is the one that was frozen.
+    ///
+    /// # Panics
+    /// As `restore_chunk`.
+    pub fn restore_finish(&mut self) -> Result<(), SnapshotError> {
+        self.restoring.as_ref().expect("restore_begin came before").finish()?;
+        self.restoring = None;
+        Ok(())
     }
 
     /// What to do with a block. Changes nothing, so that a leader may ask before proposing.
@@ -230,7 +288,7 @@ impl Sessions {
             return Verdict::New;
         }
         match self.find(request.client) {
-            Some(at) => self.sessions[at as usize].judge(request),
+            Some(at) => self.sessions.get(at as usize).judge(request),
             None if u64::from(request.pending) >= WINDOW_MAX => Verdict::WindowTooLarge,
             // Before the first eviction an unknown client is a new one for certain.
             None if self.evicted > 0 && request.floor() > 1 => Verdict::Expired,
@@ -246,7 +304,7 @@ impl Sessions {
         match self.find(request.client) {
             None => request.floor() > 1,
             Some(at) => {
-                let session = &self.sessions[at as usize];
+                let session = self.sessions.get(at as usize);
                 let mut done = session.floor..request.floor();
                 // More than was ever under way is not looked through one by one.
                 let too_many = request.floor().saturating_sub(session.floor) > WINDOW_MAX;
@@ -265,13 +323,13 @@ impl Sessions {
         if !request.has_session() {
             return;
         }
+        assert!(self.restoring.is_none(), "a snapshot is half restored");
         assert_eq!(self.check(request), Verdict::New, "{request:?} must not be applied");
         let at = self.touch(request.client);
-        let session = &mut self.sessions[at as usize];
+        let session = self.sessions.get_mut(at as usize);
         session.floor = session.floor.max(request.floor());
         self.answers += session.grow_for(request.seq);
-        let slot = (request.seq & (session.slots.len() as u64 - 1)) as usize;
-        session.slots[slot] = Slot { seq: request.seq, answer };
+        session.remember(request.seq, answer);
         self.digest = mix(mix(self.digest, request.client), request.seq);
         self.digest = mix(mix(self.digest, session.floor), answer.first.get());
         self.evict();
@@ -280,7 +338,7 @@ impl Sessions {
     /// The newest session is asked for first: a busy client's blocks follow each other.
     #[inline]
     fn find(&self, client: u64) -> Option<u32> {
-        if self.newest != NONE && self.sessions[self.newest as usize].client == client {
+        if self.newest != NONE && self.sessions.get(self.newest as usize).client == client {
             return Some(self.newest);
         }
         self.by_client.get(&client).copied()
@@ -296,45 +354,50 @@ impl Sessions {
                 at
             }
             None => {
-                let at = self.place(client);
-                self.by_client.insert(client, at);
-                self.link_newest(at);
-                at
+                let slots = [Slot::default(); WINDOW_MIN].into();
+                self.place(Session { client, floor: 1, slots, older: NONE, newer: NONE })
             }
         }
     }
 
-    fn place(&mut self, client: u64) -> u32 {
-        let slots = vec![Slot::default(); WINDOW_MIN];
-        self.answers += WINDOW_MIN as u64;
-        let session = Session { client, floor: 1, slots, older: NONE, newer: NONE };
-        if let Some(at) = self.free.pop() {
-            self.sessions[at as usize] = session;
-            return at;
-        }
-        self.sessions.push(session);
-        self.sessions.len() as u32 - 1
+    /// Takes a session in as the newest.
+    fn place(&mut self, session: Session) -> u32 {
+        self.answers += session.slots.len() as u64;
+        let client = session.client;
+        let at = match self.free.pop() {
+            Some(at) => {
+                *self.sessions.get_mut(at as usize) = session;
+                at
+            }
+            None => {
+                self.sessions.push(session);
+                self.sessions.len() as u32 - 1
+            }
+        };
+        self.by_client.insert(client, at);
+        self.link_newest(at);
+        at
     }
 
     fn unlink(&mut self, at: u32) {
-        let Session { older, newer, .. } = self.sessions[at as usize];
+        let &Session { older, newer, .. } = self.sessions.get(at as usize);
         match older {
             NONE => self.oldest = newer,
-            _ => self.sessions[older as usize].newer = newer,
+            _ => self.sessions.get_mut(older as usize).newer = newer,
         }
         match newer {
             NONE => self.newest = older,
-            _ => self.sessions[newer as usize].older = older,
+            _ => self.sessions.get_mut(newer as usize).older = older,
         }
     }
 
     fn link_newest(&mut self, at: u32) {
         let before = self.newest;
-        let session = &mut self.sessions[at as usize];
+        let session = self.sessions.get_mut(at as usize);
         (session.older, session.newer) = (before, NONE);
         match before {
             NONE => self.oldest = at,
-            _ => self.sessions[before as usize].newer = at,
+            _ => self.sessions.get_mut(before as usize).newer = at,
         }
         self.newest = at;
     }
@@ -348,8 +411,8 @@ impl Sessions {
             assert!(at != self.newest, "one full window fits the limits");
             self.unlink(at);
             self.free.push(at);
-            let session = &mut self.sessions[at as usize];
-            self.answers -= std::mem::take(&mut session.slots).len() as u64;
+            let session = self.sessions.get_mut(at as usize);
+            self.answers -= std::mem::replace(&mut session.slots, Rc::new([])).len() as u64;
             self.by_client.remove(&session.client);
             self.digest = mix(self.digest, session.client);
             self.evicted += 1;
@@ -357,5 +420,7 @@ impl Sessions {
     }
 }
 
+#[cfg(test)]
+mod snapshot_tests;
 #[cfg(test)]
 mod tests;

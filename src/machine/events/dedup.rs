@@ -8,8 +8,12 @@
 //!
 //! Timestamps come from proposers, so they are nearly but not exactly in order. An expiry looks at
 //! the two bounds of a segment and touches only those that hold something older than its cut-off.
+//!
+//! A frozen set shares the segments. What changes one afterwards copies it first: the last one once
+//! for the next ids, and each one that an expiry takes only a part of. An eviction changes none.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use crate::block::EVENT_ID_BYTES;
 use crate::machine::hash::{FixedSet, mix, mix_bytes, table_bytes};
@@ -20,27 +24,24 @@ pub(super) type EventId = [u8; EVENT_ID_BYTES];
 
 const SEGMENT_IDS: usize = 1024;
 
+/// Bytes of an entry in a snapshot.
+pub(super) const ENTRY_BYTES: usize = 8 + EVENT_ID_BYTES;
+
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     timestamp: u64,
     id: EventId,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Segment {
     /// Bounds of the timestamps in `entries`; they may be wider after ids were evicted.
     min: u64,
     max: u64,
-    /// Entries before it are gone.
-    head: usize,
     entries: Vec<Entry>,
 }
 
 impl Segment {
-    fn live(&self) -> &[Entry] {
-        &self.entries[self.head..]
-    }
-
     fn push(&mut self, entry: Entry) {
         self.min = self.min.min(entry.timestamp);
         self.max = self.max.max(entry.timestamp);
@@ -51,11 +52,15 @@ impl Segment {
         *self = Self { entries: std::mem::take(&mut self.entries), ..Self::default() };
         self.entries.clear();
     }
+
+    fn memory_bytes(&self) -> u64 {
+        (self.entries.capacity() * size_of::<Entry>()) as u64
+    }
 }
 
 impl Default for Segment {
     fn default() -> Self {
-        Self { min: u64::MAX, max: 0, head: 0, entries: Vec::new() }
+        Self { min: u64::MAX, max: 0, entries: Vec::new() }
     }
 }
 
@@ -63,9 +68,11 @@ impl Default for Segment {
 #[derive(Debug, Default)]
 pub(super) struct DedupSet {
     set: FixedSet<EventId>,
-    segments: VecDeque<Segment>,
+    segments: VecDeque<Rc<Segment>>,
+    /// Entries at the front of the first segment that are gone.
+    head: usize,
     /// An emptied segment for the next one that is needed.
-    spare: Option<Segment>,
+    spare: Option<Rc<Segment>>,
 }
 
 impl DedupSet {
@@ -83,34 +90,38 @@ impl DedupSet {
         if !self.set.insert(id) && !mutants::is(Mutant::DedupForgets) {
             return false;
         }
-        let full = self.segments.back().is_none_or(|s| s.entries.len() >= SEGMENT_IDS);
-        if full {
-            self.segments.push_back(self.spare.take().unwrap_or_default());
-        }
-        let segment = self.segments.back_mut().expect("one has room");
-        segment.push(Entry { timestamp, id });
+        self.list(Entry { timestamp, id });
         self.shrink_to(ids_max);
         true
+    }
+
+    fn list(&mut self, entry: Entry) {
+        if self.segments.back().is_none_or(|s| s.entries.len() >= SEGMENT_IDS) {
+            self.segments.push_back(self.spare.take().unwrap_or_default());
+        }
+        Rc::make_mut(self.segments.back_mut().expect("one has room")).push(entry);
     }
 
     /// Evicts the ids that came first until `ids_max` are left.
     pub fn shrink_to(&mut self, ids_max: u64) {
         while self.len() > ids_max
-            && let Some(front) = self.segments.front_mut()
+            && let Some(front) = self.segments.front()
         {
-            if let Some(oldest) = front.live().first() {
-                self.set.remove(&oldest.id);
-                front.head += 1;
-            }
-            if front.live().is_empty() {
+            let oldest = &front.entries[self.head];
+            self.set.remove(&oldest.id);
+            self.head += 1;
+            if self.head == front.entries.len() {
                 self.retire_front();
             }
         }
     }
 
     fn retire_front(&mut self) {
-        if let Some(mut segment) = self.segments.pop_front() {
-            segment.reset();
+        self.head = 0;
+        if let Some(mut segment) = self.segments.pop_front()
+            && let Some(own) = Rc::get_mut(&mut segment)
+        {
+            own.reset();
             self.spare = Some(segment);
         }
     }
@@ -118,37 +129,95 @@ impl DedupSet {
     /// Removes every id whose timestamp lies before `cut_off`.
     pub fn expire(&mut self, cut_off: u64) {
         let set = &mut self.set;
-        for segment in self.segments.iter_mut().filter(|s| {
-            let bound = if mutants::is(Mutant::ExpireWholeSegments) { s.max } else { s.min };
-            bound < cut_off
-        }) {
-            segment.entries.drain(..segment.head);
-            segment.head = 0;
-            segment.entries.retain(|entry| {
-                let keep = entry.timestamp >= cut_off;
-                if !keep {
-                    set.remove(&entry.id);
-                }
-                keep
-            });
-            segment.min = segment.entries.iter().map(|e| e.timestamp).min().unwrap_or(u64::MAX);
+        for (at, segment) in self.segments.iter_mut().enumerate() {
+            let late = mutants::is(Mutant::ExpireWholeSegments);
+            if if late { segment.max } else { segment.min } >= cut_off {
+                continue;
+            }
+            let head = if at == 0 { std::mem::take(&mut self.head) } else { 0 };
+            let live = &segment.entries[head..];
+            for entry in live.iter().filter(|entry| entry.timestamp < cut_off) {
+                set.remove(&entry.id);
+            }
+            keep_since(segment, head, cut_off);
         }
         // Empty ones in the middle go too: their memory is not needed, and order does not suffer.
-        self.segments.retain(|segment| !segment.live().is_empty());
+        self.segments.retain(|segment| !segment.entries.is_empty());
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Entry> {
+        self.segments.iter().flat_map(|segment| &segment.entries).skip(self.head)
+    }
+
+    /// The ids as they are now: a pointer for each 1,024 of them.
+    pub fn freeze(&self) -> FrozenDedup {
+        FrozenDedup { segments: self.segments.clone(), at: self.head }
+    }
+
+    /// Takes one entry of a snapshot; `false` when its id was there already.
+    pub fn restore(&mut self, timestamp: u64, id: EventId) -> bool {
+        let new = self.set.insert(id);
+        if new {
+            self.list(Entry { timestamp, id });
+        }
+        new
     }
 
     /// Digest of the ids and timestamps in order.
     pub fn digest(&self, seed: u64) -> u64 {
-        let live = self.segments.iter().flat_map(Segment::live);
-        live.fold(mix(seed, self.len()), |d, e| mix_bytes(mix(d, e.timestamp), &e.id))
+        self.live().fold(mix(seed, self.len()), |d, e| mix_bytes(mix(d, e.timestamp), &e.id))
     }
 
     pub fn memory_bytes(&self) -> u64 {
         let segments = self.segments.iter().chain(&self.spare);
-        let entries: usize = segments.map(|s| s.entries.capacity()).sum();
         table_bytes(self.set.capacity(), EVENT_ID_BYTES)
-            + (entries * size_of::<Entry>() + self.segments.capacity() * size_of::<Segment>())
-                as u64
+            + segments.map(|segment| segment.memory_bytes()).sum::<u64>()
+            + (self.segments.capacity() * size_of::<Rc<Segment>>()) as u64
+    }
+}
+
+/// Leaves the entries behind `head` that are not older than `cut_off`; a segment that is shared is
+/// replaced by what is left of it.
+fn keep_since(segment: &mut Rc<Segment>, head: usize, cut_off: u64) {
+    let keep = |entry: &Entry| entry.timestamp >= cut_off;
+    if let Some(own) = Rc::get_mut(segment) {
+        own.entries.drain(..head);
+        own.entries.retain(keep);
+        own.min = own.entries.iter().map(|e| e.timestamp).min().unwrap_or(u64::MAX);
+        return;
+    }
+    let mut left = Segment::default();
+    segment.entries[head..].iter().filter(|e| keep(e)).for_each(|e| left.push(*e));
+    *segment = Rc::new(left);
+}
+
+/// A set as it was, handed out from the oldest id on.
+#[derive(Debug)]
+pub(super) struct FrozenDedup {
+    segments: VecDeque<Rc<Segment>>,
+    /// Entries of the first segment that are gone or handed out.
+    at: usize,
+}
+
+impl FrozenDedup {
+    /// Appends `u64 timestamp, 16 bytes id` of the next id. `false`: there is none.
+    pub fn put_next(&mut self, into: &mut Vec<u8>) -> bool {
+        let Some(segment) = self.segments.front() else { return false };
+        let entry = &segment.entries[self.at];
+        into.extend_from_slice(&entry.timestamp.to_le_bytes());
+        into.extend_from_slice(&entry.id);
+        self.at += 1;
+        if self.at == segment.entries.len() {
+            self.segments.pop_front();
+            self.at = 0;
+        }
+        true
+    }
+
+    /// Bytes of segments that the live set no longer has.
+    pub fn memory_bytes(&self) -> u64 {
+        let own = self.segments.iter().filter(|segment| Rc::strong_count(segment) == 1);
+        own.map(|segment| segment.memory_bytes()).sum()
     }
 }
 
@@ -180,8 +249,7 @@ mod tests {
         for n in 0..5000u64 {
             assert_eq!(set.contains(&id(n)), n ^ 0x1f4 >= 3000, "id {n}");
         }
-        let listed: usize = set.segments.iter().map(|s| s.live().len()).sum();
-        assert_eq!(listed as u64, set.len());
+        assert_eq!(set.live().count() as u64, set.len());
     }
 
     #[test]
@@ -205,7 +273,7 @@ mod tests {
             set.add(id(n), 100 - n, 10);
         }
         set.expire(85);
-        let live: Vec<_> = set.segments.iter().flat_map(Segment::live).map(|e| e.id).collect();
+        let live: Vec<_> = set.live().map(|e| e.id).collect();
         assert_eq!(live, (10..16).map(id).collect::<Vec<_>>());
         assert_eq!(set.len(), 6);
         assert!(set.add(id(3), 40, 10), "id 3 was evicted long ago");

@@ -22,20 +22,29 @@
 pub mod query;
 
 mod dedup;
+mod frozen;
 mod queue;
 mod read;
+mod restore;
 mod settings;
 
+#[cfg(test)]
+mod snapshot_tests;
 #[cfg(test)]
 mod tests;
 
 pub use settings::{CONFIG_KEYS_MAX, CONFIG_VALUE_BYTES_MAX, EventLimits};
 
+use std::rc::Rc;
+
 use self::dedup::{DedupSet, EventId};
+use self::frozen::FrozenEvents;
 use self::queue::{Chunks, Queue, RUN_BYTES_MAX, RUN_EVENTS_MAX};
+use self::restore::Restoring;
 use self::settings::{Key, Settings};
 use super::hash::{FixedMap, mix, mix_bytes, table_bytes};
-use super::{Outcome, QueryError, StateMachine};
+use super::shared::Pages;
+use super::{FrozenState, Outcome, QueryError, SnapshotError, StateMachine};
 use crate::block::{
     Block, BlockKind, COMMAND_HEADER_BYTES, Command, CommandKind, EVENT_ID_BYTES, FLAG_EVENT_ID,
 };
@@ -66,8 +75,8 @@ struct Pending {
 #[derive(Debug, Default)]
 pub struct EventStore {
     settings: Settings,
-    queues: Vec<Queue>,
-    by_name: FixedMap<Box<[u8]>, u32>,
+    queues: Pages<Queue>,
+    by_name: FixedMap<Rc<[u8]>, u32>,
     chunks: Chunks,
     dedup: DedupSet,
     /// Topic of the last event and its queue: neighbours mostly share it.
@@ -80,6 +89,8 @@ pub struct EventStore {
     totals: Totals,
     applied: Index,
     digest: u64,
+    /// A snapshot is being taken in: nothing else may be done.
+    restoring: Option<Box<Restoring>>,
 }
 
 /// Commands since the beginning of the log.
@@ -128,7 +139,7 @@ impl EventStore {
     }
 
     fn queue(&self, name: &[u8]) -> Option<&Queue> {
-        self.by_name.get(name).map(|&at| &self.queues[at as usize])
+        self.by_name.get(name).map(|&at| self.queues.get(at as usize))
     }
 
     /// Everything but the copy of a stored event, which waits for the end of its run.
@@ -194,16 +205,26 @@ impl EventStore {
         Effect::Applied
     }
 
-    /// What old limits hid must not come back under new ones.
+    /// What old limits hid must not come back under new ones. Queues that nothing changes for stay
+    /// shared with what is frozen.
     fn settle(&mut self) {
-        self.queues.iter_mut().for_each(Queue::settle);
+        for at in 0..self.queues.len() {
+            if self.queues.get(at).hidden().events > 0 {
+                self.queues.get_mut(at).settle();
+            }
+        }
         self.bytes = self.queues.iter().map(Queue::held_bytes).sum();
     }
 
     fn apply_retention(&mut self) {
-        for queue in &mut self.queues {
-            queue.retention = self.settings.retention(&queue.name);
-            queue.trim(&mut self.chunks);
+        for at in 0..self.queues.len() {
+            let queue = self.queues.get(at);
+            let retention = self.settings.retention(&queue.name);
+            if queue.retention != retention {
+                let queue = self.queues.get_mut(at);
+                queue.retention = retention;
+                queue.trim(&mut self.chunks);
+            }
         }
         self.bytes = self.queues.iter().map(Queue::held_bytes).sum();
     }
@@ -224,8 +245,9 @@ impl EventStore {
             None if self.queues.len() as u64 >= self.settings.limits.queues => return None,
             None => {
                 let queue = self.queues.len() as u32;
-                self.queues.push(Queue::new(name, self.settings.retention(name)));
-                self.by_name.insert(name.into(), queue);
+                let made = Queue::new(name, self.settings.retention(name));
+                self.by_name.insert(made.name.clone(), queue);
+                self.queues.push(made);
                 queue
             }
         };
@@ -240,7 +262,7 @@ impl EventStore {
         if run.count == 0 {
             return;
         }
-        let queue = &mut self.queues[run.queue as usize];
+        let queue = self.queues.get_mut(run.queue as usize);
         let before = queue.held_bytes();
         queue.append(run.first, run.count, &body[run.start..run.end], &mut self.chunks);
         self.bytes = self.bytes - before + queue.held_bytes();
@@ -256,8 +278,8 @@ impl EventStore {
         let share = limit / self.queues.len().max(1) as u64;
         while self.bytes > limit {
             self.hand = (self.hand + 1) % self.queues.len();
-            if self.queues[self.hand].held_bytes() > share {
-                self.bytes -= self.queues[self.hand].drop_run(&mut self.chunks);
+            if self.queues.get(self.hand).held_bytes() > share {
+                self.bytes -= self.queues.get_mut(self.hand).drop_run(&mut self.chunks);
             }
         }
     }
@@ -284,6 +306,7 @@ impl StateMachine for EventStore {
     /// applies each index once (bugs.md 32), and going on would make the replicas differ.
     fn apply(&mut self, block: &Block) -> Outcome {
         assert_eq!(block.kind(), BlockKind::Commands, "only commands are applied");
+        assert!(self.restoring.is_none(), "a snapshot is half restored");
         assert!(block.first() > self.applied, "{:?} is applied already", block.first());
         let body: &[u8] = block.body();
         let mut outcome = Outcome::default();
@@ -332,10 +355,36 @@ impl StateMachine for EventStore {
     fn memory_bytes(&self) -> u64 {
         let index: u64 = self.queues.iter().map(Queue::index_bytes).sum();
         self.chunks.allocated()
+            + self.chunks.index_bytes()
             + index
-            + (self.queues.capacity() * size_of::<Queue>()) as u64
-            + table_bytes(self.by_name.capacity(), size_of::<(Box<[u8]>, u32)>())
+            + self.queues.memory_bytes()
+            + table_bytes(self.by_name.capacity(), size_of::<(Rc<[u8]>, u32)>())
             + self.dedup.memory_bytes()
             + self.settings.memory_bytes()
+    }
+
+    /// Costs a pointer for each 256 queues, 128 configuration keys and 1,024 event ids.
+    fn freeze(&mut self) -> Result<Box<dyn FrozenState>, SnapshotError> {
+        assert!(self.restoring.is_none(), "a snapshot is half restored");
+        Ok(Box::new(FrozenEvents::new(self)))
+    }
+
+    fn restore_begin(&mut self) -> Result<(), SnapshotError> {
+        let restoring = Some(Box::default());
+        *self = Self { restoring, ..Self::new(self.settings.defaults) };
+        Ok(())
+    }
+
+    fn restore_chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let mut restoring = self.restoring.take().expect("restore_begin came before");
+        let outcome = restoring.chunk(self, bytes);
+        self.restoring = Some(restoring);
+        outcome
+    }
+
+    fn restore_finish(&mut self) -> Result<(), SnapshotError> {
+        self.restoring.as_ref().expect("restore_begin came before").finish()?;
+        self.restoring = None;
+        Ok(())
     }
 }

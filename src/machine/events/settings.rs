@@ -13,11 +13,10 @@
 //! An empty value removes a key. A key of the first four families that does not parse is rejected
 //! and changes nothing.
 
-use std::collections::BTreeMap;
-
 use super::queue::Retention;
 use crate::block::KEY_BYTES_MAX;
 use crate::machine::hash::{FixedMap, mix, mix_bytes};
+use crate::machine::shared::SharedMap;
 
 /// Longest value of a configuration key, bytes.
 pub const CONFIG_VALUE_BYTES_MAX: usize = 4096;
@@ -38,6 +37,13 @@ pub struct EventLimits {
     pub dedup_ids: u64,
     /// Encoded bytes kept in all queues together.
     pub bytes: u64,
+}
+
+impl EventLimits {
+    /// In the order of the fields, as a snapshot names them.
+    pub(super) fn numbers(&self) -> [u64; 5] {
+        [self.retention_events, self.retention_bytes, self.queues, self.dedup_ids, self.bytes]
+    }
 }
 
 impl Default for EventLimits {
@@ -109,10 +115,10 @@ fn number(value: &[u8]) -> Option<u64> {
 /// The table, and the routes in the form in which they are looked up.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
-    defaults: EventLimits,
+    pub(super) defaults: EventLimits,
     /// What holds now for the limits that are not a queue's.
     pub limits: EventLimits,
-    table: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    pub(super) table: SharedMap,
     table_bytes: u64,
     routes: FixedMap<Box<[u8]>, Box<[u8]>>,
     /// Lengths that prefixes have, longest first, with how many have it.
@@ -126,13 +132,13 @@ impl Settings {
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.table.get(key).map(|value| &**value)
+        self.table.get(key)
     }
 
     /// Sets a key, or removes it when the value is empty. `None`: rejected, nothing changed.
     pub fn set<'a>(&mut self, key: &'a [u8], value: &[u8]) -> Option<Key<'a>> {
         let parsed = Key::parse(key)?;
-        let one_too_many = self.table.len() >= CONFIG_KEYS_MAX && !self.table.contains_key(key);
+        let one_too_many = self.table.len() >= CONFIG_KEYS_MAX && self.table.get(key).is_none();
         if !parsed.admits(value)
             || value.len() > CONFIG_VALUE_BYTES_MAX
             || (one_too_many && !value.is_empty())
@@ -150,7 +156,7 @@ impl Settings {
     fn store(&mut self, key: &[u8], value: &[u8]) {
         let old = match value {
             [] => self.table.remove(key),
-            _ => self.table.insert(key.into(), value.into()),
+            _ => self.table.insert(key, value),
         };
         self.table_bytes -= old.map_or(0, |old| (key.len() + old.len()) as u64);
         self.table_bytes += if value.is_empty() { 0 } else { (key.len() + value.len()) as u64 };
@@ -213,8 +219,8 @@ impl Settings {
     }
 
     pub fn memory_bytes(&self) -> u64 {
-        // Routes are held twice; 64 covers both maps' entries.
-        2 * self.table_bytes + 64 * self.table.len() as u64
+        // Routes are held twice; 96 covers both maps' entries.
+        2 * self.table_bytes + 96 * self.table.len() as u64
     }
 }
 

@@ -7,14 +7,14 @@ use super::*;
 use crate::block::BlockBuilder;
 use crate::ids::{GroupId, Term};
 
-type Spec = (CommandKind, u8, u64, Vec<u8>, Vec<u8>);
+pub(super) type Spec = (CommandKind, u8, u64, Vec<u8>, Vec<u8>);
 
-struct Log {
-    next: u64,
+pub(super) struct Log {
+    pub(super) next: u64,
 }
 
 impl Log {
-    fn block(&mut self, commands: &[Spec]) -> Block {
+    pub(super) fn block(&mut self, commands: &[Spec]) -> Block {
         let mut builder = BlockBuilder::default();
         for (kind, flags, timestamp, key, value) in commands {
             let (kind, flags, timestamp) = (*kind as u8, *flags, *timestamp);
@@ -27,30 +27,30 @@ impl Log {
     }
 }
 
-fn event(topic: &str, value: &str) -> Spec {
+pub(super) fn event(topic: &str, value: &str) -> Spec {
     (CommandKind::SetEvent, 0, 7, topic.into(), value.into())
 }
 
-fn event_with_id(topic: &str, id: u8, timestamp: u64, value: &str) -> Spec {
+pub(super) fn event_with_id(topic: &str, id: u8, timestamp: u64, value: &str) -> Spec {
     let value = [&[id; EVENT_ID_BYTES][..], value.as_bytes()].concat();
     (CommandKind::SetEvent, FLAG_EVENT_ID, timestamp, topic.into(), value)
 }
 
-fn config(key: &str, value: &str) -> Spec {
+pub(super) fn config(key: &str, value: &str) -> Spec {
     (CommandKind::ConfigUpdate, 0, 0, key.into(), value.into())
 }
 
-struct Story {
-    store: EventStore,
-    log: Log,
+pub(super) struct Story {
+    pub(super) store: EventStore,
+    pub(super) log: Log,
 }
 
 impl Story {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { store: EventStore::new(EventLimits::default()), log: Log { next: 1 } }
     }
 
-    fn apply(&mut self, commands: &[Spec]) -> (u32, u32, u32) {
+    pub(super) fn apply(&mut self, commands: &[Spec]) -> (u32, u32, u32) {
         let outcome = self.store.apply(&self.log.block(commands));
         assert_eq!(
             outcome.applied + outcome.duplicates + outcome.rejected,
@@ -283,7 +283,7 @@ fn applying_an_index_twice_is_a_bug_and_stops_the_node() {
     s.store.apply(&block);
 }
 
-fn any_command() -> impl Strategy<Value = Spec> {
+pub(super) fn any_command() -> impl Strategy<Value = Spec> {
     let topic = prop_oneof![Just("a"), Just("a/x"), Just("b"), Just("b/y/z"), Just("c")];
     prop_oneof![
         6 => (topic.clone(), "[a-z]{0,20}").prop_map(|(t, v)| event(t, &v)),

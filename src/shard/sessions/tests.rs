@@ -192,8 +192,8 @@ proptest! {
             let mut listed = Vec::new();
             let mut at = r.sessions.oldest;
             while at != NONE {
-                listed.push(r.sessions.sessions[at as usize].client);
-                at = r.sessions.sessions[at as usize].newer;
+                listed.push(r.sessions.sessions.get(at as usize).client);
+                at = r.sessions.sessions.get(at as usize).newer;
             }
             prop_assert_eq!(&listed, &order);
         }

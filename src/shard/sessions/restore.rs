@@ -1,0 +1,135 @@
+//! A table of sessions from the bytes of a snapshot (the layout is in `frozen.rs`), piece by piece.
+
+use super::frozen::{ANSWER_BYTES, HEAD_BYTES, SESSION_BYTES, STATE_VERSION};
+use super::{Answer, NONE, Session, Sessions, Slot, WINDOW_MAX, WINDOW_MIN};
+use crate::ids::{Index, Term};
+use crate::machine::snapshot::{Fields, Intake};
+use crate::machine::{Outcome, SnapshotError};
+
+type Step = Result<(), SnapshotError>;
+
+const fn damaged<T>(what: &'static str) -> Result<T, SnapshotError> {
+    Err(SnapshotError::Damaged(what))
+}
+
+/// No counter gets here in the life of a log.
+const COUNTS_END: u64 = 1 << 62;
+
+/// The item that comes next.
+#[derive(Clone, Copy, Debug, Default)]
+enum Phase {
+    #[default]
+    Head,
+    Session,
+    Answers {
+        client: u64,
+        floor: u64,
+        window: u32,
+        answers: u32,
+    },
+    End,
+}
+
+/// How far the bytes have come.
+#[derive(Debug, Default)]
+pub(super) struct Restoring {
+    intake: Intake,
+    phase: Phase,
+    /// Sessions to come.
+    left: u64,
+}
+
+impl Restoring {
+    pub fn chunk(&mut self, table: &mut Sessions, mut bytes: &[u8]) -> Step {
+        loop {
+            let size = match self.phase {
+                Phase::Head => HEAD_BYTES,
+                Phase::Session => SESSION_BYTES,
+                Phase::Answers { answers, .. } => answers as usize * ANSWER_BYTES,
+                Phase::End if bytes.is_empty() => return Ok(()),
+                Phase::End => return damaged("bytes follow the sessions"),
+            };
+            let Some(item) = self.intake.take(size, &mut bytes) else { return Ok(()) };
+            match self.phase {
+                Phase::Head => self.left = head(table, item)?,
+                Phase::Session => {
+                    self.phase = session(table, item)?;
+                    continue;
+                }
+                Phase::Answers { client, floor, window, .. } => {
+                    let slots = slots(item, floor, window as usize)?.into();
+                    table.place(Session { client, floor, slots, older: NONE, newer: NONE });
+                    self.left -= 1;
+                }
+                Phase::End => {}
+            }
+            self.phase = if self.left == 0 { Phase::End } else { Phase::Session };
+        }
+    }
+
+    pub fn finish(&self) -> Step {
+        match self.phase {
+            Phase::End => Ok(()),
+            _ => damaged("the sessions are cut short"),
+        }
+    }
+}
+
+/// Number of sessions.
+fn head(table: &mut Sessions, item: &[u8]) -> Result<u64, SnapshotError> {
+    let mut head = Fields(item);
+    let (version, sessions_max, answers_max) = (head.u32(), head.u32(), head.u64());
+    if version != STATE_VERSION {
+        return Err(SnapshotError::Version(version));
+    }
+    let limits = table.limits;
+    if (sessions_max, answers_max) != (limits.sessions_max, limits.answers_max) {
+        return Err(SnapshotError::OtherLimits);
+    }
+    (table.evicted, table.digest) = (head.u64(), head.u64());
+    if table.evicted >= COUNTS_END {
+        return damaged("the number of evictions");
+    }
+    match head.u64() {
+        sessions if sessions <= u64::from(sessions_max) => Ok(sessions),
+        _ => damaged("more sessions than the limit"),
+    }
+}
+
+fn session(table: &Sessions, item: &[u8]) -> Result<Phase, SnapshotError> {
+    let mut head = Fields(item);
+    let (client, floor) = (head.u64(), head.u64());
+    let (window, answers) = (head.u32(), head.u32());
+    if client == 0 || table.by_client.contains_key(&client) {
+        return damaged("a session's client");
+    }
+    if floor == 0 || floor.checked_add(WINDOW_MAX).is_none() {
+        return damaged("a session's floor");
+    }
+    let sizes = WINDOW_MIN as u64..=WINDOW_MAX;
+    if !window.is_power_of_two() || !sizes.contains(&u64::from(window)) || answers > window {
+        return damaged("a session's window");
+    }
+    if table.answers + u64::from(window) > table.limits.answers_max {
+        return damaged("more answers than the limit");
+    }
+    Ok(Phase::Answers { client, floor, window, answers })
+}
+
+fn slots(item: &[u8], floor: u64, window: usize) -> Result<Vec<Slot>, SnapshotError> {
+    let mut slots = vec![Slot::default(); window];
+    let mut next = floor;
+    for answer in item.chunks_exact(ANSWER_BYTES) {
+        let mut fields = Fields(answer);
+        let (seq, first, term) = (fields.u64(), Index(fields.u64()), Term(fields.u64()));
+        let (applied, duplicates, rejected) = (fields.u32(), fields.u32(), fields.u32());
+        if seq < next || seq - floor >= window as u64 {
+            return damaged("the number of an answer");
+        }
+        let outcome = Outcome { applied, duplicates, rejected };
+        let answer = Answer { first, term, outcome };
+        slots[(seq & (window as u64 - 1)) as usize] = Slot { seq, answer };
+        next = seq + 1;
+    }
+    Ok(slots)
+}
