@@ -144,6 +144,11 @@ impl<S: Subject> World<S> {
             disk.heal();
             disk.set_latency(latency.0, latency.1);
         }
+        // What has failed and was not heard of yet, and damage that no start has found, are left.
+        let mut hosts = self.hosts[self.hosts_of(node)].iter();
+        let failing = hosts.any(|host| host.disk.is_failing());
+        let state = &mut self.nodes[node];
+        state.may_fail &= failing || state.may_rot || !state.up;
         self.resume(node);
         if self.nodes[node].is_stopping {
             self.kill(node);
@@ -228,6 +233,7 @@ impl<S: Subject> World<S> {
         let state = &mut self.nodes[node];
         (state.is_stranger, state.disk_id, state.incarnation) = (true, disk_id, 0);
         state.forgot = true;
+        (state.may_fail, state.may_rot) = (false, false);
         state.boot = BootFile::new();
         (state.record, state.found_rot) = (None, false);
         for host in self.hosts_of(node) {

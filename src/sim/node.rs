@@ -42,9 +42,10 @@ pub struct Node {
     pub is_stranger: bool,
     /// The next start is tried with this many shards more.
     pub wrong_shards: u32,
-    /// An error of the disk may stop the process, since a fault was put there.
+    /// An error of the disk may stop the process: a fault was put there, and no start since then has
+    /// found the disk well.
     pub may_fail: bool,
-    /// Synced bytes were damaged or landed elsewhere.
+    /// Synced bytes were damaged or landed elsewhere, and no start since then has found all whole.
     pub may_rot: bool,
     /// Counts against what the protocol promises to bear: its memory may have gaps, and the boot
     /// record does not say yet that they are filled.
