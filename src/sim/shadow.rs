@@ -315,6 +315,17 @@ impl Shadow {
         index == Index::ZERO
             || known.is_some_and(|g| g.runs.iter().rev().any(holds) || index <= g.forgotten)
     }
+
+    /// Is this entry in the log for good: durable, and not replaced since? What is too old to be
+    /// told apart is not.
+    pub fn holds(&self, group: GroupId, index: Index, term: Term) -> bool {
+        let runs = self.groups.get(&group).map(|group| &group.runs);
+        let newest = runs.and_then(|runs| runs.iter().rev().find(|run| run.first <= index));
+        newest.is_some_and(|run| {
+            let is_it = index <= run.last && run.term == term;
+            is_it && run.end <= self.durable && run.needs <= self.durable
+        })
+    }
 }
 
 impl Group {
