@@ -29,6 +29,8 @@ pub struct Node {
     pub incarnation: u32,
     /// A process runs (it may still be starting).
     pub up: bool,
+    /// It has lost power and was not started since.
+    pub is_dark: bool,
     /// Counts starts and ends; an event that carries an older number is void.
     pub attempt: u32,
     pub paused: bool,
@@ -93,6 +95,7 @@ impl Node {
             disk_id: u128::from(rng.next()) << 1 | 1,
             incarnation: 0,
             up: false,
+            is_dark: false,
             attempt: 0,
             paused: false,
             backlog: Vec::new(),
@@ -396,7 +399,8 @@ impl<S: Subject> World<S> {
     /// The machine loses power, whether or not a process runs on it.
     pub(super) fn cut_power(&mut self, node: usize) {
         self.note_node(node, "loses power in incarnation", self.incarnation(node));
-        self.stats.power_losses += 1;
+        let was_dark = std::mem::replace(&mut self.nodes[node].is_dark, true);
+        self.stats.power_losses += u64::from(!was_dark);
         let survival = [Survival::None, Survival::Half, Survival::All, Survival::Mixed];
         let survival = match self.options.lying_disks {
             true => Survival::None,

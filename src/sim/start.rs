@@ -28,6 +28,7 @@ impl<S: Subject> World<S> {
         if state.up || state.attempt != attempt {
             return;
         }
+        state.is_dark = false;
         let previous = match BootRecord::decode(state.boot.bytes()) {
             Ok(previous) => previous,
             Err(error) => {
