@@ -221,4 +221,12 @@ mod tests {
         assert!(plan.windows(2).all(|f| f[0].at <= f[1].at && f[0].number < f[1].number));
         assert!(plan.iter().all(|f| kinds.has(f.kind) && f.node != f.other && f.node < 3));
     }
+
+    #[test]
+    fn nobody_plans_what_so_few_nodes_cannot_feel() {
+        let of = |nodes| plan(Rng::new(3), Kinds::all(), nodes, 200, 20_000_000);
+        assert!(of(1).iter().all(|fault| fault.kind.group() != "network"));
+        assert!(of(2).iter().all(|fault| fault.kind != Kind::Bridge));
+        assert!(of(3).iter().any(|fault| fault.kind == Kind::Bridge));
+    }
 }

@@ -448,3 +448,22 @@ impl Oracle {
         self.groups[group.0 as usize].committed.len() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(term: u32, epoch: u32) -> Entry {
+        Entry { term, epoch, by: term, sum: 0 }
+    }
+
+    #[test]
+    fn an_index_is_used_again_only_in_a_higher_epoch_or_by_the_same_entry() {
+        let lost = entry(3, 1);
+        let again = |new: &Entry| compare_epochs(7, new, None, Some(&lost));
+        assert!(again(&entry(4, 2)).is_ok() && again(&entry(3, 1)).is_ok());
+        assert!(again(&entry(4, 1)).is_err() && again(&entry(4, 0)).is_err());
+        assert!(compare_epochs(7, &entry(5, 1), Some(&entry(4, 2)), None).is_err());
+        assert!(compare_epochs(7, &entry(5, 2), Some(&entry(4, 2)), None).is_ok());
+    }
+}
