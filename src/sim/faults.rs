@@ -205,7 +205,11 @@ impl<S: Subject> World<S> {
         if self.options.lying_disks {
             return self.lose_all_power();
         }
-        if self.nodes[node].is_dark {
+        let state = &self.nodes[node];
+        // Damage to the last durable bytes, and then the loss of the unsynced ones that name them as
+        // durable: no log can tell that from a torn tail (durability.md §5).
+        let is_rotting = state.may_rot && !state.up;
+        if state.is_dark || is_rotting {
             return false;
         }
         let promised = self.shape.all_sync() || self.shape.majority || self.may_forget(node);
