@@ -268,7 +268,7 @@ impl<S: Subject> World<S> {
         let state = &mut self.nodes[node];
         (state.is_stranger, state.disk_id, state.incarnation) = (true, disk_id, 0);
         state.forgot = true;
-        (state.may_fail, state.may_rot) = (false, false);
+        (state.may_fail, state.may_rot, state.went_astray) = (false, false, false);
         state.boot = BootFile::new();
         (state.record, state.found_rot) = (None, false);
         for host in self.hosts_of(node) {
@@ -493,7 +493,7 @@ impl<S: Subject> World<S> {
         self.stats.rotten += 1;
         let state = &mut self.nodes[node];
         (state.may_rot, state.may_fail, state.forgot) = (true, true, true);
-        state.is_misdirected = true;
+        (state.is_misdirected, state.went_astray) = (true, true);
         true
     }
 }
