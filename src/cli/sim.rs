@@ -91,6 +91,10 @@ pub(super) struct SimArgs {
     #[arg(long, default_value = "0", value_name = "N")]
     min_faults: u64,
 
+    /// Fail when fewer faults than this took place in any seed
+    #[arg(long, default_value = "0", value_name = "N")]
+    min_faults_per_seed: u64,
+
     /// Fail when power was lost less often than this
     #[arg(long, default_value = "0", value_name = "N")]
     min_power_losses: u64,
@@ -267,6 +271,12 @@ fn conclude(
         let seeds: Vec<_> = failures.iter().take(20).map(|f| f.seed.to_string()).collect();
         return Err(Failure::Run(format!("rules were broken; seeds {}", seeds.join(", "))));
     }
+    if stats.faults_least < args.min_faults_per_seed {
+        return Err(Failure::Run(format!(
+            "a seed had only {} faults of {}",
+            stats.faults_least, args.min_faults_per_seed
+        )));
+    }
     if stats.faults < args.min_faults || stats.power_losses < args.min_power_losses {
         return Err(Failure::Run(format!(
             "too little went wrong to mean anything: {} faults of {}, {} power losses of {}",
@@ -280,13 +290,15 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
     let simulated = stats.simulated_us as f64 / 1e6;
     let wall = began.elapsed().as_secs_f64();
     format!(
-        "{} seeds, {:.2} simulated hours, {:.0} simulated s a s and core; {} faults, {} kills, \
+        "{} seeds, {:.2} simulated hours, {:.0} simulated s a s and core; {} faults ({} in the \
+         quietest seed), {} kills, \
          {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts; {} blocks acknowledged of {} asked, {} sent \
          again, {} answered from the table; {} elections, {} messages; {} violations",
         stats.seeds,
         simulated / 3600.0,
         simulated / (wall * jobs as f64),
         stats.faults,
+        stats.faults_least,
         stats.kills,
         stats.power_losses,
         stats.lost_sectors,

@@ -1,6 +1,7 @@
 //! What is checked of a node after each of its turns.
 
 use super::node::{CLIENT_BLOCKS_MAX, PEER_EGRESS_MAX, STAGED_MAX};
+use super::oracle::Lost;
 use super::subject::Subject;
 use super::trace::What;
 use super::world::World;
@@ -9,6 +10,8 @@ use crate::raft::ready::Role;
 
 /// Bytes that one turn may give to one peer, beside what waited.
 const TURN_BYTES_MAX: usize = 40 << 10;
+/// The shards' own invariants are checked once in so many turns.
+const INVARIANTS_EVERY: u64 = 64;
 
 impl<S: Subject> World<S> {
     /// A possible loss is told of if, and only if, a majority may have forgotten.
@@ -61,9 +64,32 @@ impl<S: Subject> World<S> {
         if staged > 2 * STAGED_MAX {
             broken = Some(("queues are bounded", format!("{staged} bytes wait for the log")));
         }
+        if self.stats.turns.is_multiple_of(INVARIANTS_EVERY) {
+            shard.check_invariants();
+        }
         self.hosts[host].seen = seen;
+        self.explain_losses();
         if let Some((rule, what)) = broken {
             self.fail(rule, what);
+        }
+    }
+
+    /// A told loss does not excuse everything: what the disks of a majority still hold must be in the
+    /// log of whoever was elected by all. Disks with damage, and new ones, prove nothing.
+    fn explain_losses(&mut self) {
+        while let Some(Lost { group, index, term }) = self.oracle.gone.pop() {
+            let shards = self.shape.shards as usize;
+            let holds = |node: usize| {
+                let state = &self.nodes[node];
+                let host = &self.hosts[node * shards + group.0 as usize % shards];
+                let sound = !state.may_rot && !state.is_stranger && !state.is_misdirected;
+                sound && host.shadow.holds(group, index, term)
+            };
+            let count = (0..self.nodes.len()).filter(|&node| holds(node)).count();
+            if count > self.nodes.len() / 2 && !self.options.lying_disks {
+                let what = format!("g{group} i{index} of t{term} is on {count} disks");
+                self.fail("a loss takes only what a majority has lost", what);
+            }
         }
     }
 

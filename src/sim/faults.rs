@@ -17,6 +17,8 @@ use crate::ids::{Lsn, Tick};
 use crate::machine::hash::mix;
 use crate::wal::recover_from;
 
+/// What nobody would feel now is tried again after this long, microseconds.
+const TRY_AGAIN_US: (u64, u64) = (10_000, 60_000);
 /// How often a node that stops is looked at, microseconds.
 const STOP_US: u64 = 5_000;
 
@@ -25,14 +27,39 @@ impl<S: Subject> World<S> {
         if self.healed_at.is_some() {
             return;
         }
+        let waited = std::mem::replace(&mut self.waiting[at], true);
+        // What had to wait lasts as long as if it had not.
+        self.shape.plan[at].at = self.now;
         let fault = self.shape.plan[at];
         self.hash = mix(self.hash, self.now << 8 | 2);
-        let took_place = self.begin_fault(&fault, at);
-        let note = if took_place { "begins" } else { "not now" };
-        self.note_fault(&fault, note);
-        if took_place {
+        if self.is_felt(&fault) && self.begin_fault(&fault, at) {
+            self.note_fault(&fault, "begins");
             self.stats.faults += 1;
             self.queue.push(self.now + fault.lasts, Event::End(at as u32));
+            return;
+        }
+        if !waited {
+            self.note_fault(&fault, "not now");
+        }
+        let wait = self.fault_rng.between(TRY_AGAIN_US.0, TRY_AGAIN_US.1);
+        self.queue.push(self.now + wait, Event::Begin(at as u32));
+    }
+
+    /// Whether there is anybody whom it hits: a fault that nobody feels is none.
+    fn is_felt(&self, fault: &Fault) -> bool {
+        let up = |node: usize| self.nodes[node].up;
+        let mut pairs = self.pairs(fault).into_iter();
+        match fault.kind.group() {
+            // A machine without a process can still lose power.
+            "node" => fault.kind == Kind::Power || up(fault.node),
+            "disk" => up(fault.node),
+            _ if fault.kind == Kind::Reset => pairs.any(|(from, to)| {
+                self.hosts_of(from).any(|host| self.links[self.link_at(host, to)].up)
+            }),
+            _ => pairs.any(|(from, to)| {
+                let whole = self.wires[from * self.nodes.len() + to].cuts == 0;
+                up(from) && up(to) && whole
+            }),
         }
     }
 
@@ -48,8 +75,9 @@ impl<S: Subject> World<S> {
             Kind::Kill => return self.kill_for_a_while(node),
             Kind::Power => return self.lose_power(node),
             Kind::Shards => {
-                self.nodes[node].wrong_shards = 1;
-                return self.kill_for_a_while(node);
+                let killed = self.kill_for_a_while(node);
+                self.nodes[node].wrong_shards |= u32::from(killed);
+                return killed;
             }
             Kind::Wipe => return self.wipe(node),
             Kind::Pause => {
@@ -144,6 +172,11 @@ impl<S: Subject> World<S> {
             disk.heal();
             disk.set_latency(latency.0, latency.1);
         }
+        // What has failed and was not heard of yet, and damage that no start has found, are left.
+        let mut hosts = self.hosts[self.hosts_of(node)].iter();
+        let failing = hosts.any(|host| host.disk.is_failing());
+        let state = &mut self.nodes[node];
+        state.may_fail &= failing || state.may_rot || !state.up;
         self.resume(node);
         if self.nodes[node].is_stopping {
             self.kill(node);
@@ -171,6 +204,13 @@ impl<S: Subject> World<S> {
     fn lose_power(&mut self, node: usize) -> bool {
         if self.options.lying_disks {
             return self.lose_all_power();
+        }
+        let state = &self.nodes[node];
+        // Damage to the last durable bytes, and then the loss of the unsynced ones that name them as
+        // durable: no log can tell that from a torn tail (durability.md §5).
+        let is_rotting = state.may_rot && !state.up;
+        if state.is_dark || is_rotting {
+            return false;
         }
         let promised = self.shape.all_sync() || self.shape.majority || self.may_forget(node);
         if !promised {
@@ -228,6 +268,7 @@ impl<S: Subject> World<S> {
         let state = &mut self.nodes[node];
         (state.is_stranger, state.disk_id, state.incarnation) = (true, disk_id, 0);
         state.forgot = true;
+        (state.may_fail, state.may_rot, state.went_astray) = (false, false, false);
         state.boot = BootFile::new();
         (state.record, state.found_rot) = (None, false);
         for host in self.hosts_of(node) {
@@ -275,7 +316,11 @@ impl<S: Subject> World<S> {
         let between: Box<dyn Fn(usize, usize) -> bool> = match fault.kind {
             Kind::Partition if mixed => Box::new(|a, b| side(a) != side(b)),
             Kind::Partition => Box::new(|a, b| a == node || b == node),
-            Kind::Bridge => Box::new(|a, b| a != node && b != node && a % 2 != b % 2),
+            Kind::Bridge => {
+                // Of those that are left, every other one stands on the other side.
+                let side = move |i: usize| (i - usize::from(i > node)) % 2;
+                Box::new(move |a, b| a != node && b != node && side(a) != side(b))
+            }
             Kind::OneWay => Box::new(|a, b| (a, b) == (node, other)),
             Kind::Flap | Kind::Stuck => {
                 Box::new(|a, b| (a, b) == (node, other) || (b, a) == (node, other))
@@ -448,7 +493,7 @@ impl<S: Subject> World<S> {
         self.stats.rotten += 1;
         let state = &mut self.nodes[node];
         (state.may_rot, state.may_fail, state.forgot) = (true, true, true);
-        state.is_misdirected = true;
+        (state.is_misdirected, state.went_astray) = (true, true);
         true
     }
 }

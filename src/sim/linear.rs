@@ -124,6 +124,11 @@ impl History {
         (operation.returned, operation.told) = (now, told);
     }
 
+    /// Forgets the operations of the keys that are not kept; earlier [`OpRef`]s are void.
+    pub fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        self.operations.retain(|operation| keep(operation.key));
+    }
+
     pub fn operations(&self) -> &[Operation] {
         &self.operations
     }

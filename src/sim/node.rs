@@ -29,6 +29,8 @@ pub struct Node {
     pub incarnation: u32,
     /// A process runs (it may still be starting).
     pub up: bool,
+    /// It has lost power and was not started since.
+    pub is_dark: bool,
     /// Counts starts and ends; an event that carries an older number is void.
     pub attempt: u32,
     pub paused: bool,
@@ -42,15 +44,18 @@ pub struct Node {
     pub is_stranger: bool,
     /// The next start is tried with this many shards more.
     pub wrong_shards: u32,
-    /// An error of the disk may stop the process, since a fault was put there.
+    /// An error of the disk may stop the process: a fault was put there, and no start since then has
+    /// found the disk well.
     pub may_fail: bool,
-    /// Synced bytes were damaged or landed elsewhere.
+    /// Synced bytes were damaged or landed elsewhere, and no start since then has found all whole.
     pub may_rot: bool,
     /// Counts against what the protocol promises to bear: its memory may have gaps, and the boot
     /// record does not say yet that they are filled.
     pub forgot: bool,
     /// A write went astray: if nothing shows it, the disk is replaced.
     pub is_misdirected: bool,
+    /// A write went astray in this directory at some time. What it hit may show late.
+    pub went_astray: bool,
     /// Damage was found at this start, and is not in the boot record yet.
     pub found_rot: bool,
     /// The boot record as written last.
@@ -92,6 +97,7 @@ impl Node {
             disk_id: u128::from(rng.next()) << 1 | 1,
             incarnation: 0,
             up: false,
+            is_dark: false,
             attempt: 0,
             paused: false,
             backlog: Vec::new(),
@@ -103,6 +109,7 @@ impl Node {
             may_rot: false,
             forgot: false,
             is_misdirected: false,
+            went_astray: false,
             found_rot: false,
             record: None,
             is_stopping: false,
@@ -395,7 +402,8 @@ impl<S: Subject> World<S> {
     /// The machine loses power, whether or not a process runs on it.
     pub(super) fn cut_power(&mut self, node: usize) {
         self.note_node(node, "loses power in incarnation", self.incarnation(node));
-        self.stats.power_losses += 1;
+        let was_dark = std::mem::replace(&mut self.nodes[node].is_dark, true);
+        self.stats.power_losses += u64::from(!was_dark);
         let survival = [Survival::None, Survival::Half, Survival::All, Survival::Mixed];
         let survival = match self.options.lying_disks {
             true => Survival::None,

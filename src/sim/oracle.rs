@@ -4,6 +4,8 @@
 //! Cheap on purpose: a turn costs a comparison of a few numbers per group of its shard, a commit
 //! costs its new entries, a message its 64 bytes.
 
+use std::collections::BTreeMap;
+
 use crate::ids::{GroupId, Index, NodeId, Term};
 use crate::machine::StateMachine;
 use crate::raft::ready::{PossibleLoss, Role};
@@ -39,6 +41,8 @@ fn broken<T>(rule: &'static str, what: String) -> Result<T, (&'static str, Strin
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     term: u32,
+    /// Recovery epoch of its leader.
+    epoch: u32,
     /// Term of the node on which it was first seen committed.
     by: u32,
     /// Checksum of the body, at a block's first index; 0 = not seen yet or not a first index.
@@ -63,6 +67,16 @@ struct Truth {
     /// Recovery epoch that was told last.
     epoch: u32,
     has_lost: bool,
+    /// What was committed and is lost, as told: by index, what stood there last.
+    lost: BTreeMap<u64, Entry>,
+}
+
+/// A committed entry that a told loss took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub group: GroupId,
+    pub index: Index,
+    pub term: Term,
 }
 
 /// The highest term that a node has shown to others, and its vote in it.
@@ -86,19 +100,38 @@ pub struct Seen {
 
 impl Truth {
     /// A leader that was elected after a loss begins where its log agrees with what was committed:
-    /// what remains is a prefix.
-    fn cut(&mut self, raft: &Raft) {
+    /// what remains is a prefix. The others are handed on, to see whether the loss explains them.
+    fn cut(&mut self, raft: &Raft, gone: &mut Vec<Lost>) {
         let agrees = |at: &usize| {
             let index = Index(*at as u64);
             let term = raft.log().term_at(index);
             term == Some(Term(u64::from(self.committed[*at - 1].term)))
         };
         let keep = (1..=self.committed.len()).rev().find(agrees).unwrap_or(0);
-        self.committed.truncate(keep);
+        for (index, entry) in (keep as u64 + 1..).zip(self.committed.drain(keep..)) {
+            let term = Term(u64::from(entry.term));
+            gone.push(Lost { group: raft.group(), index: Index(index), term });
+            self.lost.insert(index, entry);
+        }
         self.digests.truncate(keep + 1);
         self.acknowledged = self.acknowledged.min(keep as u64);
         self.has_lost = true;
     }
+}
+
+/// Epochs do not fall along the log, and (epoch, index) names one command for ever (R9): an index
+/// that is used again after a loss has a higher one, unless what was lost has come back.
+fn compare_epochs(index: u64, new: &Entry, last: Option<&Entry>, lost: Option<&Entry>) -> Verdict {
+    if let Some(last) = last.filter(|last| new.epoch < last.epoch) {
+        let what = format!("i{index} has e{}, behind e{}", new.epoch, last.epoch);
+        return broken("epochs do not fall along a log", what);
+    }
+    if let Some(lost) = lost.filter(|lost| new.epoch <= lost.epoch && new.term != lost.term) {
+        let (e, t) = (new.epoch, new.term);
+        let what = format!("i{index} is t{t} in e{e}, was t{} in e{}", lost.term, lost.epoch);
+        return broken("an epoch and an index name one command", what);
+    }
+    Ok(())
 }
 
 /// See the module.
@@ -108,6 +141,8 @@ pub struct Oracle {
     /// Most bytes that a leader may have taken on beyond its commit index.
     uncommitted_max: u64,
     pub elections: u64,
+    /// Losses that are still to be explained.
+    pub gone: Vec<Lost>,
 }
 
 impl Oracle {
@@ -115,7 +150,7 @@ impl Oracle {
         let truth =
             || Truth { spoken: vec![Spoken::default(); nodes as usize], ..Truth::default() };
         let groups = (0..groups).map(|_| truth()).collect();
-        Self { groups, uncommitted_max, elections: 0 }
+        Self { groups, uncommitted_max, elections: 0, gone: Vec::new() }
     }
 
     /// A node has started: what its group begins with must not contradict what it had said.
@@ -213,7 +248,7 @@ impl Oracle {
             let index = Index(count as u64);
             let found = raft.log().term_at(index);
             if found != expected && truth.losses.contains(&(term as u64)) {
-                truth.cut(raft);
+                truth.cut(raft, &mut self.gone);
             } else if found != expected {
                 let what = format!(
                     "n{} leads g{group} in t{term} and has {found:?} at i{index}, where \
@@ -230,8 +265,10 @@ impl Oracle {
     pub fn note_loss(&mut self, loss: &PossibleLoss) -> Verdict {
         let truth = &mut self.groups[loss.group.0 as usize];
         truth.losses.push(loss.term.0);
-        if loss.epoch <= truth.epoch {
-            let what = format!("{loss:?} after epoch {}", truth.epoch);
+        let committed = truth.committed.last().map_or(0, |entry| entry.epoch);
+        let before = truth.epoch.max(committed);
+        if loss.epoch <= before {
+            let what = format!("{loss:?} after epoch {before}");
             return broken("a possible loss begins a new epoch", what);
         }
         truth.epoch = loss.epoch;
@@ -264,20 +301,26 @@ impl Oracle {
         let (group, by) = (raft.group(), raft.term().0 as u32);
         let runs = raft.log().runs();
         let mut run = runs.partition_point(|run| run.first.0 <= from).saturating_sub(1);
-        let truth = &mut self.groups[group.0 as usize].committed;
+        let Truth { committed: truth, lost, .. } = &mut self.groups[group.0 as usize];
         for index in from..=commit {
             while runs.get(run + 1).is_some_and(|next| next.first.0 <= index) {
                 run += 1;
             }
-            let term = runs.get(run).map_or(0, |run| run.term.0) as u32;
+            let (term, epoch) = runs.get(run).map_or((0, 0), |run| (run.term.0 as u32, run.epoch));
             match truth.get(index as usize - 1) {
-                None => truth.push(Entry { term, by, sum: 0 }),
-                Some(entry) if entry.term == term => {}
+                None => {
+                    let entry = Entry { term, epoch, by, sum: 0 };
+                    compare_epochs(index, &entry, truth.last(), lost.get(&index))
+                        .map_err(|(rule, what)| (rule, format!("n{} g{group} {what}", node + 1)))?;
+                    truth.push(entry);
+                }
+                Some(entry) if (entry.term, entry.epoch) == (term, epoch) => {}
                 Some(entry) => {
                     let what = format!(
-                        "n{} g{group} i{index} has t{term}, t{} was committed",
+                        "n{} g{group} i{index} has t{term} e{epoch}, t{} e{} was committed",
                         node + 1,
-                        entry.term
+                        entry.term,
+                        entry.epoch
                     );
                     return broken("what is committed is the same everywhere", what);
                 }
@@ -376,10 +419,10 @@ impl Oracle {
         let (first, last) = (done.first.0, done.first.0 + count - 1);
         let stands = |index: u64| {
             let entry = truth.committed.get(index as usize - 1);
-            entry.is_some_and(|entry| u64::from(entry.term) == done.term.0)
+            entry.is_some_and(|e| (u64::from(e.term), e.epoch) == (done.term.0, done.epoch))
         };
         if first == 0 || !stands(first) || !stands(last) {
-            let what = format!("g{group} i{first}..i{last} of t{}", done.term);
+            let what = format!("g{group} i{first}..i{last} of t{} e{}", done.term, done.epoch);
             return broken("only what is committed is acknowledged", what);
         }
         if first <= floor && !truth.has_lost {
@@ -403,5 +446,24 @@ impl Oracle {
     /// Highest index of the group that is committed anywhere.
     pub fn commit(&self, group: GroupId) -> u64 {
         self.groups[group.0 as usize].committed.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(term: u32, epoch: u32) -> Entry {
+        Entry { term, epoch, by: term, sum: 0 }
+    }
+
+    #[test]
+    fn an_index_is_used_again_only_in_a_higher_epoch_or_by_the_same_entry() {
+        let lost = entry(3, 1);
+        let again = |new: &Entry| compare_epochs(7, new, None, Some(&lost));
+        assert!(again(&entry(4, 2)).is_ok() && again(&entry(3, 1)).is_ok());
+        assert!(again(&entry(4, 1)).is_err() && again(&entry(4, 0)).is_err());
+        assert!(compare_epochs(7, &entry(5, 1), Some(&entry(4, 2)), None).is_err());
+        assert!(compare_epochs(7, &entry(5, 2), Some(&entry(4, 2)), None).is_ok());
     }
 }

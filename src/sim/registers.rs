@@ -125,7 +125,8 @@ impl Subject for Registers {
         }
     }
 
-    fn finish(&mut self) -> Result<(), String> {
+    fn finish(&mut self, has_lost: &dyn Fn(GroupId) -> bool) -> Result<(), String> {
+        self.history.retain(|register| !has_lost(GroupId((register / KEYS) as u32)));
         linear::check(&self.history).map_err(|violation| violation.to_string())
     }
 }

@@ -24,6 +24,9 @@ pub const REGRESSIONS: &[Regression] = &[
         options: Options::default,
         why: "after rot messages left before the salvaged votes were durable again",
     },
+    Regression { seed: 167, options: Options::default, why: "the same" },
+    Regression { seed: 217, options: Options::default, why: "the same" },
+    Regression { seed: 239, options: Options::default, why: "the same" },
     Regression {
         seed: 1058,
         options: damage,
@@ -39,6 +42,8 @@ pub const REGRESSIONS: &[Regression] = &[
         options: Options::default,
         why: "a commit index from behind rot was believed of the log before it",
     },
+    Regression { seed: 5692, options: Options::default, why: "the same" },
+    Regression { seed: 5976, options: Options::default, why: "the same" },
     Regression { seed: 5, options: Options::default, why: "much happens in it" },
 ];
 

@@ -67,7 +67,12 @@ pub fn run_with<S: Subject>(seed: u64, options: &Options, subject: S) -> Outcome
         trace: world.trace(if options.trace { usize::MAX } else { LINES }),
         command: options.command_line(seed),
     });
-    Outcome { seed, stats: Stats { seeds: 1, ..world.stats }, hash: world.hash(), failure }
+    Outcome {
+        seed,
+        stats: Stats { seeds: 1, faults_least: world.stats.faults, ..world.stats },
+        hash: world.hash(),
+        failure,
+    }
 }
 
 /// All that happens in a seed, line by line, heartbeats too.

@@ -148,7 +148,9 @@ impl Shadow {
             for (n, &TermStart { first, term, .. }) in found.terms.iter().enumerate() {
                 let last = found.terms.get(n + 1).map_or(found.last, |next| next.first.prev());
                 let safe = known.and_then(|g| g.durable_through(first, term, self.durable));
-                group.restore(Run { first, last, term, end: new.end, needs: new.end }, safe);
+                let spoken = known.and_then(|g| g.spoken_through(first, term, self.durable));
+                let run = Run { first, last, term, end: new.end, needs: new.end };
+                group.restore(run, safe, spoken);
             }
             new.groups.insert(id, group);
         }
@@ -315,6 +317,17 @@ impl Shadow {
         index == Index::ZERO
             || known.is_some_and(|g| g.runs.iter().rev().any(holds) || index <= g.forgotten)
     }
+
+    /// Is this entry in the log for good: durable, and not replaced since? What is too old to be
+    /// told apart is not.
+    pub fn holds(&self, group: GroupId, index: Index, term: Term) -> bool {
+        let runs = self.groups.get(&group).map(|group| &group.runs);
+        let newest = runs.and_then(|runs| runs.iter().rev().find(|run| run.first <= index));
+        newest.is_some_and(|run| {
+            let is_it = index <= run.last && run.term == term;
+            is_it && run.end <= self.durable && run.needs <= self.durable
+        })
+    }
 }
 
 impl Group {
@@ -345,6 +358,12 @@ impl Group {
         self.runs.iter().filter(safe).map(|run| run.last).max()
     }
 
+    /// How far the rest of what such entries need is durable, be they themselves or not.
+    fn spoken_through(&self, first: Index, term: Term, durable: Lsn) -> Option<Index> {
+        let met = |run: &&Run| run.term == term && run.last >= first && run.needs <= durable;
+        self.runs.iter().filter(met).map(|run| run.last).max()
+    }
+
     fn push(&mut self, run: Run, durable: Lsn) {
         self.settle(durable);
         if let Some(last) = self.runs.back_mut() {
@@ -357,15 +376,22 @@ impl Group {
         self.runs.push_back(run);
     }
 
-    /// A run that recovery found; up to `safe` it was known to be durable.
-    fn restore(&mut self, run: Run, safe: Option<Index>) {
+    /// A run that recovery found; up to `safe` it was known to be durable, up to `spoken` what it
+    /// needs was.
+    fn restore(&mut self, mut run: Run, safe: Option<Index>, spoken: Option<Index>) {
         let safe = safe.map_or(Index::ZERO, |safe| safe.min(run.last));
+        let spoken = spoken.map_or(Index::ZERO, |spoken| spoken.min(run.last));
         if safe >= run.first {
             let (end, needs) = (Lsn::ZERO, Lsn::ZERO);
             self.runs.push_back(Run { last: safe, end, needs, ..run });
         }
-        if safe < run.last {
-            self.runs.push_back(Run { first: run.first.max(safe.next()), ..run });
+        run.first = run.first.max(safe.next());
+        if spoken >= run.first {
+            self.runs.push_back(Run { last: spoken, needs: Lsn::ZERO, ..run });
+            run.first = spoken.next();
+        }
+        if run.first <= run.last {
+            self.runs.push_back(run);
         }
     }
 

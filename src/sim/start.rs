@@ -28,6 +28,7 @@ impl<S: Subject> World<S> {
         if state.up || state.attempt != attempt {
             return;
         }
+        state.is_dark = false;
         let previous = match BootRecord::decode(state.boot.bytes()) {
             Ok(previous) => previous,
             Err(error) => {
@@ -95,9 +96,14 @@ impl<S: Subject> World<S> {
     /// anybody hears of this start. What recovery found whole is forgiven.
     fn record_rot(&mut self, node: usize) {
         let hosts = self.hosts_of(node);
+        let disks = &mut self.hosts[hosts];
+        let armed = disks.iter().any(|host| host.disk.is_armed());
         let landed =
-            self.hosts[hosts].iter_mut().any(|host| host.disk.take_misdirected().is_some());
+            disks.iter_mut().fold(false, |any, host| any | host.disk.take_misdirected().is_some());
         let state = &mut self.nodes[node];
+        // What is wrong from here on, with nothing left to go wrong, is nobody's fault but its own.
+        state.may_rot &= state.found_rot || state.went_astray;
+        state.may_fail &= armed || state.may_rot;
         if std::mem::take(&mut state.found_rot) {
             state.rewrite(|record| record.recovering = Suspect::Everything);
             state.boot.sync();
@@ -201,6 +207,12 @@ impl<S: Subject> World<S> {
             self.oracle.forget(node);
             self.nodes[node].found_rot = true;
             return Some(Suspect::Everything);
+        }
+        // Gone is also what was written and not yet synced, which a killed process leaves behind.
+        let written = self.hosts[at].shadow.written();
+        if is_misdirected && found.end < written {
+            self.replace_directory(node);
+            return None;
         }
         if let Some(what) = self.hosts[at].shadow.lost(found)
             && !self.options.lying_disks

@@ -9,6 +9,8 @@ pub struct Stats {
     pub turns: u64,
     /// Faults that took place; those that met a node that was down already are not counted.
     pub faults: u64,
+    /// Those of the seed that had the fewest.
+    pub faults_least: u64,
     pub kills: u64,
     pub power_losses: u64,
     pub lost_sectors: u64,
@@ -47,6 +49,7 @@ impl Stats {
             events,
             turns,
             faults,
+            faults_least,
             kills,
             power_losses,
             lost_sectors,
@@ -68,6 +71,8 @@ impl Stats {
             answered_retries,
             retries,
         } = other;
+        let least = if self.seeds == 0 { u64::MAX } else { self.faults_least };
+        self.faults_least = least.min(*faults_least);
         self.seeds += seeds;
         self.simulated_us += simulated_us;
         self.events += events;

@@ -37,8 +37,9 @@ pub trait Subject {
     /// The block was acknowledged at `at` (simulated microseconds). Comes once for each.
     fn answered(&mut self, _ask: &Ask, _at: u64, _done: &Committed) {}
 
-    /// The run is over: is what was answered possible? The error says what is not.
-    fn finish(&mut self) -> Result<(), String> {
+    /// The run is over: is what was answered possible? The error says what is not. `has_lost`: the
+    /// group has lost acknowledged blocks, as was told; what they did may have been seen before.
+    fn finish(&mut self, _has_lost: &dyn Fn(GroupId) -> bool) -> Result<(), String> {
         Ok(())
     }
 }

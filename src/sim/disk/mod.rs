@@ -413,6 +413,18 @@ impl Disk {
         self.faults.misdirect = true;
     }
 
+    /// Whether something is still to fail, or to go astray.
+    pub fn is_armed(&self) -> bool {
+        let Faults { write, sync, read, prepare, full: _, writes_full, misdirect } = self.faults;
+        let fails = [write, sync, read, prepare].iter().any(|times| *times != Times::Never);
+        fails || writes_full || misdirect
+    }
+
+    /// Whether an operation under way is going to fail.
+    pub fn is_failing(&self) -> bool {
+        self.in_flight.iter().any(|op| op.fails.is_some())
+    }
+
     /// The write that was misdirected since the last call.
     pub fn take_misdirected(&mut self) -> Option<Misdirected> {
         self.misdirected.take()

@@ -154,6 +154,37 @@ fn an_unsynced_entry_may_be_said_without_wal_sync_and_a_vote_behind_it_waits() {
     assert!(d.shadow.may_say_vote(GroupId(2), Term(3), N2));
 }
 
+/// What was said before a kill is still true after it, and no more than that.
+#[test]
+fn an_unsynced_entry_that_was_said_may_be_said_after_a_kill_and_is_not_held_for_good() {
+    let mut d = Desk::new(1);
+    d.vote(G, 1, Some(N2));
+    d.settle();
+    d.append(G, 1, 1, false, false);
+    d.flush();
+    d.issue();
+    d.run(500);
+    assert_eq!(d.matched(1, 1), (true, false));
+    d.disk.kill();
+    let found = recover(config(), ME, &mut d.disk.source()).unwrap();
+    d.shadow = d.shadow.restarted(&found);
+    assert_eq!(d.matched(1, 1), (true, false));
+    assert!(!d.shadow.holds(G, Index(1), Term(1)));
+}
+
+#[test]
+fn what_is_durable_is_held_until_another_entry_takes_its_place() {
+    let mut d = Desk::new(1);
+    d.append(G, 1, 1, false, true);
+    d.append(G, 1, 2, false, true);
+    d.settle();
+    let holds = |d: &Desk, index, term| d.shadow.holds(G, Index(index), Term(term));
+    assert!(holds(&d, 1, 1) && holds(&d, 2, 1) && !holds(&d, 3, 1) && !holds(&d, 2, 2));
+    d.append(G, 2, 1, true, true);
+    d.settle();
+    assert!(holds(&d, 1, 2) && !holds(&d, 1, 1) && !holds(&d, 2, 1));
+}
+
 #[test]
 fn a_sync_says_nothing_of_what_completed_after_it_was_issued() {
     let mut d = Desk::new(1);
