@@ -50,8 +50,7 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::ApplyBeforeCommit
         | M::ApplyFetchedTwice
         | M::VoteTwice
-        | M::VoteWithoutLogCheck
-        | M::CommitPastMatched => sim("all", 60),
+        | M::VoteWithoutLogCheck => sim("all", 60),
         M::TruncationNotSynced => sim("all", 200),
         M::StalePersisted => sim("kill,pause,network,latency", 1500),
         M::FullForGood => sim("full,kill", 40),
@@ -75,9 +74,10 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::DedupForgets => Some(Way::Story(stories::an_event_id_is_new_once)),
         M::ExpireWholeSegments => Some(Way::Story(stories::expired_ids_are_new_again)),
         M::AcceptOldIncarnation => Some(Way::Story(stories::an_earlier_starts_word_does_not_count)),
-        M::NeverRecovering | M::CountRecoveringInMajority | M::KeepMatchOfOldIncarnation => {
-            sim("all", 400)
-        }
+        M::NeverRecovering
+        | M::CountRecoveringInMajority
+        | M::KeepMatchOfOldIncarnation
+        | M::CommitPastMatched => sim("all", 400),
         M::CountOldVotes => sim("kill,pause,network", 1500),
         M::NoSync
         | M::VoteAfterAnyAppend
