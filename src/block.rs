@@ -13,7 +13,7 @@
 //!   40 u64 seq              the session's sequence number in this group; 0 = none
 //!   48 u32 group
 //!   52 u32 epoch            recovery epoch of the group, stamped by the leader
-//!   56 u8  kind             1 commands, 2 no-op, 3 membership
+//!   56 u8  kind             1 commands, 2 no-op, 3 membership, 4 piece of a snapshot
 //!   57 u8  version          1
 //!   58 u16 flags            0
 //!   60 u32 pending          seq - pending is the lowest sequence number the client still waits for
@@ -66,6 +66,8 @@ pub enum BlockKind {
     Noop = 2,
     /// A configuration of the group (§6). One index.
     Membership = 3,
+    /// A piece of a snapshot on its way to a follower. Never in a log.
+    Chunk = 4,
 }
 
 impl BlockKind {
@@ -74,6 +76,7 @@ impl BlockKind {
             1 => Some(Self::Commands),
             2 => Some(Self::Noop),
             3 => Some(Self::Membership),
+            4 => Some(Self::Chunk),
             _ => None,
         }
     }
@@ -320,7 +323,7 @@ impl Block {
         match self.kind() {
             BlockKind::Commands => false,
             BlockKind::Noop => self.header().epoch > 0,
-            BlockKind::Membership => true,
+            BlockKind::Membership | BlockKind::Chunk => true,
         }
     }
 

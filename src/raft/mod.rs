@@ -10,9 +10,10 @@
 //! 2. sends each of [`Ready::messages`], but not before the persist it names in `after` is done;
 //!    `Seq::ZERO` leaves at once, in parallel with the leader's own write (dissertation §10.2.1);
 //! 3. reads [`Ready::fetches`] from its log and answers each with exactly one `Fetched`;
-//! 4. applies what [`Ready::committed`] covers ([`Log::blocks_from`], or the log on disk for blocks
+//! 4. carries on with what [`Ready::installs`] says of snapshots under way;
+//! 5. applies what [`Ready::committed`] covers ([`Log::blocks_from`], or the log on disk for blocks
 //!    of an earlier start) and reports `Applied { index }`;
-//! 5. calls `Timeout` at [`Raft::deadline`]. Earlier is harmless, later only slow.
+//! 6. calls `Timeout` at [`Raft::deadline`]. Earlier is harmless, later only slow.
 //!
 //! Messages may be lost, doubled, late and out of order. Persists may not be lost except by a crash,
 //! after which a new `Raft` starts from what is on disk.
@@ -27,13 +28,14 @@
 //!
 //! `election` terms, votes, timeouts · `leader` proposals, replication, commit, heartbeats ·
 //! `follower` appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
-//! follower · [`quorum`] majorities · `recovering` the way back after a loss · [`message`], [`ready`] what goes out.
+//! follower · `install` snapshots in place of entries · [`quorum`] majorities · `recovering` the way back after a loss · [`message`], [`ready`] what goes out.
 
 pub mod config;
 mod election;
 #[doc(hidden)]
 mod fingerprint;
 mod follower;
+mod install;
 #[doc(hidden)]
 pub mod harness;
 mod leader;
@@ -51,12 +53,12 @@ pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
 pub use ready::{
-    BlockRange, Committed, Fetch, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role,
+    BlockRange, Committed, Fetch, Install, InstallStep, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role,
     Transition,
 };
 
 use crate::block::Block;
-use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
+use crate::ids::{HardState, Incarnation, Index, LogStart, NodeId, Seq, Term, Tick};
 use crate::mutants::{self, Mutant};
 use quorum::{Ballot, JointConfig};
 use recovering::Recovery;
@@ -76,6 +78,13 @@ pub enum Event<'a> {
     Persisted { seq: Seq },
     /// The state machine has applied everything through `index`.
     Applied { index: Index },
+    /// A snapshot of `through` or more is published: the log may begin behind it.
+    Compacted { through: Index },
+    /// A snapshot that this term's leader sent has arrived whole, is published, and stands for the
+    /// log through `start`; the state machine has it. Ask [`Raft::wants_snapshot`] first.
+    Installed { start: LogStart },
+    /// The snapshot that [`Ready::installs`] asked for cannot be sent now: tried again later.
+    SnapshotFailed { to: NodeId },
     /// The answer to a [`Fetch`]: blocks from the one that holds `from` on. None = the read failed
     /// and is tried again after an rpc timeout.
     Fetched { to: NodeId, from: Index, blocks: &'a mut Vec<Block> },
@@ -141,8 +150,8 @@ impl Raft {
     pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
         config.validate().expect("the caller has validated the configuration");
         restored.check().expect("the caller has checked what it found");
-        let Restored { hard_state, terms, first, last, recovering } = restored;
-        let log = Log::new(first, last, terms, hard_state.commit);
+        let Restored { hard_state, terms, start, last, applied, recovering } = restored;
+        let log = Log::new(start, last, terms, hard_state.commit, applied);
         let voters = JointConfig::simple(config.voters.clone());
         let others = voters.incoming().ids().iter().filter(|&&id| id != config.id);
         let mut raft = Self {
@@ -162,7 +171,7 @@ impl Raft {
             heard_at: None,
             election_deadline: now,
             heartbeat_deadline: now,
-            announced: Index::ZERO,
+            announced: applied,
             epoch: 0,
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
             context: 0,
@@ -183,6 +192,9 @@ impl Raft {
             }
             Event::Persisted { seq } => self.on_persisted(now, seq, ready),
             Event::Applied { index } => self.log.applied_to(index),
+            Event::Compacted { through } => self.log.begin_at(through),
+            Event::Installed { start } => self.on_installed(start, ready),
+            Event::SnapshotFailed { to } => self.on_snapshot_failed(to),
             Event::Fetched { to, from, blocks } => {
                 self.on_fetched(now, to, from, blocks, ready);
                 blocks.clear();
@@ -267,6 +279,18 @@ impl Raft {
                     if message.echo == self.config.incarnation { commit } else { Index(0) };
                 self.on_heartbeat(now, i, commit, context, ready);
             }
+            Body::SnapshotOffer(offer) => {
+                if self.refuses_second_leader(i) {
+                    return;
+                }
+                self.on_snapshot_offer(now, i, offer, ready);
+            }
+            Body::SnapshotChunk { .. } => {
+                if self.refuses_second_leader(i) {
+                    return;
+                }
+                self.on_snapshot_chunk(now, i, &message.body, blocks, ready);
+            }
             // The rest are answers to a leader. An answer of this term proves that this node led or
             // leads in it.
             _ if self.role != Role::Leader => {}
@@ -275,6 +299,9 @@ impl Raft {
                 self.on_append_reject(now, i, prev_index, (hint_index, hint_term), ready);
             }
             Body::HeartbeatReply { .. } => self.peers[i].progress.contact(now),
+            Body::SnapshotReply { index, offset } => {
+                self.on_snapshot_reply(now, i, index, offset, ready);
+            }
             Body::VoteRequest { .. } | Body::VoteReply { .. } => unreachable!("handled above"),
         }
     }
@@ -284,7 +311,11 @@ impl Raft {
     fn is_current(&mut self, i: usize, message: &Message) -> bool {
         let is_reply = !matches!(
             message.body,
-            Body::VoteRequest { .. } | Body::Append { .. } | Body::Heartbeat { .. }
+            Body::VoteRequest { .. }
+                | Body::Append { .. }
+                | Body::Heartbeat { .. }
+                | Body::SnapshotOffer(_)
+                | Body::SnapshotChunk { .. }
         );
         let echo = message.echo;
         if is_reply && echo != Incarnation::ZERO && echo != self.config.incarnation {

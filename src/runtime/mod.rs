@@ -6,6 +6,7 @@
 pub mod calibrate;
 pub mod cold;
 pub mod disk;
+pub mod files;
 pub mod entropy;
 pub mod links;
 pub mod machine;

@@ -48,8 +48,9 @@ impl<M: StateMachine> Shard<M> {
 
     fn apply_group(&mut self, now: Tick, local: u32, budget: &mut u64) {
         let group = &mut self.groups[local as usize];
-        let before = group.applied;
+        let (before, left) = (group.applied, *budget);
         let in_memory = apply_cached(group, &mut self.clients, budget, &mut self.stats);
+        group.applied_bytes += left - *budget;
         let (applied, commit) = (group.applied, group.raft.commit());
         if !in_memory {
             self.fetch_to_apply(local);
@@ -59,6 +60,7 @@ impl<M: StateMachine> Shard<M> {
         if applied > before {
             self.groups[local as usize].probes.applied(applied, &mut self.answering);
             self.step(now, local, Event::Applied { index: applied });
+            self.note_applied(now, local);
         }
     }
 
@@ -113,6 +115,7 @@ impl<M: StateMachine> Shard<M> {
         for block in blocks.iter().take_while(|block| block.last() <= commit) {
             if block.first() == state.applied.next() || mutants::is(Mutant::ApplyFetchedTwice) {
                 apply_block(state, &mut self.clients, block, &mut self.stats);
+                state.applied_bytes += block.size() as u64;
             }
         }
         let applied = state.applied;
@@ -120,6 +123,7 @@ impl<M: StateMachine> Shard<M> {
             state.want_apply(local, &mut self.applying);
         }
         self.step(now, local, Event::Applied { index: applied });
+        self.note_applied(now, local);
     }
 }
 
@@ -191,7 +195,7 @@ impl<M: StateMachine> Applier<'_, M> {
         assert_eq!(block.first(), applied.next(), "blocks are applied in order, without a gap");
         let result = match block.kind() {
             BlockKind::Commands => self.run(block),
-            BlockKind::Noop | BlockKind::Membership => {
+            BlockKind::Noop | BlockKind::Membership | BlockKind::Chunk => {
                 Ok(self.committed(block, Outcome::default()))
             }
         };
@@ -215,14 +219,15 @@ impl<M: StateMachine> Applier<'_, M> {
             }
             Verdict::New => {
                 let outcome = self.machine.apply(block);
-                let (first, term) = (block.first(), block.term());
-                self.sessions.record(&request, sessions::Answer { first, term, outcome });
+                let (first, term, epoch) = (block.first(), block.term(), header.epoch);
+                let answer = sessions::Answer { first, term, epoch, outcome };
+                self.sessions.record(&request, answer);
                 Ok(self.committed(block, outcome))
             }
             Verdict::Duplicate(known) => Ok(Committed {
                 first: known.first,
                 term: known.term,
-                epoch: self.log.epoch_at(known.first),
+                epoch: known.epoch,
                 retry: true,
                 ..self.committed(block, known.outcome)
             }),

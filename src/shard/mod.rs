@@ -18,6 +18,7 @@ pub mod figures;
 mod group;
 mod proposals;
 pub mod sessions;
+pub mod snapshots;
 pub mod stages;
 mod status;
 mod timers;
@@ -29,6 +30,7 @@ use std::collections::VecDeque;
 use self::group::Group;
 use self::proposals::Clients;
 use self::sessions::SessionLimits;
+use self::snapshots::{FileOp, Found, SnapshotConfig, Snapshots};
 use self::stages::StageTimes;
 pub use self::status::{GroupStatus, ShardStatus};
 use self::timers::Timers;
@@ -41,9 +43,9 @@ use crate::mutants::{self, Mutant};
 use crate::raft::ready::{
     Fetch, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role, Transition,
 };
-use crate::raft::{self, Event, Raft, Restored, TermRun};
+use crate::raft::{self, Event, Raft, Restored};
 use crate::wal::{
-    Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Suspect, TermStart, Wal, WalError,
+    Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Suspect, Wal, WalError,
 };
 use crate::wire::client::Refused;
 
@@ -65,6 +67,7 @@ pub struct ShardConfig {
     /// Groups that start RECOVERING.
     pub suspect: Suspect,
     pub sessions: SessionLimits,
+    pub snapshots: SnapshotConfig,
     /// Template for every group; id, group, voters, seed and preference are filled in.
     pub raft: raft::Config,
     /// Largest proposal, bytes.
@@ -102,6 +105,8 @@ pub type Recovered = std::collections::BTreeMap<GroupId, Restored>;
 #[derive(Debug, Default)]
 pub struct Output {
     pub disk: Vec<DiskOp>,
+    /// On the files of snapshots; answered by [`Shard::file_done`].
+    pub files: Vec<FileOp>,
     /// For the log of events.
     pub transitions: Vec<Transition>,
     /// To be told to an operator: acknowledged commands may be missing.
@@ -168,6 +173,9 @@ pub struct Shard<M> {
     incoming: Vec<Block>,
     /// Reads that were started outside a turn.
     disk_queue: Vec<DiskOp>,
+    snapshots: Snapshots<M>,
+    /// Makes a group's empty state machine.
+    machines: Box<dyn FnMut(GroupId) -> M>,
     reads: Vec<FollowerRead>,
     next_read: u64,
     /// Bytes of blocks taken in since the log was last given its due: spoken for, not yet staged.
@@ -191,8 +199,20 @@ impl<M: StateMachine> Shard<M> {
     pub fn new(
         config: ShardConfig,
         wal: Wal,
+        recovered: Recovered,
+        machine: impl FnMut(GroupId) -> M + 'static,
+        now: Tick,
+    ) -> Self {
+        Self::with_snapshots(config, wal, recovered, Found::default(), machine, now)
+    }
+
+    /// The same, some groups beginning with the state of a snapshot (see [`snapshots::start::meet`]).
+    pub fn with_snapshots(
+        config: ShardConfig,
+        wal: Wal,
         mut recovered: Recovered,
-        mut machine: impl FnMut(GroupId) -> M,
+        found: Found<M>,
+        machine: impl FnMut(GroupId) -> M + 'static,
         now: Tick,
     ) -> Self {
         let peers: Vec<Peer> =
@@ -211,6 +231,8 @@ impl<M: StateMachine> Shard<M> {
             applying: VecDeque::new(),
             incoming: Vec::new(),
             disk_queue: Vec::new(),
+            snapshots: Snapshots::new(found.parts, found.useless),
+            machines: Box::new(machine),
             reads: Vec::new(),
             next_read: 0,
             claimed: 0,
@@ -227,12 +249,19 @@ impl<M: StateMachine> Shard<M> {
         for id in (shard.config.shard..shard.config.groups).step_by(shard.config.shards as usize) {
             let group = GroupId(id);
             let mut restored = recovered.remove(&group).unwrap_or_default();
-            restored.recovering = shard.config.is_suspect(group);
+            restored.recovering |= shard.config.is_suspect(group);
             let raft = Raft::new(shard.raft_config(group), restored, now);
             let local = shard.groups.len() as u32;
             shard.recovering += usize::from(raft.is_recovering());
-            shard.groups.push(Group::new(raft, machine(group), &shard.config));
+            let empty = (shard.machines)(group);
+            shard.groups.push(Group::new(raft, empty, &shard.config));
             shard.reschedule(local);
+        }
+        for loaded in found.loaded {
+            let local = shard.local(loaded.header.group).expect("of this shard's groups");
+            let group = &mut shard.groups[local as usize];
+            group.snapshot = loaded.offer;
+            group.restore(loaded.machine, loaded.sessions, loaded.offer.start.index);
         }
         shard
     }
@@ -302,6 +331,7 @@ impl<M: StateMachine> Shard<M> {
         self.settle(now);
         self.start_fetches(now);
         self.note_commits(now, out);
+        self.drive_snapshots(now, &mut out.files);
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);
         out.disk.append(&mut self.disk_queue);
@@ -376,6 +406,7 @@ impl<M: StateMachine> Shard<M> {
                         || blocks.iter().any(Block::is_always_synced);
                     (self.wal.append(*group, blocks, *truncates, sync), sync)
                 }
+                PersistOp::Begin(start) => (self.wal.begin_at(*group, *start, true), true),
             };
             let alone = self.config.voters.len() == 1 && mutants::is(Mutant::AloneBeforeOwnWrite);
             let lsn = if alone { Lsn::ZERO } else { lsn };
@@ -415,6 +446,7 @@ impl<M: StateMachine> Shard<M> {
             if transition.role != Role::Leader {
                 let local = local_of(transition.group, &self.config);
                 self.disown(local, transition.leader);
+                self.stop_sending_of(transition.group);
             }
         }
         self.stats.possible_data_loss += self.ready.losses.len() as u64;
@@ -447,7 +479,8 @@ impl<M: StateMachine> Shard<M> {
         let left_over = !self.applying.is_empty()
             || !self.disk_queue.is_empty()
             || !self.ready.is_empty()
-            || !self.proposing.is_empty();
+            || !self.proposing.is_empty()
+            || self.snapshots.has_work(now);
         if self.fatal.is_some() {
             return now;
         }
@@ -457,7 +490,7 @@ impl<M: StateMachine> Shard<M> {
         if left_over {
             return now;
         }
-        self.timers.next().min(self.wal.deadline())
+        self.timers.next().min(self.wal.deadline()).min(self.snapshots.deadline())
     }
 
     /// True when [`Shard::apply`] has something to do.
@@ -515,17 +548,9 @@ impl<M: StateMachine> Shard<M> {
     }
 }
 
-/// What a group starts from, out of what its log holds; the shard says whether it is RECOVERING. A log that names the group by a vote alone
-/// has no first entry.
+/// What a group starts from, out of what its log alone holds; the shard says whether it is RECOVERING.
 pub fn restored(group: &RecoveredGroup) -> Restored {
-    let run = |&TermStart { first, term, epoch }: &TermStart| TermRun { first, term, epoch };
-    let terms = group.terms.iter().map(run).collect();
-    let first = if group.last == Index::ZERO { Index(1) } else { group.first };
-    let mut hard_state = group.hard_state;
-    if mutants::is(Mutant::ForgetVoteAtStart) {
-        hard_state.vote = None;
-    }
-    Restored { hard_state, terms, first, last: group.last, recovering: false }
+    snapshots::start::meet(group, None).restored
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {

@@ -67,6 +67,8 @@ pub struct Answer {
     /// Log index of the block's first command.
     pub first: Index,
     pub term: Term,
+    /// Recovery epoch of that term.
+    pub epoch: u32,
     pub outcome: Outcome,
 }
 
@@ -218,6 +220,11 @@ impl Sessions {
             digest: 0,
             restoring: None,
         }
+    }
+
+    /// How much it remembers at most.
+    pub fn limits(&self) -> SessionLimits {
+        self.limits
     }
 
     /// Sessions remembered.

@@ -3,6 +3,7 @@
 use super::nemesis::{Fault, Kinds, plan};
 use super::rng::Rng;
 use crate::ids::GroupId;
+use crate::shard::snapshots::SnapshotConfig;
 
 /// Labels of the streams of random numbers that a seed gives.
 pub(super) const SHAPE: u64 = 1;
@@ -11,6 +12,7 @@ pub(super) const NETWORK: u64 = 3;
 pub(super) const CLIENTS: u64 = 4;
 pub(super) const DISKS: u64 = 5;
 pub(super) const FAULTS: u64 = 6;
+pub(super) const SNAPSHOTS: u64 = 7;
 
 /// A run of the simulator. What is `None` the seed decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +111,7 @@ pub struct Shape {
     pub cache_bytes: u64,
     pub inflight: u32,
     pub apply_bytes: u64,
+    pub snapshots: SnapshotConfig,
     pub plan: Vec<Fault>,
 }
 
@@ -162,7 +165,22 @@ impl Shape {
             cache_bytes: [1 << 10, 64 << 10, 16 << 20][rng.below(3) as usize],
             inflight: [2, 8, 256][rng.below(3) as usize],
             apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
+            snapshots: snapshots(base.fork(SNAPSHOTS)),
             plan,
         }
+    }
+}
+
+/// Often, so that a member that was away for long needs one; or only when the log is full; or not at
+/// all.
+fn snapshots(mut rng: Rng) -> SnapshotConfig {
+    let entries = [8, 20, 60, 200, 0][rng.below(5) as usize];
+    SnapshotConfig {
+        entries,
+        interval_us: [0, 0, 200_000][rng.below(3) as usize],
+        log_bytes_max: [48 << 10, 200 << 10, 1 << 30][rng.below(3) as usize],
+        config_hash: 7,
+        chunk_bytes: [64, 256, 1024, 4096][rng.below(4) as usize],
+        window_bytes: [64, 2048, 16 << 10][rng.below(3) as usize],
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::{GroupId, Index, NodeId, Term};
+use crate::ids::{GroupId, Index, LogStart, NodeId, Term};
 use crate::machine::StateMachine;
 use crate::raft::ready::{PossibleLoss, Role};
 use crate::raft::{Body, Message, Raft};
@@ -104,6 +104,9 @@ impl Truth {
     fn cut(&mut self, raft: &Raft, gone: &mut Vec<Lost>) {
         let agrees = |at: &usize| {
             let index = Index(*at as u64);
+            if index < raft.log().start().index {
+                return true;
+            }
             let term = raft.log().term_at(index);
             term == Some(Term(u64::from(self.committed[*at - 1].term)))
         };
@@ -247,6 +250,7 @@ impl Oracle {
             let expected = Some(Term(u64::from(truth.committed[last].term)));
             let index = Index(count as u64);
             let found = raft.log().term_at(index);
+            let found = if index < raft.log().start().index { expected } else { found };
             if found != expected && truth.losses.contains(&(term as u64)) {
                 truth.cut(raft, &mut self.gone);
             } else if found != expected {
@@ -291,10 +295,27 @@ impl Oracle {
             let what = format!("n{} g{group} from i{} to i{commit}", node + 1, seen.commit);
             return broken("the commit index does not fall", what);
         }
-        let from = seen.commit + 1;
+        let start = raft.log().start();
+        if start.index.0 > seen.commit {
+            self.begins_at(node, group, start)?;
+        }
+        let from = seen.commit.max(start.index.0) + 1;
         seen.commit = commit;
         self.compare_terms(node, raft, from, commit)?;
         self.compare_bodies(node, raft, from, commit)
+    }
+
+    /// What a snapshot stands for was committed, here or elsewhere, and ends as it does.
+    fn begins_at(&self, node: usize, group: GroupId, start: LogStart) -> Verdict {
+        let LogStart { index, term, epoch } = start;
+        let known = self.groups[group.0 as usize].committed.get(index.0 as usize - 1);
+        match known {
+            Some(entry) if (u64::from(entry.term), entry.epoch) == (term.0, epoch) => Ok(()),
+            known => {
+                let what = format!("n{} g{group} begins behind {start:?}: {known:?}", node + 1);
+                broken("a snapshot stands for what is committed", what)
+            }
+        }
     }
 
     fn compare_terms(&mut self, node: usize, raft: &Raft, from: u64, commit: u64) -> Verdict {

@@ -1,5 +1,7 @@
 //! How a node starts: boot record, logs, shards, and its way out of RECOVERING.
 
+use std::collections::BTreeMap;
+
 use super::node::{Host, shard_config, wal_config};
 use super::oracle::Seen;
 use super::queue::Event;
@@ -7,7 +9,10 @@ use super::subject::{Observed, Subject};
 use super::trace::What;
 use super::world::World;
 use crate::ids::{GroupId, Incarnation, NodeId};
-use crate::shard::{Output, Recovered, Shard, restored};
+use crate::shard::snapshots::Found;
+use crate::shard::snapshots::gather::{Gathered, Gathering};
+use crate::shard::snapshots::start::{Start, log_starts};
+use crate::shard::{Output, Shard, ShardConfig};
 use crate::wal::Recovered as FoundLog;
 use crate::wal::{
     BootError, BootRecord, LogIdentity, Opening, Suspect, Verdict, Wal, recover_from,
@@ -162,12 +167,16 @@ impl<S: Subject> World<S> {
         };
         let host = &mut self.hosts[at];
         host.shadow = host.shadow.restarted(&found);
-        let groups: Recovered = found.groups.iter().map(|(&id, g)| (id, restored(g))).collect();
-        let wal = Wal::resume(config, mine, epoch, &mut found);
+        let mut machines = self.subject.machines();
+        let machine = move |group: GroupId| Observed::new(machines(group));
         let config = shard_config(&self.shape, node, incarnation, shard, suspect);
-        let subject = &self.subject;
-        let machine = |group: GroupId| Observed::new(subject.machine(group));
-        let started = Shard::new(config, wal, groups, machine, now);
+        let Some((snapshots, starts)) = self.restore(node, at, &config, &found) else {
+            return false;
+        };
+        let host = &mut self.hosts[at];
+        let mut wal = Wal::resume(wal_config(&self.shape, shard), mine, epoch, &mut found);
+        let groups = log_starts(&mut wal, starts);
+        let started = Shard::with_snapshots(config, wal, groups, snapshots, machine, now);
         host.seen.clear();
         for view in started.groups() {
             let mut seen = Seen::default();
@@ -185,6 +194,53 @@ impl<S: Subject> World<S> {
         host.conns.fill(0);
         (host.serving, host.dirty) = (false, true);
         true
+    }
+
+    /// Reads the snapshots. `None`: the node does not come up.
+    #[allow(clippy::type_complexity)]
+    fn restore(
+        &mut self,
+        node: usize,
+        at: usize,
+        config: &ShardConfig,
+        found: &FoundLog,
+    ) -> Option<(Found<Observed<S::Machine>>, BTreeMap<GroupId, Start>)> {
+        let mut machines = self.subject.machines();
+        let gathering = Gathering {
+            machine: |group| Observed::new(machines(group)),
+            sessions: config.sessions,
+            config_hash: config.snapshots.config_hash,
+            groups: &found.groups,
+        };
+        let gathered = match gathering.run(&mut self.hosts[at].disk) {
+            Ok(gathered) => gathered,
+            Err(error) => {
+                self.fail("a node's snapshots are its own", format!("n{}: {error}", node + 1));
+                return None;
+            }
+        };
+        let Gathered { found: mut snapshots, starts, damaged } = gathered;
+        let may_rot = self.nodes[node].may_rot || self.options.lying_disks;
+        if let Some((file, error)) = damaged.first().filter(|_| !may_rot) {
+            let what = format!("n{} {file}: {error}", node + 1);
+            self.fail("a published snapshot is whole", what);
+            return None;
+        }
+        for (file, _) in damaged {
+            self.note_node(node, "finds a damaged snapshot of group", u64::from(file.group().0));
+            snapshots.useless.push(file);
+        }
+        if let Some((group, _)) = starts.iter().find(|(_, start)| start.is_lost) {
+            if !may_rot {
+                let what = format!("n{} {group:?}", node + 1);
+                self.fail("what the log gives up is in a snapshot", what);
+                return None;
+            }
+            self.note_node(node, "has lost the front of group", u64::from(group.0));
+            self.nodes[node].found_rot = true;
+        }
+        self.stats.restored += snapshots.loaded.len() as u64;
+        Some((snapshots, starts))
     }
 
     /// What recovery found, against what was known: which groups are suspect; `None` if the node

@@ -21,6 +21,11 @@ pub struct Stats {
     /// Elections after which acknowledged blocks may be missing, as told.
     pub losses: u64,
     pub starts: u64,
+    /// Groups that a start gave the state of a snapshot.
+    pub restored: u64,
+    /// Snapshots taken, and installed in place of a log.
+    pub snapshots: u64,
+    pub installs: u64,
     /// Ends in good order.
     pub stops: u64,
     pub refused_strangers: u64,
@@ -57,6 +62,9 @@ impl Stats {
             rot_found,
             losses,
             starts,
+            restored,
+            snapshots,
+            installs,
             stops,
             refused_strangers,
             resets,
@@ -85,6 +93,9 @@ impl Stats {
         self.rot_found += rot_found;
         self.losses += losses;
         self.starts += starts;
+        self.restored += restored;
+        self.snapshots += snapshots;
+        self.installs += installs;
         self.stops += stops;
         self.refused_strangers += refused_strangers;
         self.resets += resets;

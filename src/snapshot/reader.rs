@@ -41,6 +41,7 @@ pub struct SnapshotReader {
     sessions_bytes: u64,
     state_bytes: u64,
     checksum: u32,
+    verified: u64,
 }
 
 impl Default for SnapshotReader {
@@ -62,6 +63,7 @@ impl SnapshotReader {
             sessions_bytes: 0,
             state_bytes: 0,
             checksum: 0,
+            verified: 0,
         }
     }
 
@@ -86,6 +88,17 @@ impl SnapshotReader {
                 Err(error)
             }
         }
+    }
+
+    /// Of everything before the end, once that was read: as [`super::SnapshotWriter::checksum`].
+    pub fn checksum(&self) -> u32 {
+        self.checksum
+    }
+
+    /// Bytes through the end of the last part that was whole: from here on a copy that was cut short
+    /// can be gone on with.
+    pub fn verified(&self) -> u64 {
+        self.verified
     }
 
     /// All bytes were given: an error unless that was exactly one whole snapshot.
@@ -168,6 +181,7 @@ impl SnapshotReader {
 
     fn hand_out(&mut self) -> Piece<'_> {
         self.handed_out = true;
+        self.verified += self.item.len() as u64;
         if self.place == Place::Header {
             self.place = Place::Part;
             return Piece::Header(&self.header);

@@ -3,7 +3,7 @@
 //! ```text
 //! head      u32 version 1  u32 most sessions  u64 most answers  u64 evicted  u64 digest  u64 sessions
 //! sessions  u64 client  u64 floor  u32 slots  u32 answers, then answers in the order of numbers:
-//!             u64 seq  u64 first  u64 term  u32 applied  u32 duplicates  u32 rejected  u32 0
+//!             u64 seq  u64 first  u64 term  u32 applied  u32 duplicates  u32 rejected  u32 epoch
 //! ```
 //!
 //! From the session that rested longest on, so that evictions go on in the same order. Answers below
@@ -50,7 +50,7 @@ fn put_session(session: &Session, into: &mut Vec<u8>) {
         if slot.seq == seq {
             let (answer, outcome) = (slot.answer, slot.answer.outcome);
             put_u64s(into, &[seq, answer.first.get(), answer.term.get()]);
-            put_u32s(into, &[outcome.applied, outcome.duplicates, outcome.rejected, 0]);
+            put_u32s(into, &[outcome.applied, outcome.duplicates, outcome.rejected, answer.epoch]);
         }
     }
 }

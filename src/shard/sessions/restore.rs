@@ -123,11 +123,12 @@ fn slots(item: &[u8], floor: u64, window: usize) -> Result<Vec<Slot>, SnapshotEr
         let mut fields = Fields(answer);
         let (seq, first, term) = (fields.u64(), Index(fields.u64()), Term(fields.u64()));
         let (applied, duplicates, rejected) = (fields.u32(), fields.u32(), fields.u32());
+        let epoch = fields.u32();
         if seq < next || seq - floor >= window as u64 {
             return damaged("the number of an answer");
         }
         let outcome = Outcome { applied, duplicates, rejected };
-        let answer = Answer { first, term, outcome };
+        let answer = Answer { first, term, epoch, outcome };
         slots[(seq & (window as u64 - 1)) as usize] = Slot { seq, answer };
         next = seq + 1;
     }

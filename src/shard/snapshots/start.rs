@@ -1,0 +1,271 @@
+//! From the files of a start to what its groups begin with: snapshots are read back, and meet the
+//! log.
+//!
+//! ```text
+//! log         c ├──────────────────────┤ last       c: where a record says that the log begins
+//! snapshot              s                           c <= s <= last: restore s, apply s+1 ..
+//! snapshot                                 s        ahead of the log, or of another term: it was
+//!                                                   installed, the record of it is missing; the log
+//!                                                   begins anew behind it
+//! none, or behind c                                 lost: RECOVERING, from an empty log (bugs.md 11)
+//! ```
+
+use std::collections::BTreeMap;
+
+use super::super::Recovered;
+use super::super::sessions::{SessionLimits, Sessions};
+use crate::ids::{GroupId, HardState, Index, LogStart};
+use crate::machine::{SnapshotError, StateMachine};
+use crate::mutants::{self, Mutant};
+use crate::raft::message::Offer;
+use crate::raft::{Restored, TermRun};
+use crate::snapshot::{Header, Piece, ReadError, SnapshotReader};
+use crate::wal::{RecoveredGroup, TermStart, Wal};
+
+/// Why a file gives no state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    #[error("{0}")]
+    State(#[from] SnapshotError),
+    #[error("it is of another cluster, or of another group than its name says")]
+    Foreign,
+}
+
+impl LoadError {
+    /// The file is as it was written, and this build or configuration does not go with it: nothing
+    /// that other nodes could help with.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Foreign | Self::Read(ReadError::Version(_))
+                | Self::State(SnapshotError::Version(_) | SnapshotError::OtherLimits)
+                | Self::State(SnapshotError::Unsupported)
+        )
+    }
+}
+
+/// A state that is being put together from the bytes of a snapshot.
+pub struct Loading<M> {
+    reader: SnapshotReader,
+    machine: M,
+    sessions: Sessions,
+    bytes: u64,
+}
+
+/// A group's state as of a snapshot.
+pub struct Loaded<M> {
+    pub header: Header,
+    pub offer: Offer,
+    pub machine: M,
+    pub sessions: Sessions,
+}
+
+impl<M: StateMachine> Loading<M> {
+    /// `machine`: an empty one.
+    pub fn new(mut machine: M, limits: SessionLimits) -> Result<Self, LoadError> {
+        let mut sessions = Sessions::new(limits);
+        machine.restore_begin()?;
+        sessions.restore_begin();
+        Ok(Self { reader: SnapshotReader::new(), machine, sessions, bytes: 0 })
+    }
+
+    /// The next bytes, cut anywhere.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), LoadError> {
+        self.bytes += bytes.len() as u64;
+        while let Some(piece) = self.reader.next(&mut bytes)? {
+            match piece {
+                Piece::Header(_) | Piece::End => {}
+                Piece::Sessions(_) if mutants::is(Mutant::InstallIgnoresSessions) => {}
+                Piece::Sessions(bytes) => self.sessions.restore_chunk(bytes)?,
+                Piece::State(bytes) => self.machine.restore_chunk(bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// All bytes were given: the state, if that was exactly one whole snapshot of this group.
+    pub fn finish(self, group: GroupId, config_hash: u64) -> Result<Loaded<M>, LoadError> {
+        let Self { reader, mut machine, mut sessions, bytes } = self;
+        let header = match reader.finish() {
+            Ok(header) => header.clone(),
+            Err(error) => return Err(error.into()),
+        };
+        if header.group != group || header.config_hash != config_hash {
+            return Err(LoadError::Foreign);
+        }
+        machine.restore_finish()?;
+        match mutants::is(Mutant::InstallIgnoresSessions) {
+            true => sessions = Sessions::new(sessions.limits()),
+            false => sessions.restore_finish()?,
+        }
+        let Header { index, term, epoch, .. } = header;
+        let start = LogStart { index, term, epoch };
+        let offer = Offer { start, size: bytes, checksum: reader.checksum() };
+        Ok(Loaded { header, offer, machine, sessions })
+    }
+}
+
+/// What a group starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    pub restored: Restored,
+    /// To be logged before anything else: a hard state with a term that only the snapshot tells of ...
+    pub state: Option<HardState>,
+    /// ... and where the log begins; `true`: anew.
+    pub begin: Option<(LogStart, bool)>,
+    /// The front of the log was given up for a snapshot that is not there any more.
+    pub is_lost: bool,
+}
+
+/// Brings the log of a group and its newest whole snapshot together; see the drawing.
+pub fn meet(found: &RecoveredGroup, snapshot: Option<LogStart>) -> Start {
+    let logged = found.start.unwrap_or_default();
+    let (first, last) = (found.first.max(Index(1)), found.last);
+    let cut_through = if last == Index::ZERO { Index::ZERO } else { first.prev() };
+    let whole = cut_through <= logged.index;
+    let mut hard_state = found.hard_state;
+    if mutants::is(Mutant::ForgetVoteAtStart) {
+        hard_state.vote = None;
+    }
+    let run = |&TermStart { first, term, epoch }: &TermStart| TermRun { first, term, epoch };
+    let terms: Vec<TermRun> = found.terms.iter().map(run).collect();
+    let Some(at) = snapshot.filter(|at| at.index >= cut_through && at.index >= logged.index) else {
+        let is_lost = logged.index > Index::ZERO || cut_through > Index::ZERO;
+        if is_lost {
+            hard_state.commit = Index::ZERO;
+            let restored = Restored { hard_state, ..Restored::default() };
+            let begin = Some((LogStart::default(), true));
+            return Start { restored, state: None, begin, is_lost };
+        }
+        let (start, applied) = (LogStart::default(), Index::ZERO);
+        let restored = Restored { hard_state, terms, start, last, applied, recovering: false };
+        return Start { restored, state: None, begin: None, is_lost };
+    };
+    let state = (at.term > hard_state.term).then(|| {
+        hard_state = HardState { term: at.term, vote: None, commit: at.index };
+        hard_state
+    });
+    hard_state.commit = hard_state.commit.max(at.index);
+    if !agrees(found, logged, at) {
+        let restored =
+            Restored { hard_state, start: at, last: at.index, applied: at.index, ..Restored::default() };
+        return Start { restored, state, begin: Some((at, true)), is_lost: false };
+    }
+    // A log whose own record of its beginning is damaged begins where the snapshot ends.
+    let (start, terms) = if whole { (logged, terms) } else { (at, terms_behind(&terms, at, last)) };
+    let restored = Restored { hard_state, terms, start, last, applied: at.index, recovering: false };
+    Start { restored, state, begin: (!whole).then_some((at, false)), is_lost: false }
+}
+
+/// Logs what the starts of a shard's groups call for, behind what recovery found; nothing leaves the
+/// shard before that is durable. What the groups then begin with.
+pub fn log_starts(wal: &mut Wal, starts: BTreeMap<GroupId, Start>) -> Recovered {
+    let logged = starts.into_iter().map(|(group, start)| {
+        let Start { mut restored, state, begin, is_lost } = start;
+        if let Some(state) = state {
+            wal.hard_state(group, state);
+        }
+        if let Some((start, anew)) = begin {
+            wal.begin_at(group, start, anew);
+        }
+        restored.recovering |= is_lost;
+        (group, restored)
+    });
+    logged.collect()
+}
+
+/// Whether the log goes on from what the snapshot stands for.
+fn agrees(found: &RecoveredGroup, logged: LogStart, at: LogStart) -> bool {
+    if at.index > found.last {
+        return false;
+    }
+    let run = found.terms.partition_point(|run| run.first <= at.index);
+    let behind = found.last == at.index || found.first == at.index.next();
+    match run.checked_sub(1) {
+        _ if at.index == logged.index => at.term == logged.term,
+        Some(run) if found.first <= at.index => found.terms[run].term == at.term,
+        // Its term is not in the log, and nothing in the log contradicts it.
+        _ => behind && found.terms.first().is_none_or(|run| run.term >= at.term),
+    }
+}
+
+fn terms_behind(terms: &[TermRun], at: LogStart, last: Index) -> Vec<TermRun> {
+    if last == at.index {
+        return Vec::new();
+    }
+    let gone = terms.partition_point(|run| run.first <= at.index.next()).saturating_sub(1);
+    terms[gone..].to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Term;
+
+    fn at(index: u64, term: u64) -> LogStart {
+        LogStart { index: Index(index), term: Term(term), epoch: 0 }
+    }
+
+    /// A log of term 2 from `first` to `last`, of term 3 from 21 on.
+    fn log(start: Option<LogStart>, first: u64, last: u64) -> RecoveredGroup {
+        let hard_state = HardState { term: Term(5), vote: None, commit: Index(11) };
+        let runs = [(first, 2), (21, 3)].into_iter().filter(|run| run.0 <= last);
+        let terms = runs
+            .map(|(first, term)| TermStart { first: Index(first), term: Term(term), epoch: 0 })
+            .collect();
+        RecoveredGroup { hard_state, start, first: Index(first), last: Index(last), terms }
+    }
+
+    fn seen(start: &Start) -> (u64, u64, u64) {
+        let Restored { start, last, applied, .. } = start.restored;
+        (start.index.0, applied.0, last.0)
+    }
+
+    #[test]
+    fn a_snapshot_within_the_log_is_restored_and_only_the_rest_is_applied() {
+        let met = meet(&log(Some(at(10, 2)), 11, 30), Some(at(15, 2)));
+        assert_eq!((seen(&met), met.begin, met.is_lost), ((10, 15, 30), None, false));
+        assert_eq!(met.restored.check(), Ok(()));
+        assert_eq!(met.restored.hard_state.commit, Index(15));
+        let met = meet(&log(None, 1, 30), Some(at(25, 3)));
+        assert_eq!((seen(&met), met.begin), ((0, 25, 30), None));
+    }
+
+    #[test]
+    fn one_that_is_ahead_or_of_another_term_takes_the_place_of_the_log() {
+        for ahead in [at(40, 4), at(15, 3), at(30, 4)] {
+            let met = meet(&log(None, 1, 30), Some(ahead));
+            let index = ahead.index.0;
+            assert_eq!((seen(&met), met.begin), ((index, index, index), Some((ahead, true))));
+            assert_eq!(met.restored.check(), Ok(()));
+        }
+        let met = meet(&log(None, 1, 30), Some(at(40, 9)));
+        assert_eq!(met.state.map(|state| (state.term, state.vote)), Some((Term(9), None)));
+        assert_eq!(met.restored.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_log_whose_front_is_gone_without_a_snapshot_is_lost_and_begins_anew() {
+        for snapshot in [None, Some(at(9, 2))] {
+            for log in [log(Some(at(10, 2)), 11, 30), log(None, 11, 30)] {
+                let met = meet(&log, snapshot);
+                assert!(met.is_lost && met.begin == Some((LogStart::default(), true)));
+                assert_eq!(seen(&met), (0, 0, 0));
+                assert_eq!(met.restored.hard_state.term, Term(5), "what was promised stays");
+            }
+        }
+        let met = meet(&log(None, 1, 30), None);
+        assert!(!met.is_lost && seen(&met) == (0, 0, 30));
+    }
+
+    #[test]
+    fn a_log_without_the_record_of_its_beginning_begins_at_the_snapshot() {
+        let met = meet(&log(None, 11, 30), Some(at(10, 2)));
+        assert_eq!((seen(&met), met.begin), ((10, 10, 30), Some((at(10, 2), false))));
+        let met = meet(&log(Some(at(4, 1)), 11, 30), Some(at(22, 3)));
+        assert_eq!((seen(&met), met.begin), ((22, 22, 30), Some((at(22, 3), false))));
+        assert_eq!(met.restored.check(), Ok(()));
+    }
+}
