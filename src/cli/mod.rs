@@ -14,6 +14,7 @@ mod logging;
 mod runner;
 mod serve;
 mod sim;
+mod snapshot;
 mod status;
 mod wal;
 
@@ -42,6 +43,7 @@ enum Command {
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
     Sim(sim::SimArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Wal(wal::WalArgs),
 }
 
@@ -75,6 +77,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
         Command::Wal(args) => wal::run(&args),
     }
 }

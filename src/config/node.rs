@@ -161,7 +161,12 @@ impl SnapshotConfig {
         let entries = self.entries;
         let fits = entries == 0 || (100..=100_000_000).contains(&entries);
         check.ensure(fits, "snapshot.entries", entries, "out of range", mend)?;
-        check.within("snapshot.interval_s", self.interval_s.into(), 0..=86_400, "use 0 to 86400")?;
+        check.within(
+            "snapshot.interval_s",
+            self.interval_s.into(),
+            0..=86_400,
+            "use 0 to 86400",
+        )?;
         check.within("snapshot.log_mib", self.log_mib.into(), 64..=1 << 20, "use 64 to 1048576")
     }
 }

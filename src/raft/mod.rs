@@ -35,9 +35,9 @@ mod election;
 #[doc(hidden)]
 mod fingerprint;
 mod follower;
-mod install;
 #[doc(hidden)]
 pub mod harness;
+mod install;
 mod leader;
 pub mod log;
 pub mod message;
@@ -53,8 +53,8 @@ pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
 pub use ready::{
-    BlockRange, Committed, Fetch, Install, InstallStep, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role,
-    Transition,
+    BlockRange, Committed, Fetch, Install, InstallStep, Outbound, Persist, PersistOp, PossibleLoss,
+    Ready, Role, Transition,
 };
 
 use crate::block::Block;

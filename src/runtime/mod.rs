@@ -6,8 +6,8 @@
 pub mod calibrate;
 pub mod cold;
 pub mod disk;
-pub mod files;
 pub mod entropy;
+pub mod files;
 pub mod links;
 pub mod machine;
 pub mod net;

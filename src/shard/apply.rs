@@ -13,7 +13,7 @@ use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, Index, NodeId, Tick};
 use crate::machine::{Outcome, StateMachine};
 use crate::mutants::{self, Mutant};
-use crate::raft::{Event, Log, Raft};
+use crate::raft::{Event, Raft};
 use crate::wal::{ReadError, WalError};
 use crate::wire::client::{Answer, Committed, Durability, Refused};
 
@@ -170,13 +170,11 @@ fn applier<'a, M>(
     sync: bool,
     pending: &'a mut VecDeque<Pending>,
 ) -> Applier<'a, M> {
-    let (log, leader) = (raft.log(), raft.leader());
-    Applier { log, machine, sessions, sync, pending, leader }
+    Applier { machine, sessions, sync, pending, leader: raft.leader() }
 }
 
 /// The parts of a group that applying changes, apart from its Raft, whose blocks are being read.
 struct Applier<'a, M> {
-    log: &'a Log,
     machine: &'a mut M,
     sessions: &'a mut Sessions,
     sync: bool,

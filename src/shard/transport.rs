@@ -158,7 +158,9 @@ impl<M: StateMachine> Shard<M> {
 /// with terms that a leader of the message's term can have, one recovery epoch to a term.
 fn continues(group: GroupId, message: &Message, blocks: &[Block]) -> bool {
     if let Body::SnapshotChunk { .. } = message.body {
-        return blocks.len() == 1 && blocks[0].kind() == BlockKind::Chunk && blocks[0].group() == group;
+        return blocks.len() == 1
+            && blocks[0].kind() == BlockKind::Chunk
+            && blocks[0].group() == group;
     }
     let Body::Append { prev_index, prev_term, .. } = message.body else { return true };
     if blocks.iter().any(|block| block.kind() == BlockKind::Chunk) {

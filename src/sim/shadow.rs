@@ -326,9 +326,8 @@ impl Shadow {
         let known = self.groups.get(&group);
         let given = |g: &Group| index <= g.start.0 && g.start.1 <= self.durable;
         index == Index::ZERO
-            || known.is_some_and(|g| {
-                g.runs.iter().rev().any(holds) || index <= g.forgotten || given(g)
-            })
+            || known
+                .is_some_and(|g| g.runs.iter().rev().any(holds) || index <= g.forgotten || given(g))
     }
 
     /// Is the log durable through this entry, in whatever mode? A snapshot that stands for it may be
@@ -351,11 +350,11 @@ impl Shadow {
 
 impl Group {
     fn state(&mut self, term: Term, vote: Option<NodeId>, end: Lsn) {
-        self.needs = end;
         // A state that is logged again, so that its segment can go, was durable before.
         if self.votes.back().is_some_and(|last| (last.term, last.vote) == (term, vote)) {
             return;
         }
+        self.needs = end;
         self.votes.push_back(Vote { term, vote, end });
         if self.votes.len() > REMEMBERED_MAX {
             self.votes.pop_front();

@@ -95,6 +95,11 @@ impl SnapshotReader {
         self.checksum
     }
 
+    /// What it says of itself, once that was read and its checksum was right; before, an empty one.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
     /// Bytes through the end of the last part that was whole: from here on a copy that was cut short
     /// can be gone on with.
     pub fn verified(&self) -> u64 {

@@ -75,7 +75,10 @@ pub struct RecordView {
 pub enum Content {
     HardState(HardState),
     /// Where the group's log begins; `anew`: without any entry that was logged before.
-    LogStart { start: LogStart, anew: bool },
+    LogStart {
+        start: LogStart,
+        anew: bool,
+    },
     /// Contiguous blocks.
     Blocks {
         first: Index,
@@ -148,9 +151,8 @@ fn view(config: &WalConfig, segment: SegmentNo, flush: &Flush, end: Lsn) -> Flus
 fn record_view(front: Lsn, record: &Record<'_>) -> RecordView {
     let content = match record.header.kind {
         KIND_HARD_STATE => HardStateBytes::decode(record.payload).map(Content::HardState),
-        KIND_LOG_START => LogStartBytes::decode(record.payload).map(|start| {
-            Content::LogStart { start, anew: record.header.flags & FLAG_ANEW != 0 }
-        }),
+        KIND_LOG_START => LogStartBytes::decode(record.payload)
+            .map(|start| Content::LogStart { start, anew: record.header.flags & FLAG_ANEW != 0 }),
         KIND_BLOCKS => blocks(record),
         _ => None,
     };

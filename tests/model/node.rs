@@ -88,7 +88,8 @@ impl Disk {
             }
         }
         let last = Index(self.log.len() as u64);
-        Restored { hard_state: self.hard_state, terms, first: Index(1), last, recovering }
+        let hard_state = self.hard_state;
+        Restored { hard_state, terms, last, recovering, ..Restored::default() }
     }
 }
 
@@ -318,6 +319,7 @@ impl Node {
     fn stage(&mut self, persist: &Persist, ready: &Ready) {
         let (write, sync) = match &persist.op {
             PersistOp::HardState(state) => (Write::HardState(*state), true),
+            PersistOp::Begin(_) => unreachable!("no snapshots in this model"),
             PersistOp::Append { blocks, truncates } => {
                 let blocks = ready.slice(blocks);
                 let first = blocks[0].first().get() as usize;

@@ -6,6 +6,7 @@ use ringraft::ids::{GroupId, Incarnation, NodeId, Tick};
 use ringraft::machine::events::{EventLimits, EventStore};
 use ringraft::raft;
 use ringraft::shard::sessions::SessionLimits;
+use ringraft::shard::snapshots::SnapshotConfig;
 use ringraft::shard::{Output, Shard, ShardConfig};
 use ringraft::wal::{DiskDone, DiskOp, LogIdentity, Suspect, Wal, WalConfig};
 use ringraft::wire::client::AnswerEntry;
@@ -176,6 +177,7 @@ impl Node {
             wal_sync_except: Vec::new(),
             suspect: Suspect::Nothing,
             sessions: SessionLimits::default(),
+            snapshots: SnapshotConfig { entries: 0, ..SnapshotConfig::default() },
             raft,
             block_bytes_max: 64 << 10,
             apply_bytes_per_turn: 1 << 20,

@@ -19,8 +19,23 @@ impl World {
                     let how = if *truncates { "replaces" } else { "appends" };
                     format!("{how} {}", describe_blocks(ready.slice(blocks)))
                 }
+                PersistOp::Begin(start) => format!("begins anew behind {}", place(start)),
             };
             self.trace.push(format!("{id:?} writes {:?}: {what}", p.seq));
+        }
+        for install in &ready.installs {
+            let what = match install.step {
+                InstallStep::Send => "a snapshot is to go".into(),
+                InstallStep::Held { index, offset } => {
+                    format!("holds {offset} of snapshot {index}")
+                }
+                InstallStep::Stop => "no snapshot any more".into(),
+                InstallStep::Offered(offer) => format!("wants snapshot {}", place(&offer.start)),
+                InstallStep::Chunk { index, offset, .. } => {
+                    format!("snapshot {index} from {offset}")
+                }
+            };
+            self.trace.push(format!("{id:?} {:?}: {what}", install.peer));
         }
         for loss in &ready.losses {
             let (term, epoch) = (loss.term, loss.epoch);
@@ -89,6 +104,10 @@ fn name(node: Option<NodeId>) -> String {
     node.map_or("-".into(), |n| format!("{n:?}"))
 }
 
+fn place(start: &LogStart) -> String {
+    format!("{}@{}", start.index, start.term)
+}
+
 fn describe_blocks(blocks: &[Block]) -> String {
     let epoch = |b: &Block| match b.header().epoch {
         0 => String::new(),
@@ -125,5 +144,8 @@ fn describe_body(body: &Body, recovering: bool) -> String {
         }
         Body::Heartbeat { commit, last, .. } => format!("heartbeat commit={commit}{}", upto(last)),
         Body::HeartbeatReply { .. } => "heartbeat answered".into(),
+        Body::SnapshotOffer(offer) => format!("offers snapshot {}", place(&offer.start)),
+        Body::SnapshotChunk { index, offset, .. } => format!("snapshot {index} from {offset}"),
+        Body::SnapshotReply { index, offset } => format!("holds {offset} of snapshot {index}"),
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::super::*;
 use crate::ids::GroupId;
 use crate::raft::harness::sample_block;
+use crate::raft::message::Offer;
 
 /// A message on its way.
 #[derive(Clone, Debug)]
@@ -20,13 +21,20 @@ pub struct Envelope {
 #[derive(Debug)]
 enum Write {
     HardState(HardState),
-    Append { blocks: Vec<Block>, truncates: bool },
+    Append {
+        blocks: Vec<Block>,
+        truncates: bool,
+    },
+    /// A snapshot was installed; these are the blocks it stands for.
+    Begin(LogStart, Vec<Block>),
 }
 
 /// What survives a crash.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     pub hard_state: HardState,
+    /// Where the log begins. The blocks before stay here: they are what the snapshot holds.
+    pub start: LogStart,
     pub blocks: Vec<Block>,
     /// So many of the blocks survive a loss of power, too; the rest are in a volatile cache.
     pub stable: usize,
@@ -43,6 +51,8 @@ pub struct Node {
     pub persisted: Seq,
     held: Vec<(Seq, Envelope)>,
     pub fetches: VecDeque<Fetch>,
+    /// The snapshot it was offered last.
+    pub offered: Option<LogStart>,
     /// `settle` does not complete its writes.
     pub disk_hangs: bool,
     /// Acknowledgements wait for stable storage.
@@ -72,7 +82,8 @@ impl Node {
 
     fn restored(&self) -> Restored {
         let mut terms: Vec<TermRun> = Vec::new();
-        for block in &self.disk.blocks {
+        let start = self.disk.start;
+        for block in self.disk.blocks.iter().filter(|b| b.first() > start.index) {
             if terms.last().is_none_or(|run| run.term < block.term()) {
                 let (term, epoch) = (block.term(), block.header().epoch);
                 terms.push(TermRun { first: block.first(), term, epoch });
@@ -82,8 +93,9 @@ impl Node {
         Restored {
             hard_state: self.disk.hard_state,
             terms,
-            first: Index(1),
+            start,
             last,
+            applied: start.index,
             recovering: self.recovering,
         }
     }
@@ -106,6 +118,7 @@ impl World {
                 persisted: Seq::ZERO,
                 held: Vec::new(),
                 fetches: VecDeque::new(),
+                offered: None,
                 disk_hangs: false,
                 wal_sync: true,
                 recovering: false,
@@ -205,6 +218,31 @@ impl World {
         }
     }
 
+    /// A snapshot is published here: the log begins behind it.
+    pub fn compact(&mut self, id: NodeId, through: Index) {
+        self.handle(id, Event::Compacted { through });
+        let start = self.node(id).raft().log().start();
+        self.node_mut(id).disk.start = start;
+    }
+
+    /// A leader's shard offers what its log gave up.
+    pub fn offer(&mut self, from: NodeId, to: NodeId) {
+        let raft = self.node(from).raft();
+        let offer = Offer { start: raft.log().start(), size: 100, checksum: 7 };
+        let message = raft.address(to, Body::SnapshotOffer(offer)).expect("it may speak");
+        self.net.push(Envelope { from, to, message, blocks: Vec::new() });
+    }
+
+    /// What was offered last has arrived whole, if it is still wanted.
+    pub fn install(&mut self, id: NodeId) {
+        let start = self.node(id).offered.expect("something was offered");
+        if self.node(id).raft().wants_snapshot(&start) {
+            self.handle(id, Event::Installed { start });
+        } else {
+            self.trace.push(format!("{id:?} needs no snapshot of {}", start.index));
+        }
+    }
+
     /// Answers a node's oldest fetch from its own log, or with nothing.
     pub fn fetch(&mut self, id: NodeId, succeeds: bool) {
         let Some(fetch) = self.node_mut(id).fetches.pop_front() else { return };
@@ -279,7 +317,12 @@ impl World {
                 self.check_new_leader(id, transition.term);
             }
         }
-        let node = self.node_mut(id);
+        let node = &mut self.nodes[id.0 as usize - 1];
+        for install in &ready.installs {
+            if let InstallStep::Offered(offer) = install.step {
+                node.offered = Some(offer.start);
+            }
+        }
         for persist in &ready.persists {
             let write = match &persist.op {
                 PersistOp::HardState(state) => Write::HardState(*state),
@@ -287,6 +330,11 @@ impl World {
                     let blocks = ready.slice(blocks).to_vec();
                     append(&mut node.log, &blocks, *truncates);
                     Write::Append { blocks, truncates: *truncates }
+                }
+                PersistOp::Begin(start) => {
+                    let held = self.committed.values().filter(|b| b.first() <= start.index);
+                    node.log = held.cloned().collect();
+                    Write::Begin(*start, node.log.clone())
                 }
             };
             node.writes.push_back((persist.seq, write));
@@ -396,6 +444,7 @@ impl Disk {
                 self.hard_state = state;
             }
             Write::Append { blocks, truncates } => append(&mut self.blocks, &blocks, truncates),
+            Write::Begin(start, blocks) => (self.start, self.blocks) = (start, blocks),
         }
         if sync {
             self.stable = self.blocks.len();

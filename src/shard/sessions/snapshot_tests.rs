@@ -19,7 +19,7 @@ fn commit(table: &mut Sessions, index: u64, (client, seq, pending): (u64, u64, u
     let verdict = table.check(&request);
     if verdict == Verdict::New {
         let outcome = Outcome { applied: index as u32, duplicates: 1, rejected: 2 };
-        table.record(&request, Answer { first: Index(index), term: Term(3), outcome });
+        table.record(&request, Answer { first: Index(index), term: Term(3), epoch: 0, outcome });
     }
     verdict
 }
@@ -158,7 +158,10 @@ impl Replica {
         let block = block(self.next, &request);
         if self.table.check(&request) == Verdict::New {
             let outcome = self.store.apply(&block);
-            self.table.record(&request, Answer { first: block.first(), term: Term(3), outcome });
+            self.table.record(
+                &request,
+                Answer { first: block.first(), term: Term(3), epoch: 0, outcome },
+            );
         }
         self.next = block.last().next().get();
     }

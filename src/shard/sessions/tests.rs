@@ -30,7 +30,7 @@ impl Replica {
 
     fn answer(&self, first: u64) -> Answer {
         let outcome = Outcome { applied: first as u32, duplicates: 0, rejected: 0 };
-        Answer { first: Index(first), term: Term(3), outcome }
+        Answer { first: Index(first), term: Term(3), epoch: 0, outcome }
     }
 }
 

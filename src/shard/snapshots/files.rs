@@ -122,7 +122,8 @@ mod tests {
             assert_eq!(file.to_string(), name);
             assert_eq!(FileName::parse(name), Some(file));
         }
-        for name in ["", "g.snap", "g7.snap", "g07-30.snap", "g7-30-1.snap", "7-30.snap", "g7-30.sna"]
+        for name in
+            ["", "g.snap", "g7.snap", "g07-30.snap", "g7-30-1.snap", "7-30.snap", "g7-30.sna"]
         {
             assert_eq!(FileName::parse(name), None, "{name}");
         }

@@ -199,7 +199,7 @@ impl<M: StateMachine> Shard<M> {
             self.on_install(now, install);
         }
         self.ready.installs.clear();
-        self.publish_waiting(now);
+        self.look_after_receiving(now);
         self.look_at_log(now);
         self.take_snapshots(now);
         out.append(&mut self.snapshots.ops);

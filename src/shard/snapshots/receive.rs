@@ -15,9 +15,13 @@ use super::{FileDone, FileName, FileOp, FileOpId, TRANSFERS_MAX};
 use crate::ids::{GroupId, Index, NodeId, Term, Tick};
 use crate::machine::StateMachine;
 use crate::raft::Event;
-use crate::raft::ready::Role;
 use crate::raft::message::{Body, Offer};
+use crate::raft::ready::Role;
 use crate::wal::DiskError;
+
+/// Without a word from the leader for so long its place goes to another, microseconds. What has come
+/// stays.
+const PATIENCE_US: u64 = 10_000_000;
 
 /// One snapshot on its way in.
 pub(super) struct Receiving<M> {
@@ -29,6 +33,8 @@ pub(super) struct Receiving<M> {
     offer: Offer,
     /// Durable bytes.
     held: u64,
+    /// When it last got further, or was offered.
+    moved_at: Tick,
     stage: Stage<M>,
 }
 
@@ -76,7 +82,7 @@ impl<M: StateMachine> Shard<M> {
         if let Some(at) = under_way {
             let known = &mut self.snapshots.receiving[at];
             if known.offer == offer {
-                (known.from, known.term) = (from, term);
+                (known.from, known.term, known.moved_at) = (from, term, now);
                 return self.reply_held(now, at);
             }
             // The same leader's older offer comes late; another leader's is all there is now.
@@ -91,7 +97,8 @@ impl<M: StateMachine> Shard<M> {
         }
         let held = self.take_part(group, offer);
         let stage = Stage::Fills(None, VecDeque::new());
-        let receiving = Receiving { group, local, from, term, offer, held, stage };
+        let moved_at = now;
+        let receiving = Receiving { group, local, from, term, offer, held, moved_at, stage };
         self.snapshots.receiving.push(receiving);
         let at = self.snapshots.receiving.len() - 1;
         self.reply_held(now, at);
@@ -180,6 +187,7 @@ impl<M: StateMachine> Shard<M> {
         match (&mut receiving.stage, done) {
             (Stage::Fills(write, _), FileDone::Written) => {
                 receiving.held += write.take().map_or(0, |(_, len)| len);
+                receiving.moved_at = now;
                 self.write_next(at);
                 self.reply_held(now, at);
             }
@@ -266,8 +274,25 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    /// Received snapshots that wait for their group's term.
-    pub(super) fn publish_waiting(&mut self, now: Tick) {
+    /// Received snapshots that wait for their group's term go on; those that nobody needs any more, or
+    /// that nobody sends, make room for others.
+    pub(super) fn look_after_receiving(&mut self, now: Tick) {
+        let mut at = 0;
+        while let Some(receiving) = self.snapshots.receiving.get(at) {
+            let raft = &self.groups[receiving.local as usize].raft;
+            let Stage::Fills(None, _) = &receiving.stage else {
+                at += 1;
+                continue;
+            };
+            if !raft.wants_snapshot(&receiving.offer.start) {
+                self.forget_receiving(at);
+            } else if now.since(receiving.moved_at) >= PATIENCE_US {
+                let Receiving { group, offer, held, .. } = self.snapshots.receiving.swap_remove(at);
+                self.snapshots.parts.push((group, offer, held));
+            } else {
+                at += 1;
+            }
+        }
         for at in 0..self.snapshots.receiving.len() {
             self.publish_received(now, at);
         }

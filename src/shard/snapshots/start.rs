@@ -39,7 +39,8 @@ impl LoadError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Foreign | Self::Read(ReadError::Version(_))
+            Self::Foreign
+                | Self::Read(ReadError::Version(_))
                 | Self::State(SnapshotError::Version(_) | SnapshotError::OtherLimits)
                 | Self::State(SnapshotError::Unsupported)
         )
@@ -149,13 +150,19 @@ pub fn meet(found: &RecoveredGroup, snapshot: Option<LogStart>) -> Start {
     });
     hard_state.commit = hard_state.commit.max(at.index);
     if !agrees(found, logged, at) {
-        let restored =
-            Restored { hard_state, start: at, last: at.index, applied: at.index, ..Restored::default() };
+        let restored = Restored {
+            hard_state,
+            start: at,
+            last: at.index,
+            applied: at.index,
+            ..Restored::default()
+        };
         return Start { restored, state, begin: Some((at, true)), is_lost: false };
     }
     // A log whose own record of its beginning is damaged begins where the snapshot ends.
     let (start, terms) = if whole { (logged, terms) } else { (at, terms_behind(&terms, at, last)) };
-    let restored = Restored { hard_state, terms, start, last, applied: at.index, recovering: false };
+    let restored =
+        Restored { hard_state, terms, start, last, applied: at.index, recovering: false };
     Start { restored, state, begin: (!whole).then_some((at, false)), is_lost: false }
 }
 

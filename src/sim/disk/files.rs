@@ -215,10 +215,7 @@ impl Disk {
     }
 
     /// The next of them that has completed by `now`.
-    pub fn take_due_file(
-        &mut self,
-        now: Tick,
-    ) -> Option<(FileOpId, Result<FileDone, DiskError>)> {
+    pub fn take_due_file(&mut self, now: Tick) -> Option<(FileOpId, Result<FileDone, DiskError>)> {
         if self.next_file_due() > now.0 {
             return None;
         }
