@@ -25,8 +25,9 @@ fn message(body: Body) -> Message {
 
 fn all_bodies() -> Vec<Body> {
     vec![
-        Body::VoteRequest { pre: true, last_index: Index(4), last_term: Term(5) },
-        Body::VoteRequest { pre: false, last_index: Index(4), last_term: Term(5) },
+        Body::VoteRequest { pre: true, handed: false, last_index: Index(4), last_term: Term(5) },
+        Body::VoteRequest { pre: false, handed: false, last_index: Index(4), last_term: Term(5) },
+        Body::VoteRequest { pre: false, handed: true, last_index: Index(4), last_term: Term(5) },
         Body::VoteReply { pre: true, granted: false, recovering: false },
         Body::VoteReply { pre: false, granted: true, recovering: false },
         Body::VoteReply { pre: false, granted: true, recovering: true },
@@ -35,6 +36,9 @@ fn all_bodies() -> Vec<Body> {
         Body::AppendReject { prev_index: Index(9), hint_index: Index(4), hint_term: Term(1) },
         Body::Heartbeat { commit: Index(5), context: 6, last: Index(7) },
         Body::HeartbeatReply { context: 6 },
+        Body::TimeoutNow,
+        Body::ReadIndex { number: 9 },
+        Body::ReadReply { number: 9, index: Index(3) },
     ]
 }
 

@@ -318,12 +318,14 @@ pub fn peer_samples() -> Vec<Vec<u8>> {
     }
     let beat = message(1, Body::Heartbeat { commit: Index(2), context: 1, last: Index(3) });
     let vote =
-        message(9, Body::VoteRequest { pre: false, last_index: Index(9), last_term: Term(2) });
+        message(9, Body::VoteRequest { pre: false, handed: false, last_index: Index(9), last_term: Term(2) });
     samples.push(peer_frame(&[(0, vote, &[]), (1, beat, &[]), (2, vote, &[])]));
+    let now = message(2, Body::TimeoutNow);
+    samples.push(peer_frame(&[(1, beat, &[]), (1, now, &[]), (0, now, &[])]));
     samples
 }
 
-fn bodies(at: u64, term: u64) -> [Body; 9] {
+fn bodies(at: u64, term: u64) -> [Body; 12] {
     let (index, before, last) = (Index(at), Term(term.min(1)), Index(at + at % 2));
     let pre = at.is_multiple_of(2);
     let reply = |granted, recovering| Body::VoteReply { pre, granted, recovering };
@@ -333,7 +335,10 @@ fn bodies(at: u64, term: u64) -> [Body; 9] {
         Body::AppendReject { prev_index: index, hint_index: Index(at / 2), hint_term: before },
         Body::Heartbeat { commit: index, context: at, last },
         Body::HeartbeatReply { context: at },
-        Body::VoteRequest { pre, last_index: index, last_term: before },
+        Body::VoteRequest { pre, handed: false, last_index: index, last_term: before },
+        Body::VoteRequest { pre: false, handed: true, last_index: index, last_term: before },
+        Body::ReadIndex { number: at },
+        Body::ReadReply { number: at, index },
         reply(true, false),
         reply(at.is_multiple_of(3), true),
         append(index, Term(term), Index(at + 2), last),
