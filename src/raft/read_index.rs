@@ -286,9 +286,8 @@ impl Raft {
 
     /// With each beat of the timer, so that a lease does not run out while nobody reads.
     pub(super) fn renew_lease(&mut self, now: Tick, ready: &mut Ready) -> bool {
-        let renews = self.config.lease_reads
-            && self.reads.round.is_none()
-            && self.may_answer_reads();
+        let renews =
+            self.config.lease_reads && self.reads.round.is_none() && self.may_answer_reads();
         if renews {
             self.begin_round(now, ready);
         }

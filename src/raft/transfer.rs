@@ -24,17 +24,17 @@ pub enum TransferRefused {
     /// Ask the leader, if one is known.
     #[error("this node does not lead the group (leader: {0:?})")]
     NotLeader(Option<NodeId>),
-    #[error("{0} has no vote in this group")]
+    #[error("node {0} has no vote in this group")]
     NotAVoter(NodeId),
-    #[error("{0} leads already")]
+    #[error("node {0} leads already")]
     Already(NodeId),
-    #[error("leadership is being handed over to {0}; try again in a moment")]
+    #[error("leadership is being handed over to node {0}; try again in a moment")]
     UnderWay(NodeId),
     /// It has not answered for an election timeout.
-    #[error("{0} does not answer; choose another node")]
+    #[error("node {0} does not answer; choose another node")]
     Silent(NodeId),
     /// Further behind than an election timeout can make up for.
-    #[error("{0} is too far behind; wait until it has caught up")]
+    #[error("node {0} is too far behind; wait until it has caught up")]
     Behind(NodeId),
     /// The leader has not committed in its term.
     #[error("this leader has just been elected; try again in a moment")]

@@ -186,7 +186,10 @@ impl World {
         let raft = self.node(id).raft.as_ref();
         if let Some(index) = raft.and_then(|raft| raft.lease_index(self.local(id))) {
             let committed = self.watermark();
-            assert!(index >= committed, "{id:?} holds a lease at {index}, {committed} is committed");
+            assert!(
+                index >= committed,
+                "{id:?} holds a lease at {index}, {committed} is committed"
+            );
         }
     }
 
@@ -195,7 +198,10 @@ impl World {
         let later = node.floors.split_off(&(read.through + 1));
         for (number, floor) in std::mem::replace(&mut node.floors, later) {
             let index = read.index;
-            assert!(index >= floor, "{id:?} answers read {number} at {index}, {floor} was committed");
+            assert!(
+                index >= floor,
+                "{id:?} answers read {number} at {index}, {floor} was committed"
+            );
             self.reads_done += 1;
         }
     }

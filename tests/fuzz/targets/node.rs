@@ -13,7 +13,7 @@ use ringraft::shard::{Output, Shard, ShardConfig};
 use ringraft::wal::{
     DiskDone, DiskError, DiskErrorKind, DiskOp, LogIdentity, Suspect, Wal, WalConfig,
 };
-use ringraft::wire::client::{write_query, write_status};
+use ringraft::wire::client::{Consistency, write_query, write_status};
 use ringraft::wire::frame::{Frame, FrameKind, FrameWriter};
 use ringraft::wire::peer::PeerEntry;
 
@@ -289,9 +289,11 @@ pub fn client_samples() -> Vec<Vec<u8>> {
     }
     for (group, question) in [(0, &b"\x04"[..]), (1, b"\x05"), (0, b"\x02\x09\0\0\0\0\0"), (3, b"")]
     {
-        let mut out = Vec::new();
-        write_query(&mut out, 4, GroupId(group), question);
-        samples.push(out);
+        for consistency in Consistency::ALL {
+            let mut out = Vec::new();
+            write_query(&mut out, 4, GroupId(group), consistency, question);
+            samples.push(out);
+        }
     }
     let mut status = Vec::new();
     write_status(&mut status, 9);
@@ -317,8 +319,10 @@ pub fn peer_samples() -> Vec<Vec<u8>> {
         }
     }
     let beat = message(1, Body::Heartbeat { commit: Index(2), context: 1, last: Index(3) });
-    let vote =
-        message(9, Body::VoteRequest { pre: false, handed: false, last_index: Index(9), last_term: Term(2) });
+    let vote = message(
+        9,
+        Body::VoteRequest { pre: false, handed: false, last_index: Index(9), last_term: Term(2) },
+    );
     samples.push(peer_frame(&[(0, vote, &[]), (1, beat, &[]), (2, vote, &[])]));
     let now = message(2, Body::TimeoutNow);
     samples.push(peer_frame(&[(1, beat, &[]), (1, now, &[]), (0, now, &[])]));
