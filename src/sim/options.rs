@@ -112,6 +112,8 @@ pub struct Shape {
     pub inflight: u32,
     pub apply_bytes: u64,
     pub snapshots: SnapshotConfig,
+    /// Leaders may answer by a lease; clocks then keep the bound that it relies on.
+    pub lease_reads: bool,
     pub plan: Vec<Fault>,
 }
 
@@ -166,6 +168,7 @@ impl Shape {
             inflight: [2, 8, 256][rng.below(3) as usize],
             apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
             snapshots: snapshots(base.fork(SNAPSHOTS)),
+            lease_reads: rng.chance(35),
             plan,
         }
     }

@@ -4,9 +4,10 @@
 //! entry, 64 bytes, in the control section; the frame's token is zero
 //!    0 u32 group
 //!    4 u8  kind       1 vote request, 2 vote reply, 3 append, 4 append reply, 5 append reject,
-//!                     6 heartbeat, 7 heartbeat reply, 11 snapshot offer, 12 snapshot chunk,
-//!                     13 snapshot reply
-//!    5 u8  flags      1 pre-vote, 2 granted, 4 the voter is RECOVERING; others are refused
+//!                     6 heartbeat, 7 heartbeat reply, 8 timeout now, 9 read index, 10 read reply,
+//!                     11 snapshot offer, 12 snapshot chunk, 13 snapshot reply
+//!    5 u8  flags      1 pre-vote, 2 granted, 4 the voter is RECOVERING, 8 the leader asked for this
+//!                     election; others are refused
 //!    6 u16 zero
 //!    8 u32 blocks     of this append (or the one of a chunk), in the frame's block section, in the
 //!                     order of the entries
@@ -33,11 +34,12 @@ const TERM_MAX: u64 = u64::MAX / 2;
 const FLAG_PRE: u8 = 1;
 const FLAG_GRANTED: u8 = 2;
 const FLAG_RECOVERING: u8 = 4;
+const FLAG_HANDED: u8 = 8;
 
 /// The flags that a kind of message may have; 0 for those without.
 const fn flags_of(kind: u8) -> u8 {
     match kind {
-        1 => FLAG_PRE,
+        1 => FLAG_PRE | FLAG_HANDED,
         2 => FLAG_PRE | FLAG_GRANTED | FLAG_RECOVERING,
         _ => 0,
     }
@@ -63,8 +65,9 @@ impl PeerEntry {
     /// The entry for `message`, with the number of blocks that travel beside it.
     pub fn encode(group: GroupId, message: &Message, blocks: u32) -> Self {
         let (kind, flags, fields) = match message.body {
-            Body::VoteRequest { pre, last_index, last_term } => {
-                (1, flag(pre, FLAG_PRE), [last_index.0, last_term.0, 0, 0])
+            Body::VoteRequest { pre, handed, last_index, last_term } => {
+                let flags = flag(pre, FLAG_PRE) | flag(handed, FLAG_HANDED);
+                (1, flags, [last_index.0, last_term.0, 0, 0])
             }
             Body::VoteReply { pre, granted, recovering } => {
                 let granted = flag(granted, FLAG_GRANTED) | flag(recovering, FLAG_RECOVERING);
@@ -87,6 +90,9 @@ impl PeerEntry {
                 (12, 0, [index.0, offset, size, u64::from(checksum)])
             }
             Body::SnapshotReply { index, offset } => (13, 0, [index.0, offset, 0, 0]),
+            Body::TimeoutNow => (8, 0, [0; 4]),
+            Body::ReadIndex { number } => (9, 0, [number, 0, 0, 0]),
+            Body::ReadReply { number, index } => (10, 0, [number, index.0, 0, 0]),
         };
         Self {
             group: group.0,
@@ -109,7 +115,10 @@ impl PeerEntry {
         let recovering = self.flags & FLAG_RECOVERING != 0;
         let [a, b, c, d] = self.fields;
         let body = match self.kind {
-            1 => Body::VoteRequest { pre, last_index: Index(a), last_term: Term(b) },
+            1 => {
+                let handed = self.flags & FLAG_HANDED != 0;
+                Body::VoteRequest { pre, handed, last_index: Index(a), last_term: Term(b) }
+            }
             2 => Body::VoteReply { pre, granted, recovering },
             3 => Body::Append {
                 prev_index: Index(a),
@@ -125,6 +134,9 @@ impl PeerEntry {
             },
             6 => Body::Heartbeat { commit: Index(a), context: b, last: Index(c) },
             7 => Body::HeartbeatReply { context: a },
+            8 => Body::TimeoutNow,
+            9 => Body::ReadIndex { number: a },
+            10 => Body::ReadReply { number: a, index: Index(b) },
             // No log lives to see such an index, and no disk such a file.
             11..=13 if a > TERM_MAX || b > TERM_MAX || c > TERM_MAX => return None,
             11 => Body::SnapshotOffer(Offer {
@@ -141,9 +153,10 @@ impl PeerEntry {
             13 => Body::SnapshotReply { index: Index(a), offset: b },
             _ => return None,
         };
-        let strange = self.flags & !flags_of(self.kind) != 0;
-        let strange = strange || (self.blocks > 0 && !matches!(self.kind, 3 | 12));
-        if strange || self.term > TERM_MAX {
+        // A question without effect is not one that anybody was told to ask.
+        let torn = self.flags & (FLAG_PRE | FLAG_HANDED) == FLAG_PRE | FLAG_HANDED;
+        let strange = self.flags & !flags_of(self.kind) != 0 || torn;
+        if strange || (self.blocks > 0 && !matches!(self.kind, 3 | 12)) || self.term > TERM_MAX {
             return None;
         }
         let message = Message {
