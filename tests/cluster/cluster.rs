@@ -40,6 +40,9 @@ pub struct Spec {
     pub timing: Timing,
     /// How far the background sync may be behind: milliseconds, bytes.
     pub sync_lag: (u64, u64),
+    pub snapshot_entries: u64,
+    pub snapshot_interval_s: u32,
+    pub snapshot_log_mib: u32,
     /// A bug to plant in the nodes; only in a build with the feature `mutants`.
     pub mutant: Option<&'static str>,
     /// Where the data directories are made; else beside the configuration.
@@ -54,6 +57,9 @@ impl Default for Spec {
             groups: 1,
             timing: DEFAULT,
             sync_lag: (100, 1 << 20),
+            snapshot_entries: 10_000,
+            snapshot_interval_s: 5,
+            snapshot_log_mib: 1024,
             mutant: None,
             disks: [const { None }; 3],
         }
@@ -90,6 +96,7 @@ pub fn node_toml(
 ) -> String {
     let Timing { heartbeat, election: (min, max) } = timing;
     let Spec { wal_sync, shards, groups, sync_lag: (lag_ms, lag_bytes), .. } = spec;
+    let Spec { snapshot_entries, snapshot_interval_s, snapshot_log_mib, .. } = spec;
     let mut text = format!(
         "id = {id}\n\
          data_dir = {data_dir:?}\n\
@@ -110,7 +117,11 @@ pub fn node_toml(
          segment_mib = 4\n\
          spare_segments = 1\n\
          sync_lag_ms = {lag_ms}\n\
-         sync_lag_bytes = {lag_bytes}\n"
+         sync_lag_bytes = {lag_bytes}\n\
+         [snapshot]\n\
+         entries = {snapshot_entries}\n\
+         interval_s = {snapshot_interval_s}\n\
+         log_mib = {snapshot_log_mib}\n"
     );
     for (i, (peer, client)) in ports.iter().enumerate() {
         let _ = write!(

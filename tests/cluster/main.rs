@@ -27,3 +27,4 @@ mod process;
 mod raw;
 mod recovering;
 mod shards;
+mod snapshots;

@@ -120,7 +120,7 @@ pub(super) struct Snapshots<M> {
     /// Nothing new is begun before.
     rests_until: Tick,
     looks_at: Tick,
-    stats: SnapshotStats,
+    pub stats: SnapshotStats,
 }
 
 impl<M> Snapshots<M> {

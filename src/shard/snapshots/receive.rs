@@ -317,5 +317,6 @@ impl<M: StateMachine> Shard<M> {
         self.snapshots.stats.installed += 1;
         self.snapshots.retire(id, before.start.index);
         self.step(now, local, Event::Installed { start });
+        self.applied_for_reads(local);
     }
 }
