@@ -5,7 +5,8 @@ use std::path::Path;
 
 use tracing::{error, info};
 
-use super::{StartError, snapshots};
+use super::StartError;
+use super::snapshots::{self, Snapshots};
 use crate::ids::{GroupId, Lsn};
 use crate::machine::StateMachine;
 use crate::runtime::entropy::random;
@@ -76,7 +77,8 @@ pub fn open<M: StateMachine, F: FnMut(GroupId) -> M>(
     }
     let States { machine, sessions, config_hash } = states;
     let gathering = Gathering { machine, sessions, config_hash, groups: &recovered.groups };
-    let (snapshots, starts, lost) = snapshots::open(shard, dir, alone, gathering)?;
+    let Snapshots { found: snapshots, starts, lost } =
+        snapshots::open(shard, dir, alone, gathering)?;
     if let Some(group) = starts.keys().find(|group| !belongs(**group)) {
         return Err(StartError::ForeignGroup { shard, group: group.0 });
     }

@@ -13,14 +13,22 @@ use crate::shard::snapshots::Found;
 use crate::shard::snapshots::gather::{Gathered, Gathering};
 use crate::shard::snapshots::start::Start;
 
-/// Reads the snapshots in a shard's directory. A damaged one is set aside; `true`: a group has lost
-/// what one held, and has to get it back from the others. A node that is `alone` does not start then.
+/// See [`open`].
+pub struct Snapshots<M> {
+    pub found: Found<M>,
+    pub starts: BTreeMap<GroupId, Start>,
+    /// A group has lost what its snapshot held, and has to get it back from the others.
+    pub lost: bool,
+}
+
+/// Reads the snapshots in a shard's directory. A damaged one is set aside. A node that is `alone` does
+/// not start if a group needs what one held.
 pub fn open<M: StateMachine, F: FnMut(GroupId) -> M>(
     shard: u32,
     dir: &Path,
     alone: bool,
     gathering: Gathering<'_, F>,
-) -> Result<(Found<M>, BTreeMap<GroupId, Start>, bool), StartError> {
+) -> Result<Snapshots<M>, StartError> {
     let mut files = SnapshotFiles::create(dir).map_err(StartError::Kernel)?;
     let gathered = gathering.run(&mut files);
     let Gathered { mut found, starts, damaged } =
@@ -52,5 +60,5 @@ pub fn open<M: StateMachine, F: FnMut(GroupId) -> M>(
         let bytes: u64 = found.loaded.iter().map(|loaded| loaded.offer.size).sum();
         info!(shard, snapshots = found.loaded.len(), bytes, "snapshots restored");
     }
-    Ok((found, starts, lost))
+    Ok(Snapshots { found, starts, lost })
 }

@@ -90,8 +90,8 @@ impl SnapshotReader {
         }
     }
 
-    /// Of everything before the end, once that was read: as [`super::SnapshotWriter::checksum`].
-    pub fn checksum(&self) -> u32 {
+    /// Of everything before the end, once that was read: as [`super::SnapshotWriter::whole_checksum`].
+    pub fn whole_checksum(&self) -> u32 {
         self.checksum
     }
 

@@ -81,7 +81,7 @@ impl SnapshotWriter {
     }
 
     /// Of everything before the end, once that is written: with the size it names these very bytes.
-    pub fn checksum(&self) -> u32 {
+    pub fn whole_checksum(&self) -> u32 {
         self.whole
     }
 

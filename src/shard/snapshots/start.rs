@@ -103,7 +103,7 @@ impl<M: StateMachine> Loading<M> {
         }
         let Header { index, term, epoch, .. } = header;
         let start = LogStart { index, term, epoch };
-        let offer = Offer { start, size: bytes, checksum: reader.checksum() };
+        let offer = Offer { start, size: bytes, checksum: reader.whole_checksum() };
         Ok(Loaded { header, offer, machine, sessions })
     }
 }

@@ -204,7 +204,7 @@ impl<M: StateMachine> Shard<M> {
 
     fn published(&mut self, now: Tick, taking: &Taking) {
         let Taking { group: id, local, start, offset: size, .. } = *taking;
-        let checksum = taking.writer.checksum();
+        let checksum = taking.writer.whole_checksum();
         let group = &mut self.groups[local as usize];
         let newest = group.snapshot.start.index;
         if start.index < newest {
