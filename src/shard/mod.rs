@@ -188,6 +188,9 @@ pub struct Shard<M> {
     recovered: Lsn,
     /// Groups that are RECOVERING.
     recovering: usize,
+    /// Until the log is durable up to here the shard counts as RECOVERING: a group has left, and
+    /// what it left with is not on stable storage yet (`None`: it is not even staged).
+    recovered_at: Option<Lsn>,
     fatal: Option<WalError>,
     draining: bool,
     stats: ShardStats,
@@ -229,6 +232,7 @@ impl<M: StateMachine> Shard<M> {
             claimed: 0,
             recovered: if wal.staged_bytes() > 0 { wal.staged() } else { wal.written() },
             recovering: 0,
+            recovered_at: Some(Lsn::ZERO),
             wal,
             fatal: None,
             draining: false,
@@ -276,7 +280,10 @@ impl<M: StateMachine> Shard<M> {
         let raft = &mut self.groups[local as usize].raft;
         let before = raft.is_recovering();
         raft.handle(now, event, &mut self.ready);
-        self.recovering -= usize::from(before && !raft.is_recovering());
+        if before && !raft.is_recovering() {
+            self.recovering -= 1;
+            self.recovered_at = None;
+        }
         self.reschedule(local);
     }
 
@@ -399,6 +406,7 @@ impl<M: StateMachine> Shard<M> {
             let marks = if durable { &mut self.durable_marks } else { &mut self.written_marks };
             marks.push_back((lsn, local));
         }
+        self.recovered_at.get_or_insert(self.wal.staged());
     }
 
     /// Sorts this turn's messages by peer; those that speak for an unsettled persist wait.
@@ -518,9 +526,18 @@ impl<M: StateMachine> Shard<M> {
         &self.wal
     }
 
-    /// Groups that are RECOVERING. The boot record says so until this is 0 (durability.md R3).
+    /// Groups that are RECOVERING, and at least 1 while the log does not hold for good what the last
+    /// one left with. The boot record says so until this is 0 (durability.md R3). Otherwise:
+    ///
+    /// 1. two of three have forgotten; n1, one of them, wins by the votes of all, begins epoch 1 with
+    ///    a no-op and is not RECOVERING any more; the boot record is told;
+    /// 2. power fails before the no-op is durable: n1 starts as one that never forgot anything;
+    /// 3. n1 and n2, a majority without marks, elect a leader in epoch 0: indices of which a reader
+    ///    may have heard are used again, and nobody is told (R6, R9).
     pub fn recovering(&self) -> usize {
-        let unsettled = self.config.suspect > Suspect::Nothing && !self.is_recovered();
+        let suspected = self.config.suspect > Suspect::Nothing;
+        let held = self.recovered_at.is_some_and(|lsn| lsn <= self.wal.durable());
+        let unsettled = suspected && !(held && self.is_recovered());
         self.recovering.max(usize::from(unsettled))
     }
 

@@ -208,8 +208,10 @@ impl<S: Subject> World<S> {
         }
         let state = &self.nodes[node];
         // Damage to the last durable bytes, and then the loss of the unsynced ones that name them as
-        // durable: no log can tell that from a torn tail (durability.md §5).
-        let is_rotting = state.may_rot && !state.up;
+        // durable, before a start has read both: no log can tell that from a torn tail
+        // (durability.md §5).
+        let mut hosts = self.hosts[self.hosts_of(node)].iter();
+        let is_rotting = state.may_rot && hosts.any(|host| host.shard.is_none());
         if state.is_dark || is_rotting {
             return false;
         }
@@ -269,7 +271,7 @@ impl<S: Subject> World<S> {
         let state = &mut self.nodes[node];
         (state.is_stranger, state.disk_id, state.incarnation) = (true, disk_id, 0);
         state.forgot = true;
-        (state.may_fail, state.may_rot, state.went_astray) = (false, false, false);
+        (state.may_fail, state.may_rot) = (false, false);
         state.boot = BootFile::new();
         (state.record, state.found_rot) = (None, false);
         for host in self.hosts_of(node) {
@@ -517,7 +519,7 @@ impl<S: Subject> World<S> {
         self.stats.rotten += 1;
         let state = &mut self.nodes[node];
         (state.may_rot, state.may_fail, state.forgot) = (true, true, true);
-        (state.is_misdirected, state.went_astray) = (true, true);
+        state.is_misdirected = true;
         true
     }
 }

@@ -54,8 +54,6 @@ pub struct Node {
     pub forgot: bool,
     /// A write went astray: if nothing shows it, the disk is replaced.
     pub is_misdirected: bool,
-    /// A write went astray in this directory at some time. What it hit may show late.
-    pub went_astray: bool,
     /// Damage was found at this start, and is not in the boot record yet.
     pub found_rot: bool,
     /// The boot record as written last.
@@ -109,7 +107,6 @@ impl Node {
             may_rot: false,
             forgot: false,
             is_misdirected: false,
-            went_astray: false,
             found_rot: false,
             record: None,
             is_stopping: false,
