@@ -187,8 +187,7 @@ impl Membership {
         }
         let goes = |node: &NodeId| contains(&self.voters, *node);
         let (learners_next, learners) = target.learners.iter().copied().partition(goes);
-        let mut joint =
-            Self { outgoing: self.voters.clone(), learners, learners_next, ..target };
+        let mut joint = Self { outgoing: self.voters.clone(), learners, learners_next, ..target };
         for address in &self.addresses {
             if joint.is_member(address.node) && joint.address(address.node).is_none() {
                 let at = joint.addresses.partition_point(|known| known.node < address.node);
@@ -313,7 +312,10 @@ mod tests {
             (vec![Step::Promote(node(3))], ChangeError::NoLearner(node(3))),
             (vec![Step::Demote(node(4))], ChangeError::NoVoter(node(4))),
             (vec![add(4, true), Step::Remove(node(4))], ChangeError::Nothing),
-            (vec![1, 2, 3].into_iter().map(|id| Step::Remove(node(id))).collect(), ChangeError::NoVoters),
+            (
+                vec![1, 2, 3].into_iter().map(|id| Step::Remove(node(id))).collect(),
+                ChangeError::NoVoters,
+            ),
         ];
         for (steps, error) in cases {
             assert_eq!(three().change(&steps), Err(error), "{steps:?}");

@@ -525,7 +525,8 @@ pub fn restored(group: &RecoveredGroup) -> Restored {
     if mutants::is(Mutant::ForgetVoteAtStart) {
         hard_state.vote = None;
     }
-    Restored { hard_state, terms, first, last: group.last, recovering: false }
+    let memberships = group.memberships.clone();
+    Restored { hard_state, terms, first, last: group.last, recovering: false, memberships }
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {
