@@ -13,6 +13,7 @@
 //! - a client hears of a block only when it is committed and applied (`apply`);
 //! - after the log's first error nothing is acknowledged, voted or sent any more.
 
+mod admin;
 mod apply;
 pub mod figures;
 mod group;
@@ -26,6 +27,7 @@ mod view;
 
 use std::collections::VecDeque;
 
+use self::admin::Admin;
 use self::group::Group;
 use self::proposals::Clients;
 use self::sessions::SessionLimits;
@@ -155,6 +157,7 @@ pub struct Shard<M> {
     timers: Timers,
     peers: Vec<Peer>,
     clients: Clients,
+    admin: Admin,
     /// Messages of this turn, by peer.
     outgoing: Vec<Vec<Outgoing>>,
     /// Groups with a persist that waits for the durable, and for the written, mark.
@@ -204,6 +207,7 @@ impl<M: StateMachine> Shard<M> {
             timers: Timers::new(config.raft.heartbeat_us / TIMER_GRID),
             peers,
             clients: Clients::default(),
+            admin: Admin::default(),
             outgoing,
             durable_marks: VecDeque::new(),
             written_marks: VecDeque::new(),
@@ -298,6 +302,7 @@ impl<M: StateMachine> Shard<M> {
             return out.disk.append(&mut self.disk_queue);
         }
         self.run_timers(now);
+        self.run_admin(now);
         self.propose(now);
         self.settle(now);
         self.start_fetches(now);
@@ -447,7 +452,8 @@ impl<M: StateMachine> Shard<M> {
         let left_over = !self.applying.is_empty()
             || !self.disk_queue.is_empty()
             || !self.ready.is_empty()
-            || !self.proposing.is_empty();
+            || !self.proposing.is_empty()
+            || !self.admin.is_empty();
         if self.fatal.is_some() {
             return now;
         }

@@ -97,7 +97,7 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    fn group_status(&self, local: usize) -> GroupStatus {
+    pub(super) fn group_status(&self, local: usize) -> GroupStatus {
         let group = &self.groups[local];
         let raft = &group.raft;
         let role = match raft.role() {
