@@ -28,7 +28,7 @@ use super::ready::GroupMembership;
 use super::{Body, ChangeRefused, Mutant, Peer, Raft, Ready, Role, mutants};
 use crate::block::{Block, BlockKind};
 use crate::ids::{Index, NodeId, Seq, Tick};
-use crate::membership::{ChangeError, Membership, Step, preflight};
+use crate::membership::{ChangeError, Membership, Preflight, Step, preflight};
 
 /// For how many election timeouts a node that was taken out is told of it.
 const FAREWELL_TIMEOUTS: u64 = 20;
@@ -132,6 +132,23 @@ impl Raft {
     pub fn restore_membership(&mut self, now: Tick, membership: Membership, ready: &mut Ready) {
         self.history = History::new(membership, Vec::new());
         self.adopt(now, ready);
+    }
+
+    /// Whether a node may still have to hear from this one, or this one from it: it is in a
+    /// configuration that may decide something, or is being told that it is not.
+    pub fn may_need(&self, node: NodeId) -> bool {
+        let told =
+            |peer: &Peer| peer.id == node && matches!(peer.standing, Standing::Leaving { .. });
+        self.history.alive(self.log.commit()).iter().any(|alive| alive.is_member(node))
+            || (self.role == Role::Leader && self.peers[..self.members].iter().any(told))
+    }
+
+    /// What a change would mean, without making it.
+    pub fn preflight_change(&self, now: Tick, steps: &[Step]) -> Result<Preflight, ChangeRefused> {
+        self.may_change()?;
+        let current = self.history.current();
+        let target = current.change(steps).map_err(ChangeRefused::Invalid)?;
+        Ok(preflight(current, &target, |node| self.is_live(now, node)))
     }
 
     /// Whether this node may stand for election.
@@ -295,7 +312,7 @@ impl Raft {
     }
 
     /// Has answered lately. Only a leader knows.
-    pub(super) fn is_live(&self, now: Tick, node: NodeId) -> bool {
+    pub fn is_live(&self, now: Tick, node: NodeId) -> bool {
         let patience = self.config.election_timeout_max_us;
         match self.peer(node) {
             Some(i) => now.since(self.peers[i].progress.contact_at()) < patience,

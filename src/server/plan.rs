@@ -166,6 +166,7 @@ impl ShardPlan {
             node: NodeId(*id),
             incarnation: self.incarnation,
             voters: cluster.nodes.iter().map(|node| NodeId(node.id)).collect(),
+            peers: Vec::new(),
             shard: self.shard,
             shards: cluster.shards,
             groups: cluster.groups,

@@ -229,6 +229,7 @@ pub(super) fn shard_config(
         node: id,
         incarnation,
         voters,
+        peers: Vec::new(),
         shard,
         shards: shape.shards,
         groups: shape.groups,
