@@ -122,6 +122,11 @@ impl Raft {
         self.history.current()
     }
 
+    /// The configurations from the newest applied one on, ascending.
+    pub fn memberships(&self) -> &[Membership] {
+        &self.history.kept
+    }
+
     /// The configuration that held at `index`, which must not lie below what is applied: for a
     /// snapshot there.
     pub fn membership_at(&self, index: Index) -> &Membership {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::transport::Peer;
 use super::{Output, Shard};
-use crate::ids::{NodeId, Tick};
+use crate::ids::{GroupId, Index, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::membership::{NodeAddress, Step};
 use crate::raft::ready::Role;
@@ -177,6 +177,20 @@ impl<M: StateMachine> Shard<M> {
             Some(Err(why)) => refused(why),
             None => Err(Refused::NotLeader(None)),
         }
+    }
+
+    /// The same for a group by its name.
+    pub fn change_group(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        steps: &[Step],
+    ) -> Result<Index, ChangeRefused> {
+        let local = self.local(group).ok_or(ChangeRefused::NotLeader(None))?;
+        let mut answer = None;
+        let answered = &mut answer;
+        self.step(now, local, Event::ProposeMembership { steps, force: false, answer: answered });
+        answer.unwrap_or(Err(ChangeRefused::NotLeader(None)))
     }
 
     /// The members of a group as this node sees them.
