@@ -47,7 +47,9 @@ pub struct Owner {
     pub cluster: u128,
     pub node: u32,
     pub shards: u32,
+    /// See [`Opening::voters`] and [`Opening::others`].
     pub voters: Vec<NodeId>,
+    pub others: Vec<NodeId>,
     /// See [`Opening::unsynced`].
     pub unsynced: u64,
 }
@@ -84,6 +86,7 @@ impl DataDir {
             boot: boot_id().map_err(&io)?,
             shards: owner.shards,
             voters: owner.voters.clone(),
+            others: owner.others.clone(),
             unsynced: owner.unsynced,
         };
         let (boot, verdict) = BootRecord::open(previous.as_ref(), &opening).map_err(bad)?;
@@ -110,6 +113,35 @@ impl DataDir {
     /// The lock, to be held by whoever writes into the directory for as long as it may do so.
     pub fn lock(&self) -> std::io::Result<File> {
         self.lock.try_clone()
+    }
+
+    /// The voters of the groups' first configuration, ascending; none if this node joined later.
+    pub fn first_voters(&self) -> Vec<NodeId> {
+        self.boot.voters.iter().map(|known| known.node).collect()
+    }
+
+    /// See [`BootRecord::check_nodes`].
+    pub fn check_nodes(
+        &self,
+        listed: &[NodeId],
+        members: &[NodeId],
+        placed: &[NodeId],
+    ) -> Result<(), DirectoryError> {
+        let path = self.path.join("boot");
+        let checked = self.boot.check_nodes(listed, members, placed);
+        checked.map_err(|error| DirectoryError::Boot { path, error })
+    }
+
+    /// Whether it may come at all; whether with that disk, [`DataDir::pin_disk`] says.
+    pub fn knows(&self, node: NodeId) -> bool {
+        self.boot.knows(node)
+    }
+
+    /// A group has taken a node in. It is written down with its disk, when it comes.
+    pub fn admit(&mut self, node: NodeId) {
+        if !self.boot.knows(node) && !self.boot.admit(node) {
+            warn!(node = node.0, "no room for another node; replace this directory");
+        }
     }
 
     /// How the node ended last time.
@@ -246,7 +278,7 @@ mod tests {
 
     fn owner(cluster: u128, node: u32, shards: u32) -> Owner {
         let voters = [1, 2, 3].map(NodeId).to_vec();
-        Owner { cluster, node, shards, voters, unsynced: 0 }
+        Owner { cluster, node, shards, voters, others: Vec::new(), unsynced: 0 }
     }
 
     fn open(dir: &tempfile::TempDir) -> DataDir {

@@ -162,9 +162,16 @@ impl<M: StateMachine> Shard<M> {
         let found = raft.preflight_change(now, steps);
         let refused = |refused: ChangeRefused| match refused {
             ChangeRefused::NotLeader(leader) => Err(Refused::NotLeader(leader)),
+            ChangeRefused::NotYet | ChangeRefused::UnderWay => {
+                let again = serde_json::json!({ "again": true });
+                Ok(AdminReply::refused(refused.to_string()).with(again))
+            }
             refused => Ok(AdminReply::refused(refused.to_string())),
         };
         let text = match found {
+            Ok(found) if !found.is_safe() && !force => {
+                return refused(ChangeRefused::Quorum(found));
+            }
             Ok(found) if dry => return Ok(AdminReply::done(found.to_string())),
             Ok(found) => found.to_string(),
             Err(why) => return refused(why),

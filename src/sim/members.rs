@@ -18,7 +18,9 @@ use crate::raft::Raft;
 use crate::raft::ready::Role;
 
 /// Between two changes, microseconds.
-const PAUSE_US: (u64, u64) = (500_000, 5_000_000);
+const PAUSE_US: (u64, u64) = (300_000, 4_000_000);
+/// When nobody could be asked, or what was thought of made no sense.
+const AGAIN_US: (u64, u64) = (50_000, 300_000);
 
 /// The configurations of one group that some log has, or had.
 #[derive(Debug)]
@@ -138,49 +140,53 @@ impl<S: Subject> World<S> {
 impl<S: Subject> World<S> {
     pub(super) fn begin_members(&mut self) {
         if self.shape.changes {
-            self.plan_change();
+            self.plan_change(PAUSE_US);
         }
     }
 
-    fn plan_change(&mut self) {
-        let wait = self.members_rng.between(PAUSE_US.0, PAUSE_US.1);
+    fn plan_change(&mut self, pause: (u64, u64)) {
+        let wait = self.members_rng.between(pause.0, pause.1);
         self.queue.push(self.now + wait, Event::Change);
     }
 
-    /// Asks the leader of a group for a change.
     pub(super) fn on_change(&mut self) {
-        if self.healed_at.is_some() {
-            return;
+        if self.healed_at.is_none() {
+            let begun = self.try_change().is_some();
+            self.plan_change(if begun { PAUSE_US } else { AGAIN_US });
         }
-        self.plan_change();
+    }
+
+    /// Asks the leader of a group for a change.
+    fn try_change(&mut self) -> Option<()> {
         let group = self.members_rng.below(u64::from(self.shape.groups)) as usize;
         let leads = |node: &usize| {
             let view = self.view(*node, group);
             view.is_some_and(|view| view.raft().role() == Role::Leader)
         };
-        let Some(leader) = (0..self.nodes.len()).find(leads) else { return };
+        let leader = (0..self.nodes.len()).find(leads)?;
         let raft = self.view(leader, group).expect("it leads").raft();
         let membership = raft.membership().clone();
         if membership.is_joint() {
-            return;
+            return None;
         }
         let mut steps = vec![self.any_step(leader, &membership)];
         if self.members_rng.chance(40) {
             steps.push(self.any_step(leader, &membership));
         }
-        let Ok(target) = membership.change(&steps) else { return };
+        let target = membership.change(&steps).ok()?;
         let lacks = |id: NodeId| self.nodes[id.0 as usize - 1].forgot;
         if !bears(&target, &lacks) || self.nodes[leader].paused {
-            return;
+            return None;
         }
         let (now, shards) = (self.local(leader), self.shape.shards as usize);
         let host = leader * shards + group % shards;
-        let Some(shard) = self.hosts[host].shard.as_mut() else { return };
-        if shard.change_group(now, GroupId(group as u32), &steps).is_ok() {
-            self.stats.changes += 1;
-            self.note_node(leader, "begins a change of members in group", group as u64);
-        }
+        let shard = self.hosts[host].shard.as_mut()?;
+        let begun = shard.change_group(now, GroupId(group as u32), &steps);
         self.poke(host);
+        begun.ok()?;
+        self.stats.changes += 1;
+        self.note_node(leader, "begins a change of members in group", group as u64);
+        Some(())
     }
 
     fn any_step(&mut self, leader: usize, membership: &Membership) -> Step {
