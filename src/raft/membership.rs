@@ -225,6 +225,7 @@ impl Raft {
         }
         self.sort_peers(now, &membership);
         self.follow_learners(now);
+        self.end_lease();
         let group = self.config.group;
         ready.memberships.push(GroupMembership { group, membership });
     }
@@ -310,7 +311,8 @@ impl Raft {
         }
         let current = self.history.current();
         let open = current.is_joint() || current.index > commit;
-        if open && !mutants::is(Mutant::TwoChangesAtOnce) {
+        let handed = self.transfer.is_some();
+        if handed || (open && !mutants::is(Mutant::TwoChangesAtOnce)) {
             return Err(ChangeRefused::UnderWay);
         }
         Ok(())
@@ -361,7 +363,7 @@ impl Raft {
     fn on_membership_committed(&mut self, now: Tick, joint: bool, ready: &mut Ready) {
         let leads = self.role == Role::Leader;
         if joint {
-            if leads {
+            if leads && self.transfer.is_none() {
                 let next = self.membership().leave();
                 self.append_membership(now, &next, ready);
             }
@@ -369,7 +371,7 @@ impl Raft {
         }
         let me = self.config.id;
         if leads && !self.membership().is_voter(me) {
-            self.tell_commit(ready);
+            self.say_goodbye(now, ready);
             self.become_follower(now, self.term, None, "no voter any more", ready);
         }
         if !self.membership().is_voter(me) && self.hard_state.commit < self.membership().index {
@@ -378,12 +380,21 @@ impl Raft {
         }
     }
 
-    /// A last word before stepping down, so that the others need not find the commit out.
-    fn tell_commit(&mut self, ready: &mut Ready) {
+    /// The last words before stepping down: what is committed, so that the others need not find it
+    /// out, and to one of those that have it all that it may campaign at once.
+    fn say_goodbye(&mut self, now: Tick, ready: &mut Ready) {
         for i in 0..self.members {
-            let commit = self.log.commit().min(self.peers[i].progress.matched());
-            let (context, last) = (self.context, self.log.last_index());
-            self.send(i, Seq::ZERO, Body::Heartbeat { commit, context, last }, 0..0, ready);
+            self.send_heartbeat(i, ready);
+        }
+        self.waive_lease();
+        let last = self.log.last_index();
+        let has_all = |peer: &Peer| {
+            self.voters.contains(peer.id)
+                && peer.progress.matched() == last
+                && self.is_live(now, peer.id)
+        };
+        if let Some(i) = self.peers[..self.members].iter().position(has_all) {
+            self.send(i, Seq::ZERO, Body::TimeoutNow, 0..0, ready);
         }
     }
 

@@ -65,10 +65,13 @@ impl Raft {
         if self.role != Role::Leader || self.catch_up.iter().all(|c| !c.ready) {
             return;
         }
+        // Whom another one replaces goes when that one comes.
+        let joining = &self.history.current().joining;
+        let stays = |node: NodeId| joining.iter().all(|joining| joining.replaces != Some(node));
         let keeps_up = |c: &&CatchUp| {
             let here = self.peer(c.node).map(|i| &self.peers[i].progress);
             let flows = here.is_some_and(|progress| progress.state() == State::Replicate);
-            c.ready && flows && self.is_live(now, c.node)
+            c.ready && flows && stays(c.node) && self.is_live(now, c.node)
         };
         let seats: Vec<_> =
             self.catch_up.iter().filter(keeps_up).map(|c| Step::Seat(c.node)).collect();

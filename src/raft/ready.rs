@@ -33,6 +33,8 @@ pub struct Ready {
     pub losses: Vec<PossibleLoss>,
     /// Configurations that are in use from now on, committed or not.
     pub memberships: Vec<GroupMembership>,
+    /// Reads that may be answered.
+    pub reads: Vec<ReadIndex>,
 }
 
 impl Ready {
@@ -46,6 +48,7 @@ impl Ready {
         self.transitions.clear();
         self.losses.clear();
         self.memberships.clear();
+        self.reads.clear();
     }
 
     /// True when nothing is asked for.
@@ -57,6 +60,7 @@ impl Ready {
             && self.transitions.is_empty()
             && self.losses.is_empty()
             && self.memberships.is_empty()
+            && self.reads.is_empty()
     }
 
     /// The blocks that a persist or a message names.
@@ -129,6 +133,14 @@ pub struct PossibleLoss {
 pub struct GroupMembership {
     pub group: GroupId,
     pub membership: Membership,
+}
+
+/// The group's reads up to number `through` may be answered once `index` is applied here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadIndex {
+    pub group: GroupId,
+    pub through: u64,
+    pub index: Index,
 }
 
 /// What a node is in a group.

@@ -314,16 +314,28 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_of_another_node_or_of_other_members_is_refused_and_stays_as_it_is() {
+    fn the_directory_of_another_node_is_refused_and_stays_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(&dir));
         let before = fs::read(dir.path().join("boot")).unwrap();
-        let others = Owner { voters: [1, 2].map(NodeId).to_vec(), ..owner(1, 1, 1) };
-        for stranger in [owner(1, 2, 1), owner(2, 1, 1), owner(1, 1, 2), others] {
+        for stranger in [owner(1, 2, 1), owner(2, 1, 1), owner(1, 1, 2)] {
             let error = DataDir::open(dir.path(), &stranger).err().unwrap();
             assert!(matches!(error, DirectoryError::Boot { .. }), "{error}");
             assert_eq!(fs::read(dir.path().join("boot")).unwrap(), before);
         }
+    }
+
+    /// The list of the file is where nodes are found; who voted first is in the record.
+    #[test]
+    fn another_list_of_nodes_does_not_change_who_voted_first() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(&dir));
+        let others = Owner { voters: [1, 2].map(NodeId).to_vec(), ..owner(1, 1, 1) };
+        let mut second = DataDir::open(dir.path(), &others).unwrap();
+        assert_eq!(second.first_voters(), [1, 2, 3].map(NodeId));
+        assert!(!second.pin_disk(NodeId(4), 5) && !second.knows(NodeId(4)));
+        second.admit(NodeId(4));
+        assert!(second.pin_disk(NodeId(4), 5) && !second.pin_disk(NodeId(4), 6));
     }
 
     #[test]

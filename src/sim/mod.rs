@@ -13,6 +13,7 @@ mod network;
 mod node;
 pub mod options;
 pub mod oracle;
+mod queries;
 pub mod queue;
 pub mod registers;
 pub mod regressions;

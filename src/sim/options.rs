@@ -115,6 +115,8 @@ pub struct Shape {
     pub cache_bytes: u64,
     pub inflight: u32,
     pub apply_bytes: u64,
+    /// Leaders may answer by a lease; clocks then keep the bound that it relies on.
+    pub lease_reads: bool,
     pub plan: Vec<Fault>,
 }
 
@@ -177,6 +179,7 @@ impl Shape {
             cache_bytes: [1 << 10, 64 << 10, 16 << 20][rng.below(3) as usize],
             inflight: [2, 8, 256][rng.below(3) as usize],
             apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
+            lease_reads: rng.chance(35),
             plan,
         }
     }

@@ -32,6 +32,7 @@ impl Run {
         // Half of the runs change their members, of up to seven nodes.
         let changing = rng.between(0, 1) == 1;
         let spares = if changing { rng.between(1, 2) as u32 } else { 0 };
+        let leases = rng.between(0, 3) == 0;
         let mut world = World::with_spares(nodes, spares, |config| {
             config.seed = config.seed.wrapping_mul(31).wrapping_add(seed);
             if small {
@@ -40,7 +41,12 @@ impl Run {
                 config.uncommitted_bytes_max = 1000;
                 config.cache_bytes_max = 0;
             }
+            config.lease_reads = leases;
         });
+        if leases {
+            // Within the 20 % that the configuration allows for.
+            world.nodes.iter_mut().for_each(|node| node.rate = rng.between(92, 109));
+        }
         let mut pick = |max| rng.between(0, max);
         let (lose, double, crash, cut) = (pick(200), pick(100), pick(10), pick(10));
         let change = if changing { 25 } else { 0 };
@@ -82,8 +88,13 @@ impl Run {
         if self.happens(self.faults.change) {
             self.change();
         }
-        match self.rng.between(0, 9) {
+        match self.rng.between(0, 10) {
             0 => self.propose(id),
+            10 if self.happens(20) => {
+                let to = self.any_node();
+                self.world.transfer(id, to);
+            }
+            10 => self.world.read(id),
             1 | 2 => {
                 let count = self.rng.between(1, 3) as usize;
                 self.world.persist(id, count);
@@ -100,12 +111,22 @@ impl Run {
     /// What the contract allows: any number of nodes that sync, or a minority of those that do not,
     /// counting who lost power before and is not yet back.
     fn may_lose_power(&self, id: NodeId) -> bool {
-        let lost = |voter: &&NodeId| **voter == id || self.world.node(**voter).recovering;
-        let bears = |half: &Vec<NodeId>| {
-            half.is_empty() || half.iter().filter(lost).count() <= (half.len() - 1) / 2
-        };
-        let bear = |m: &Membership| bears(&m.voters) && bears(&m.outgoing);
-        self.world.node(id).wal_sync || self.world.alive().iter().all(bear)
+        let bears = |membership: &Membership| self.bears(membership, Some(id));
+        self.world.node(id).wal_sync || self.world.alive().iter().all(bears)
+    }
+
+    /// Whether those that have lost power are a minority of each half, also when all that join have
+    /// their seats.
+    fn bears(&self, membership: &Membership, and: Option<NodeId>) -> bool {
+        let lost = |voter: &&NodeId| Some(**voter) == and || self.world.node(**voter).recovering;
+        let mut seated = membership.voters.clone();
+        for joining in &membership.joining {
+            seated.push(joining.node);
+            seated.retain(|&node| Some(node) != joining.replaces);
+        }
+        [&membership.voters, &membership.outgoing, &seated]
+            .into_iter()
+            .all(|half| half.is_empty() || half.iter().filter(lost).count() <= (half.len() - 1) / 2)
     }
 
     /// One or two steps of any kind, asked of whoever leads, sensible or not.
@@ -125,7 +146,12 @@ impl Run {
                 _ => Step::Replace { old: node, new: other, address: None },
             });
         }
-        self.changes += u64::from(self.world.change(leader, &steps, false).is_ok());
+        let now = self.world.node(leader).raft().membership();
+        let target = if now.is_joint() { None } else { now.change(&steps).ok() };
+        // Nor makes an operator those that have lost power a majority.
+        if target.is_none_or(|target| self.bears(&target, None)) {
+            self.changes += u64::from(self.world.change(leader, &steps, false).is_ok());
+        }
     }
 
     /// Some of the others are told of a node's new start; the rest learn it from messages.
@@ -199,6 +225,8 @@ impl Run {
             self.world.timeout(leader);
             self.world.settle();
         }
+        self.world.read(leader);
+        self.world.settle();
         let last = self.world.node(leader).raft().last_index();
         let members = self.world.node(leader).raft().membership().clone();
         assert!(!members.is_joint(), "a joint configuration is left");
@@ -231,6 +259,7 @@ fn run(seed: u64, steps: usize) -> (u64, u64, u64) {
     }
     run.heal();
     run.world.check_log_matching();
+    assert!(run.world.reads_done > 0, "a healthy cluster answers reads");
     let commits = run.world.nodes.iter().map(|node| node.raft().commit().get());
     (commits.max().unwrap(), run.power_losses, run.changes)
 }
