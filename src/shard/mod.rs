@@ -20,6 +20,7 @@ mod apply;
 pub mod figures;
 mod group;
 mod handover;
+mod members;
 mod proposals;
 mod reads;
 pub mod sessions;
@@ -33,6 +34,8 @@ use std::collections::VecDeque;
 
 use self::admin::Admin;
 use self::group::Group;
+pub use self::members::LinkChange;
+use self::members::LinkWatch;
 use self::proposals::Clients;
 use self::reads::Reads;
 use self::sessions::SessionLimits;
@@ -59,8 +62,11 @@ use crate::wire::client::Refused;
 pub struct ShardConfig {
     pub node: NodeId,
     pub incarnation: Incarnation,
-    /// All voters of every group, this node among them, in the order of the cluster's node list.
+    /// The voters of every group's first configuration, this node among them, in the order of the
+    /// cluster's node list. None: this node joins groups that run, and waits for their leaders.
     pub voters: Vec<NodeId>,
+    /// Further nodes to be linked with from the start.
+    pub peers: Vec<NodeId>,
     pub shard: u32,
     pub shards: u32,
     /// Groups of the whole cluster; this shard holds those with `group % shards == shard`.
@@ -113,6 +119,8 @@ pub struct Output {
     pub transitions: Vec<Transition>,
     /// To be told to an operator: acknowledged commands may be missing.
     pub losses: Vec<PossibleLoss>,
+    /// Whom this shard is to be linked with, besides those of the start.
+    pub links: Vec<LinkChange>,
     /// The first error of the log: say why and stop the process.
     pub fatal: Option<WalError>,
 }
@@ -163,6 +171,7 @@ pub struct Shard<M> {
     ready: Ready,
     timers: Timers,
     peers: Vec<Peer>,
+    links: LinkWatch,
     clients: Clients,
     admin: Admin,
     questions: Reads,
@@ -209,14 +218,18 @@ impl<M: StateMachine> Shard<M> {
         mut machine: impl FnMut(GroupId) -> M,
         now: Tick,
     ) -> Self {
-        let peers: Vec<Peer> =
-            config.voters.iter().filter(|&&n| n != config.node).map(|&n| Peer::new(n)).collect();
+        let named = config.voters.iter().chain(&config.peers).filter(|&&n| n != config.node);
+        let mut named: Vec<NodeId> = named.copied().collect();
+        named.sort_unstable();
+        named.dedup();
+        let peers: Vec<Peer> = named.into_iter().map(Peer::named).collect();
         let outgoing = peers.iter().map(|_| Vec::new()).collect();
         let mut shard = Self {
             groups: Vec::new(),
             ready: Ready::default(),
             timers: Timers::new(config.raft.heartbeat_us / TIMER_GRID),
             peers,
+            links: LinkWatch::default(),
             clients: Clients::default(),
             admin: Admin::default(),
             questions: Reads::default(),
@@ -251,6 +264,7 @@ impl<M: StateMachine> Shard<M> {
             shard.groups.push(Group::new(raft, machine(group), &shard.config));
             shard.reschedule(local);
         }
+        shard.meet_members();
         shard
     }
 
@@ -263,8 +277,8 @@ impl<M: StateMachine> Shard<M> {
         config.incarnation = self.config.incarnation;
         config.seed = seed(self.config.node, self.config.incarnation, group);
         // Leaders of the groups of one shard are spread over the nodes at the first start.
-        let turn = (group.0 / self.config.shards) as usize % voters.len();
-        config.preferred = voters[turn] == self.config.node;
+        let turn = (group.0 / self.config.shards) as usize % voters.len().max(1);
+        config.preferred = voters.get(turn) == Some(&self.config.node);
         config
     }
 
@@ -324,6 +338,7 @@ impl<M: StateMachine> Shard<M> {
         self.settle(now);
         self.start_fetches(now);
         self.note_commits(now, out);
+        self.note_memberships(now, out);
         self.note_reads();
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);
@@ -483,7 +498,8 @@ impl<M: StateMachine> Shard<M> {
         if left_over {
             return now;
         }
-        self.timers.next().min(self.wal.deadline()).min(self.questions.deadline())
+        let links = self.links_deadline();
+        self.timers.next().min(self.wal.deadline()).min(self.questions.deadline()).min(links)
     }
 
     /// True when [`Shard::apply`] has something to do.
@@ -562,7 +578,8 @@ pub fn restored(group: &RecoveredGroup) -> Restored {
     if mutants::is(Mutant::ForgetVoteAtStart) {
         hard_state.vote = None;
     }
-    Restored { hard_state, terms, first, last: group.last, recovering: false }
+    let memberships = group.memberships.clone();
+    Restored { hard_state, terms, first, last: group.last, recovering: false, memberships }
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {

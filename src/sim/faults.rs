@@ -72,6 +72,7 @@ impl<S: Subject> World<S> {
     fn begin_fault(&mut self, fault: &Fault, at: usize) -> bool {
         let (node, amount) = (fault.node, fault.amount);
         match fault.kind {
+            Kind::Members => return false,
             Kind::Kill => return self.kill_for_a_while(node),
             Kind::Power => return self.lose_power(node),
             Kind::Shards => {
@@ -158,7 +159,8 @@ impl<S: Subject> World<S> {
             | Kind::Narrow
             | Kind::Stuck => self.set_wires(&fault, false),
             Kind::Latency | Kind::Full | Kind::Io => self.calm_disks(&fault),
-            Kind::Stall | Kind::Reset | Kind::Misdirect | Kind::Transfer => {}
+            Kind::Stall | Kind::Reset | Kind::Misdirect => {}
+            Kind::Transfer | Kind::Members => {}
         }
     }
 
@@ -232,13 +234,6 @@ impl<S: Subject> World<S> {
             self.start_in(node, wait);
         }
         true
-    }
-
-    /// Whether those that have gaps in their memory, or none at all, stay a minority with `node`.
-    fn may_forget(&self, node: usize) -> bool {
-        let nodes = &self.nodes;
-        let forgot = (0..nodes.len()).filter(|&i| i == node || nodes[i].forgot).count();
-        forgot <= (nodes.len() - 1) / 2
     }
 
     /// What kept the node down is over.
