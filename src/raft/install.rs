@@ -22,6 +22,7 @@ use super::message::{Body, Offer};
 use super::{Install, InstallStep, Mutant, PersistOp, Raft, Ready, mutants};
 use crate::block::Block;
 use crate::ids::{Index, LogStart, NodeId, Tick};
+use crate::membership::Membership;
 
 impl Raft {
     /// The peer needs entries that this leader's log no longer has.
@@ -117,11 +118,18 @@ impl Raft {
     }
 
     /// See [`super::Event::Installed`].
-    pub(super) fn on_installed(&mut self, start: LogStart, ready: &mut Ready) {
+    pub(super) fn on_installed(
+        &mut self,
+        now: Tick,
+        start: LogStart,
+        membership: Membership,
+        ready: &mut Ready,
+    ) {
         assert!(self.wants_snapshot(&start), "the shard has asked");
         self.save_hard_state(ready);
         let seq = self.issue(PersistOp::Begin(start), ready);
         self.log.install(start, seq);
+        self.restore_membership(now, membership, ready);
         // The state machine has it: nothing is left to be announced.
         self.announced = start.index;
         self.note_match(start.index);

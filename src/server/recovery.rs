@@ -5,8 +5,7 @@ use std::path::Path;
 
 use tracing::{error, info};
 
-use super::StartError;
-use super::snapshots::{self, Snapshots};
+use super::{StartError, snapshots};
 use crate::ids::{GroupId, Lsn};
 use crate::machine::StateMachine;
 use crate::runtime::entropy::random;
@@ -76,9 +75,23 @@ pub fn open<M: StateMachine, F: FnMut(GroupId) -> M>(
         ),
     }
     let States { machine, sessions, config_hash } = states;
-    let gathering = Gathering { machine, sessions, config_hash, groups: &recovered.groups };
-    let Snapshots { found: snapshots, starts, lost } =
-        snapshots::open(shard, dir, alone, gathering)?;
+    let gathering = Gathering { machine, sessions, config_hash };
+    let snapshots = snapshots::open(shard, dir, gathering)?;
+    let headless = recovered.drop_headless(|group| snapshots.newest(group));
+    if !headless.is_empty() {
+        let (valid, durable) = (recovered.end.0, recovered.durable.0);
+        if alone {
+            return Err(StartError::Rot { shard, valid, durable });
+        }
+        error!(
+            shard,
+            ?headless,
+            "the front of the log is gone: all groups of this shard are RECOVERING until the other \
+             nodes have given back what is missing; check this disk"
+        );
+    }
+    let starts = snapshots.starts(&recovered.groups);
+    let lost = snapshots::look_for_lost(shard, alone, &starts)?;
     if let Some(group) = starts.keys().find(|group| !belongs(**group)) {
         return Err(StartError::ForeignGroup { shard, group: group.0 });
     }
@@ -87,7 +100,7 @@ pub fn open<M: StateMachine, F: FnMut(GroupId) -> M>(
         start.restored.check().map_err(|what| bad(WalError::Format { lsn, what }))?;
     }
     let epoch = random().map_err(StartError::Kernel)? as u64;
-    let rot = matches!(recovered.verdict, Verdict::Rot { .. });
+    let rot = matches!(recovered.verdict, Verdict::Rot { .. }) || !headless.is_empty();
     let mut wal = Wal::resume(config, identity, epoch, &mut recovered);
     let groups = shard::snapshots::start::log_starts(&mut wal, starts);
     Ok(Opened { wal, groups, snapshots, rot, lost })

@@ -13,25 +13,15 @@ use crate::shard::snapshots::Found;
 use crate::shard::snapshots::gather::{Gathered, Gathering};
 use crate::shard::snapshots::start::Start;
 
-/// See [`open`].
-pub struct Snapshots<M> {
-    pub found: Found<M>,
-    pub starts: BTreeMap<GroupId, Start>,
-    /// A group has lost what its snapshot held, and has to get it back from the others.
-    pub lost: bool,
-}
-
-/// Reads the snapshots in a shard's directory. A damaged one is set aside. A node that is `alone` does
-/// not start if a group needs what one held.
+/// Reads the snapshots in a shard's directory. A damaged one is set aside, what nobody needs goes.
 pub fn open<M: StateMachine, F: FnMut(GroupId) -> M>(
     shard: u32,
     dir: &Path,
-    alone: bool,
-    gathering: Gathering<'_, F>,
-) -> Result<Snapshots<M>, StartError> {
+    gathering: Gathering<F>,
+) -> Result<Found<M>, StartError> {
     let mut files = SnapshotFiles::create(dir).map_err(StartError::Kernel)?;
     let gathered = gathering.run(&mut files);
-    let Gathered { mut found, starts, damaged } =
+    let Gathered { mut found, damaged } =
         gathered.map_err(|error| StartError::Snapshot { shard, error })?;
     for (file, error) in damaged {
         let aside = files.set_aside(file).map_err(StartError::Kernel)?;
@@ -43,6 +33,20 @@ pub fn open<M: StateMachine, F: FnMut(GroupId) -> M>(
             warn!(shard, %file, %error, "a useless file was not removed");
         }
     }
+    if !found.loaded.is_empty() {
+        let bytes: u64 = found.loaded.iter().map(|loaded| loaded.offer.size).sum();
+        info!(shard, snapshots = found.loaded.len(), bytes, "snapshots restored");
+    }
+    Ok(found)
+}
+
+/// Whether a group has lost what its snapshot held, and has to get it back from the others. A node that
+/// is `alone` does not start then.
+pub fn look_for_lost(
+    shard: u32,
+    alone: bool,
+    starts: &BTreeMap<GroupId, Start>,
+) -> Result<bool, StartError> {
     let mut lost = false;
     for (group, _) in starts.iter().filter(|(_, start)| start.is_lost) {
         if alone {
@@ -56,9 +60,5 @@ pub fn open<M: StateMachine, F: FnMut(GroupId) -> M>(
         );
         lost = true;
     }
-    if !found.loaded.is_empty() {
-        let bytes: u64 = found.loaded.iter().map(|loaded| loaded.offer.size).sum();
-        info!(shard, snapshots = found.loaded.len(), bytes, "snapshots restored");
-    }
-    Ok(Snapshots { found, starts, lost })
+    Ok(lost)
 }

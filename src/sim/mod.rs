@@ -8,6 +8,7 @@ pub mod disk;
 mod faults;
 mod frozen;
 pub mod linear;
+pub mod members;
 pub mod nemesis;
 mod network;
 mod node;

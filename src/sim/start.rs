@@ -9,10 +9,11 @@ use super::subject::{Observed, Subject};
 use super::trace::What;
 use super::world::World;
 use crate::ids::{GroupId, Incarnation, NodeId};
+use crate::shard::sessions::SessionLimits;
 use crate::shard::snapshots::Found;
 use crate::shard::snapshots::gather::{Gathered, Gathering};
 use crate::shard::snapshots::start::{Start, log_starts};
-use crate::shard::{Output, Shard, ShardConfig};
+use crate::shard::{Output, Shard};
 use crate::wal::Recovered as FoundLog;
 use crate::wal::{
     BootError, BootRecord, LogIdentity, Opening, Suspect, Verdict, Wal, recover_from,
@@ -50,6 +51,7 @@ impl<S: Subject> World<S> {
             boot: state.machine,
             shards,
             voters: (1..=self.shape.nodes).map(NodeId).collect(),
+            others: Vec::new(),
             unsynced: u64::from(!self.shape.all_sync()),
         };
         let (record, verdict) = match BootRecord::open(previous.as_ref(), &opening) {
@@ -103,11 +105,14 @@ impl<S: Subject> World<S> {
         let hosts = self.hosts_of(node);
         let disks = &mut self.hosts[hosts];
         let armed = disks.iter().any(|host| host.disk.is_armed());
+        let volatile = disks.iter().any(|host| host.disk.is_volatile());
         let landed =
             disks.iter_mut().fold(false, |any, host| any | host.disk.take_misdirected().is_some());
         let state = &mut self.nodes[node];
         // What is wrong from here on, with nothing left to go wrong, is nobody's fault but its own.
-        state.may_rot &= state.found_rot || state.went_astray;
+        // A log that is whole thanks to what only a cache holds may turn out not to be.
+        let astray = state.is_misdirected && !landed;
+        state.may_rot &= state.found_rot || astray || volatile;
         state.may_fail &= armed || state.may_rot;
         if std::mem::take(&mut state.found_rot) {
             state.rewrite(|record| record.recovering = Suspect::Everything);
@@ -161,18 +166,21 @@ impl<S: Subject> World<S> {
                 return false;
             }
         };
-        let suspect = match self.judge_log(node, at, &found) {
+        let Some(snapshots) = self.restore(node, at) else { return false };
+        let is_headless = !found.drop_headless(|group| snapshots.newest(group)).is_empty();
+        let suspect = match self.judge_log(node, at, &found, is_headless) {
             Some(suspect) => suspect,
             None => return false,
         };
+        let starts = snapshots.starts(&found.groups);
+        if !self.judge_starts(node, &starts) {
+            return false;
+        }
         let host = &mut self.hosts[at];
         host.shadow = host.shadow.restarted(&found);
         let mut machines = self.subject.machines();
         let machine = move |group: GroupId| Observed::new(machines(group));
         let config = shard_config(&self.shape, node, incarnation, shard, suspect);
-        let Some((snapshots, starts)) = self.restore(node, at, &config, &found) else {
-            return false;
-        };
         let host = &mut self.hosts[at];
         let mut wal = Wal::resume(wal_config(&self.shape, shard), mine, epoch, &mut found);
         let groups = log_starts(&mut wal, starts);
@@ -197,29 +205,20 @@ impl<S: Subject> World<S> {
     }
 
     /// Reads the snapshots. `None`: the node does not come up.
-    #[allow(clippy::type_complexity)]
-    fn restore(
-        &mut self,
-        node: usize,
-        at: usize,
-        config: &ShardConfig,
-        found: &FoundLog,
-    ) -> Option<(Found<Observed<S::Machine>>, BTreeMap<GroupId, Start>)> {
+    fn restore(&mut self, node: usize, at: usize) -> Option<Found<Observed<S::Machine>>> {
         let mut machines = self.subject.machines();
         let gathering = Gathering {
             machine: |group| Observed::new(machines(group)),
-            sessions: config.sessions,
-            config_hash: config.snapshots.config_hash,
-            groups: &found.groups,
+            sessions: SessionLimits::default(),
+            config_hash: self.shape.snapshots.config_hash,
         };
-        let gathered = match gathering.run(&mut self.hosts[at].disk) {
+        let Gathered { mut found, damaged } = match gathering.run(&mut self.hosts[at].disk) {
             Ok(gathered) => gathered,
             Err(error) => {
                 self.fail("a node's snapshots are its own", format!("n{}: {error}", node + 1));
                 return None;
             }
         };
-        let Gathered { found: mut snapshots, starts, damaged } = gathered;
         let may_rot = self.nodes[node].may_rot || self.options.lying_disks;
         if let Some((file, error)) = damaged.first().filter(|_| !may_rot) {
             let what = format!("n{} {file}: {error}", node + 1);
@@ -228,37 +227,48 @@ impl<S: Subject> World<S> {
         }
         for (file, _) in damaged {
             self.note_node(node, "finds a damaged snapshot of group", u64::from(file.group().0));
-            snapshots.useless.push(file);
+            found.useless.push(file);
         }
+        self.stats.restored += found.loaded.len() as u64;
+        Some(found)
+    }
+
+    /// What a log has given up must be in a snapshot. `false`: the node does not come up.
+    fn judge_starts(&mut self, node: usize, starts: &BTreeMap<GroupId, Start>) -> bool {
+        let may_rot = self.nodes[node].may_rot || self.options.lying_disks;
         if let Some((group, _)) = starts.iter().find(|(_, start)| start.is_lost) {
             if !may_rot {
                 let what = format!("n{} {group:?}", node + 1);
                 self.fail("what the log gives up is in a snapshot", what);
-                return None;
+                return false;
             }
             self.note_node(node, "has lost the front of group", u64::from(group.0));
             self.nodes[node].found_rot = true;
         }
-        self.stats.restored += snapshots.loaded.len() as u64;
-        Some((snapshots, starts))
+        true
     }
 
     /// What recovery found, against what was known: which groups are suspect; `None` if the node
     /// cannot start.
-    fn judge_log(&mut self, node: usize, at: usize, found: &FoundLog) -> Option<Suspect> {
+    fn judge_log(
+        &mut self,
+        node: usize,
+        at: usize,
+        found: &FoundLog,
+        is_headless: bool,
+    ) -> Option<Suspect> {
         let state = &self.nodes[node];
         let suspect = state.record.as_ref().map(|record| record.recovering).unwrap_or_default();
         let (may_rot, is_misdirected) = (state.may_rot, state.is_misdirected);
         let place = format!("n{} s{}", node + 1, at as u32 % self.shape.shards);
-        if let Verdict::Rot { valid, durable, .. } = found.verdict {
+        if is_headless || matches!(found.verdict, Verdict::Rot { .. }) {
             if !may_rot {
-                self.fail(
-                    "an honest disk shows no rot",
-                    format!("{place}: V {valid}, D {durable}"),
-                );
+                let (verdict, end) = (&found.verdict, found.end);
+                let what = format!("{place}: {verdict:?} at {end}, headless: {is_headless}");
+                self.fail("an honest disk shows no rot", what);
                 return None;
             }
-            self.note_node(node, "finds rot at", valid.0);
+            self.note_node(node, "finds rot at", found.end.0);
             self.stats.rot_found += 1;
             self.oracle.forget(node);
             self.nodes[node].found_rot = true;

@@ -26,6 +26,8 @@ pub struct Stats {
     /// Snapshots taken, and installed in place of a log.
     pub snapshots: u64,
     pub installs: u64,
+    /// Changes of members that were begun.
+    pub changes: u64,
     /// Ends in good order.
     pub stops: u64,
     pub refused_strangers: u64,
@@ -71,6 +73,7 @@ impl Stats {
             restored,
             snapshots,
             installs,
+            changes,
             stops,
             refused_strangers,
             resets,
@@ -105,6 +108,7 @@ impl Stats {
         self.restored += restored;
         self.snapshots += snapshots;
         self.installs += installs;
+        self.changes += changes;
         self.stops += stops;
         self.refused_strangers += refused_strangers;
         self.resets += resets;

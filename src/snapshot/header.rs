@@ -15,7 +15,7 @@
 
 use super::{MAGIC, ReadError, VERSION};
 use crate::checksum::crc32c;
-use crate::ids::{GroupId, Index, Term};
+use crate::ids::{GroupId, Index, LogStart, Term};
 use crate::machine::snapshot::{Fields, put_u32s, put_u64s};
 use crate::membership::{self, MEMBERSHIP_BYTES_MAX, Membership};
 
@@ -39,6 +39,13 @@ pub struct Header {
     /// Of what all nodes must agree on; a snapshot of another one must not be restored.
     pub config_hash: u64,
     pub membership: Membership,
+}
+
+impl Header {
+    /// Where a log begins for which this stands.
+    pub fn start(&self) -> LogStart {
+        LogStart { index: self.index, term: self.term, epoch: self.epoch }
+    }
 }
 
 /// # Panics

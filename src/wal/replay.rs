@@ -13,8 +13,9 @@ use super::record::{
 };
 use super::scan::Flush;
 use super::segment::Refs;
-use crate::block::{BLOCK_COUNT_MAX, BlockHeader, HEADER_BYTES};
+use crate::block::{BLOCK_COUNT_MAX, BlockHeader, BlockKind, HEADER_BYTES};
 use crate::ids::{GroupId, HardState, Index, LogStart, Lsn, Term};
+use crate::membership::Membership;
 
 /// Where a term begins in a group's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct RecoveredGroup {
     pub last: Index,
     /// Terms as runs, ascending.
     pub terms: Vec<TermStart>,
+    /// The configurations among the entries, ascending.
+    pub memberships: Vec<Membership>,
 }
 
 /// Gathers records into an index.
@@ -189,16 +192,18 @@ impl RecoveredGroup {
     }
 
     /// The log begins behind `start`: with what it has there, or `anew` with nothing.
-    fn begin_at(&mut self, start: LogStart, anew: bool) {
+    pub(super) fn begin_at(&mut self, start: LogStart, anew: bool) {
         self.start = Some(start);
         if anew || start.index >= self.last {
             (self.first, self.last) = (start.index.next(), start.index);
             self.terms.clear();
+            self.memberships.clear();
             return;
         }
         self.first = self.first.max(start.index.next());
         let gone = self.terms.partition_point(|run| run.first <= self.first).saturating_sub(1);
         self.terms.drain(..gone);
+        self.memberships.retain(|membership| membership.index > start.index);
     }
 
     fn cut(&mut self, from: Index) {
@@ -206,10 +211,12 @@ impl RecoveredGroup {
             let start = self.start.map_or(Index::ZERO, |start| start.index);
             (self.first, self.last) = (start.next(), start);
             self.terms.clear();
+            self.memberships.clear();
         } else if from <= self.last {
             self.last = from.prev();
             let keep = self.terms.partition_point(|run| run.first < from);
             self.terms.truncate(keep);
+            self.memberships.retain(|membership| membership.index < from);
         }
     }
 
@@ -234,6 +241,11 @@ impl RecoveredGroup {
                     return Err("a term or epoch that goes back");
                 }
                 _ => self.terms.push(run),
+            }
+            if header.kind == BlockKind::Membership as u8 {
+                let body = &rest[HEADER_BYTES..size];
+                let membership = Membership::decode(body).map_err(|_| "a damaged membership")?;
+                self.memberships.push(Membership { index: due, ..membership });
             }
             due = due.plus(count);
             rest = &rest[size..];

@@ -37,22 +37,18 @@ pub enum GatherError {
 /// See the module.
 pub struct Gathered<M> {
     pub found: Found<M>,
-    /// Of each group that the log or a snapshot names.
-    pub starts: BTreeMap<GroupId, Start>,
     /// Files that are no snapshots any more, and why. They are left as they are.
     pub damaged: Vec<(FileName, LoadError)>,
 }
 
 /// Who reads.
-pub struct Gathering<'a, F> {
+pub struct Gathering<F> {
     pub machine: F,
     pub sessions: SessionLimits,
     pub config_hash: u64,
-    /// What the log holds.
-    pub groups: &'a BTreeMap<GroupId, RecoveredGroup>,
 }
 
-impl<M: StateMachine, F: FnMut(GroupId) -> M> Gathering<'_, F> {
+impl<M: StateMachine, F: FnMut(GroupId) -> M> Gathering<F> {
     /// Reads everything that is needed.
     pub fn run(mut self, source: &mut dyn FileSource) -> Result<Gathered<M>, GatherError> {
         let mut files = source.files();
@@ -88,21 +84,7 @@ impl<M: StateMachine, F: FnMut(GroupId) -> M> Gathering<'_, F> {
                 _ => found.useless.push(file),
             }
         }
-        let starts = self.starts(&found);
-        Ok(Gathered { found, starts, damaged })
-    }
-
-    fn starts(&self, found: &Found<M>) -> BTreeMap<GroupId, Start> {
-        let at = |group: GroupId| {
-            let mut all = found.loaded.iter();
-            all.find(|loaded| loaded.header.group == group).map(|loaded| loaded.offer.start)
-        };
-        let named = self.groups.keys().copied();
-        let named = named.chain(found.loaded.iter().map(|loaded| loaded.header.group));
-        let empty = RecoveredGroup::default();
-        named
-            .map(|group| (group, meet(self.groups.get(&group).unwrap_or(&empty), at(group))))
-            .collect()
+        Ok(Gathered { found, damaged })
     }
 
     #[allow(clippy::type_complexity)]
@@ -123,6 +105,28 @@ impl<M: StateMachine, F: FnMut(GroupId) -> M> Gathering<'_, F> {
             Err(error) if error.is_refusal() => Err(GatherError::Refused { file, error }),
             other => Ok(other),
         }
+    }
+}
+
+impl<M> Found<M> {
+    /// Of a group's newest snapshot; 0: there is none.
+    pub fn newest(&self, group: GroupId) -> Index {
+        let mut all = self.loaded.iter();
+        let newest = all.find(|loaded| loaded.header.group == group);
+        newest.map_or(Index::ZERO, |loaded| loaded.header.index)
+    }
+
+    /// What the groups start from that the log or a snapshot names.
+    pub fn starts(&self, log: &BTreeMap<GroupId, RecoveredGroup>) -> BTreeMap<GroupId, Start> {
+        let headers = self.loaded.iter().map(|loaded| (loaded.header.group, &loaded.header));
+        let headers: BTreeMap<_, _> = headers.collect();
+        let named = log.keys().chain(headers.keys());
+        let empty = RecoveredGroup::default();
+        let start = |group: &GroupId| {
+            let found = log.get(group).unwrap_or(&empty);
+            (*group, meet(found, headers.get(group).copied()))
+        };
+        named.map(start).collect()
     }
 }
 

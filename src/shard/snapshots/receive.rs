@@ -316,7 +316,8 @@ impl<M: StateMachine> Shard<M> {
         group.restore(loaded.machine, loaded.sessions, start.index);
         self.snapshots.stats.installed += 1;
         self.snapshots.retire(id, before.start.index);
-        self.step(now, local, Event::Installed { start });
+        let membership = loaded.header.membership;
+        self.step(now, local, Event::Installed { start, membership });
         self.applied_for_reads(local);
     }
 }

@@ -101,9 +101,7 @@ impl<M: StateMachine> Loading<M> {
             true => sessions = Sessions::new(sessions.limits()),
             false => sessions.restore_finish()?,
         }
-        let Header { index, term, epoch, .. } = header;
-        let start = LogStart { index, term, epoch };
-        let offer = Offer { start, size: bytes, checksum: reader.whole_checksum() };
+        let offer = Offer { start: header.start(), size: bytes, checksum: reader.whole_checksum() };
         Ok(Loaded { header, offer, machine, sessions })
     }
 }
@@ -121,7 +119,7 @@ pub struct Start {
 }
 
 /// Brings the log of a group and its newest whole snapshot together; see the drawing.
-pub fn meet(found: &RecoveredGroup, snapshot: Option<LogStart>) -> Start {
+pub fn meet(found: &RecoveredGroup, snapshot: Option<&Header>) -> Start {
     let logged = found.start.unwrap_or_default();
     let (first, last) = (found.first.max(Index(1)), found.last);
     let cut_through = if last == Index::ZERO { Index::ZERO } else { first.prev() };
@@ -132,7 +130,8 @@ pub fn meet(found: &RecoveredGroup, snapshot: Option<LogStart>) -> Start {
     }
     let run = |&TermStart { first, term, epoch }: &TermStart| TermRun { first, term, epoch };
     let terms: Vec<TermRun> = found.terms.iter().map(run).collect();
-    let Some(at) = snapshot.filter(|at| at.index >= cut_through && at.index >= logged.index) else {
+    let reaches = |header: &&Header| header.index >= cut_through.max(logged.index);
+    let Some(header) = snapshot.filter(reaches) else {
         let is_lost = logged.index > Index::ZERO || cut_through > Index::ZERO;
         if is_lost {
             hard_state.commit = Index::ZERO;
@@ -141,9 +140,15 @@ pub fn meet(found: &RecoveredGroup, snapshot: Option<LogStart>) -> Start {
             return Start { restored, state: None, begin, is_lost };
         }
         let (start, applied) = (LogStart::default(), Index::ZERO);
-        let restored = Restored { hard_state, terms, start, last, applied, recovering: false };
+        let memberships = found.memberships.clone();
+        let recovering = false;
+        let restored =
+            Restored { hard_state, terms, start, last, applied, recovering, memberships };
         return Start { restored, state: None, begin: None, is_lost };
     };
+    let at = header.start();
+    // The snapshot's configuration, then those that the log has behind it.
+    let mut memberships = vec![header.membership.clone()];
     let state = (at.term > hard_state.term).then(|| {
         hard_state = HardState { term: at.term, vote: None, commit: at.index };
         hard_state
@@ -155,14 +160,17 @@ pub fn meet(found: &RecoveredGroup, snapshot: Option<LogStart>) -> Start {
             start: at,
             last: at.index,
             applied: at.index,
+            memberships,
             ..Restored::default()
         };
         return Start { restored, state, begin: Some((at, true)), is_lost: false };
     }
+    let later = found.memberships.iter().filter(|membership| membership.index > at.index);
+    memberships.extend(later.cloned());
     // A log whose own record of its beginning is damaged begins where the snapshot ends.
     let (start, terms) = if whole { (logged, terms) } else { (at, terms_behind(&terms, at, last)) };
-    let restored =
-        Restored { hard_state, terms, start, last, applied: at.index, recovering: false };
+    let (applied, recovering) = (at.index, false);
+    let restored = Restored { hard_state, terms, start, last, applied, recovering, memberships };
     Start { restored, state, begin: (!whole).then_some((at, false)), is_lost: false }
 }
 
@@ -209,7 +217,8 @@ fn terms_behind(terms: &[TermRun], at: LogStart, last: Index) -> Vec<TermRun> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Term;
+    use crate::ids::{NodeId, Term};
+    use crate::membership::Membership;
 
     fn at(index: u64, term: u64) -> LogStart {
         LogStart { index: Index(index), term: Term(term), epoch: 0 }
@@ -222,7 +231,17 @@ mod tests {
         let terms = runs
             .map(|(first, term)| TermStart { first: Index(first), term: Term(term), epoch: 0 })
             .collect();
-        RecoveredGroup { hard_state, start, first: Index(first), last: Index(last), terms }
+        let (first, last) = (Index(first), Index(last));
+        RecoveredGroup { hard_state, start, first, last, terms, ..RecoveredGroup::default() }
+    }
+
+    fn snapshot(LogStart { index, term, epoch }: LogStart) -> Header {
+        let membership = Membership::of_voters(vec![NodeId(1)]);
+        Header { index, term, epoch, membership, ..Header::default() }
+    }
+
+    fn met(log: &RecoveredGroup, at: LogStart) -> Start {
+        meet(log, Some(&snapshot(at)))
     }
 
     fn seen(start: &Start) -> (u64, u64, u64) {
@@ -232,47 +251,47 @@ mod tests {
 
     #[test]
     fn a_snapshot_within_the_log_is_restored_and_only_the_rest_is_applied() {
-        let met = meet(&log(Some(at(10, 2)), 11, 30), Some(at(15, 2)));
-        assert_eq!((seen(&met), met.begin, met.is_lost), ((10, 15, 30), None, false));
-        assert_eq!(met.restored.check(), Ok(()));
-        assert_eq!(met.restored.hard_state.commit, Index(15));
-        let met = meet(&log(None, 1, 30), Some(at(25, 3)));
-        assert_eq!((seen(&met), met.begin), ((0, 25, 30), None));
+        let found = met(&log(Some(at(10, 2)), 11, 30), at(15, 2));
+        assert_eq!((seen(&found), found.begin, found.is_lost), ((10, 15, 30), None, false));
+        assert_eq!(found.restored.check(), Ok(()));
+        assert_eq!(found.restored.hard_state.commit, Index(15));
+        let found = met(&log(None, 1, 30), at(25, 3));
+        assert_eq!((seen(&found), found.begin), ((0, 25, 30), None));
     }
 
     #[test]
     fn one_that_is_ahead_or_of_another_term_takes_the_place_of_the_log() {
         for ahead in [at(40, 4), at(15, 3), at(30, 4)] {
-            let met = meet(&log(None, 1, 30), Some(ahead));
+            let found = met(&log(None, 1, 30), ahead);
             let index = ahead.index.0;
-            assert_eq!((seen(&met), met.begin), ((index, index, index), Some((ahead, true))));
-            assert_eq!(met.restored.check(), Ok(()));
+            assert_eq!((seen(&found), found.begin), ((index, index, index), Some((ahead, true))));
+            assert_eq!(found.restored.check(), Ok(()));
         }
-        let met = meet(&log(None, 1, 30), Some(at(40, 9)));
-        assert_eq!(met.state.map(|state| (state.term, state.vote)), Some((Term(9), None)));
-        assert_eq!(met.restored.check(), Ok(()));
+        let found = met(&log(None, 1, 30), at(40, 9));
+        assert_eq!(found.state.map(|state| (state.term, state.vote)), Some((Term(9), None)));
+        assert_eq!(found.restored.check(), Ok(()));
     }
 
     #[test]
     fn a_log_whose_front_is_gone_without_a_snapshot_is_lost_and_begins_anew() {
         for snapshot in [None, Some(at(9, 2))] {
             for log in [log(Some(at(10, 2)), 11, 30), log(None, 11, 30)] {
-                let met = meet(&log, snapshot);
-                assert!(met.is_lost && met.begin == Some((LogStart::default(), true)));
-                assert_eq!(seen(&met), (0, 0, 0));
-                assert_eq!(met.restored.hard_state.term, Term(5), "what was promised stays");
+                let found = meet(&log, snapshot.map(self::snapshot).as_ref());
+                assert!(found.is_lost && found.begin == Some((LogStart::default(), true)));
+                assert_eq!(seen(&found), (0, 0, 0));
+                assert_eq!(found.restored.hard_state.term, Term(5), "what was promised stays");
             }
         }
-        let met = meet(&log(None, 1, 30), None);
-        assert!(!met.is_lost && seen(&met) == (0, 0, 30));
+        let found = meet(&log(None, 1, 30), None);
+        assert!(!found.is_lost && seen(&found) == (0, 0, 30));
     }
 
     #[test]
     fn a_log_without_the_record_of_its_beginning_begins_at_the_snapshot() {
-        let met = meet(&log(None, 11, 30), Some(at(10, 2)));
-        assert_eq!((seen(&met), met.begin), ((10, 10, 30), Some((at(10, 2), false))));
-        let met = meet(&log(Some(at(4, 1)), 11, 30), Some(at(22, 3)));
-        assert_eq!((seen(&met), met.begin), ((22, 22, 30), Some((at(22, 3), false))));
-        assert_eq!(met.restored.check(), Ok(()));
+        let found = met(&log(None, 11, 30), at(10, 2));
+        assert_eq!((seen(&found), found.begin), ((10, 10, 30), Some((at(10, 2), false))));
+        let found = met(&log(Some(at(4, 1)), 11, 30), at(22, 3));
+        assert_eq!((seen(&found), found.begin), ((22, 22, 30), Some((at(22, 3), false))));
+        assert_eq!(found.restored.check(), Ok(()));
     }
 }

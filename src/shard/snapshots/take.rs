@@ -4,13 +4,13 @@ use bytes::Bytes;
 
 use super::super::Shard;
 use super::{AT_ONCE, FileDone, FileName, FileOp, FileOpId, SnapshotConfig};
-use crate::ids::{GroupId, Index, LogStart, Lsn, NodeId, Tick};
+use crate::ids::{GroupId, Index, LogStart, Lsn, Tick};
 use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
 use crate::raft::message::Offer;
 use crate::raft::ready::Role;
 use crate::raft::{Event, Raft};
-use crate::snapshot::{Header, Membership, SnapshotWriter};
+use crate::snapshot::{Header, SnapshotWriter};
 use crate::wal::DiskError;
 
 /// How often a log that is too long is looked at, microseconds.
@@ -259,9 +259,7 @@ impl<M: StateMachine> Shard<M> {
 
 /// What a snapshot of this group at `start` says of itself.
 fn header(raft: &Raft, start: LogStart, config_hash: u64) -> Header {
-    let mut voters: Vec<NodeId> = raft.config().voters.clone();
-    voters.sort_unstable();
     let LogStart { index, term, epoch } = start;
-    let membership = Membership { voters, ..Membership::default() };
+    let membership = raft.membership_at(index).clone();
     Header { group: raft.group(), epoch, index, term, config_hash, membership }
 }

@@ -47,6 +47,7 @@ impl Setup {
             node: NodeId(1),
             incarnation: Incarnation(1),
             voters,
+            peers: Vec::new(),
             shard: 0,
             shards: 1,
             groups,
