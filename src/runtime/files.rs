@@ -133,4 +133,8 @@ impl FileSource for SnapshotFiles {
         };
         read().map_err(|error: io::Error| disk_error(&error))
     }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(|error| disk_error(&error))
+    }
 }

@@ -23,6 +23,9 @@ pub trait FileSource {
     fn files(&mut self) -> Vec<(FileName, u64)>;
     /// Bytes of a file; fewer only at its end.
     fn read(&mut self, file: FileName, offset: u64, len: u64) -> Result<Bytes, DiskError>;
+    /// Syncs the directory: a killed process may have renamed a file and not come to this. Until then
+    /// a loss of power could take the name of a snapshot for which a log has given up its front.
+    fn sync(&mut self) -> Result<(), DiskError>;
 }
 
 /// Why a start ends here. The file is whole, or cannot be read at all: other nodes cannot help.
@@ -30,6 +33,8 @@ pub trait FileSource {
 pub enum GatherError {
     #[error("snapshot {file} cannot be read: {error}")]
     Unreadable { file: FileName, error: DiskError },
+    #[error("the directory of the snapshots cannot be synced: {0}")]
+    Directory(DiskError),
     #[error("snapshot {file} cannot be used: {error}")]
     Refused { file: FileName, error: LoadError },
 }
@@ -51,6 +56,7 @@ pub struct Gathering<F> {
 impl<M: StateMachine, F: FnMut(GroupId) -> M> Gathering<F> {
     /// Reads everything that is needed.
     pub fn run(mut self, source: &mut dyn FileSource) -> Result<Gathered<M>, GatherError> {
+        source.sync().map_err(GatherError::Directory)?;
         let mut files = source.files();
         // The newest first.
         files.sort_by_key(|(file, _)| match *file {

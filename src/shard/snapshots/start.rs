@@ -134,10 +134,17 @@ pub fn meet(found: &RecoveredGroup, snapshot: Option<&Header>) -> Start {
     let Some(header) = snapshot.filter(reaches) else {
         let is_lost = logged.index > Index::ZERO || cut_through > Index::ZERO;
         if is_lost {
-            hard_state.commit = Index::ZERO;
-            let restored = Restored { hard_state, ..Restored::default() };
-            let begin = Some((LogStart::default(), true));
-            return Start { restored, state: None, begin, is_lost };
+            // An older snapshot is a beginning as good as none, and nearer.
+            let at = snapshot.map_or(LogStart::default(), Header::start);
+            hard_state.commit = at.index;
+            let (start, last, applied) = (at, at.index, at.index);
+            let memberships =
+                snapshot.map(|header| header.membership.clone()).into_iter().collect();
+            let recovering = true;
+            let terms = Vec::new();
+            let restored =
+                Restored { hard_state, terms, start, last, applied, recovering, memberships };
+            return Start { restored, state: None, begin: Some((at, true)), is_lost };
         }
         let (start, applied) = (LogStart::default(), Index::ZERO);
         let memberships = found.memberships.clone();
@@ -178,14 +185,13 @@ pub fn meet(found: &RecoveredGroup, snapshot: Option<&Header>) -> Start {
 /// shard before that is durable. What the groups then begin with.
 pub fn log_starts(wal: &mut Wal, starts: BTreeMap<GroupId, Start>) -> Recovered {
     let logged = starts.into_iter().map(|(group, start)| {
-        let Start { mut restored, state, begin, is_lost } = start;
+        let Start { restored, state, begin, .. } = start;
         if let Some(state) = state {
             wal.hard_state(group, state);
         }
         if let Some((start, anew)) = begin {
             wal.begin_at(group, start, anew);
         }
-        restored.recovering |= is_lost;
         (group, restored)
     });
     logged.collect()
@@ -274,11 +280,14 @@ mod tests {
 
     #[test]
     fn a_log_whose_front_is_gone_without_a_snapshot_is_lost_and_begins_anew() {
-        for snapshot in [None, Some(at(9, 2))] {
+        for older in [LogStart::default(), at(9, 2)] {
             for log in [log(Some(at(10, 2)), 11, 30), log(None, 11, 30)] {
-                let found = meet(&log, snapshot.map(self::snapshot).as_ref());
-                assert!(found.is_lost && found.begin == Some((LogStart::default(), true)));
-                assert_eq!(seen(&found), (0, 0, 0));
+                let header = snapshot(older);
+                let found = meet(&log, Some(&header).filter(|header| header.index.0 > 0));
+                let index = older.index.0;
+                assert!(found.is_lost && found.begin == Some((older, true)));
+                assert_eq!(seen(&found), (index, index, index));
+                assert!(found.restored.recovering && found.restored.check().is_ok());
                 assert_eq!(found.restored.hard_state.term, Term(5), "what was promised stays");
             }
         }

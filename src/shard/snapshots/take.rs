@@ -121,6 +121,10 @@ impl<M: StateMachine> Shard<M> {
             return;
         }
         let Some(term) = log.term_at(index) else { return };
+        // A node that has joined knows who takes part only from the first entry that says so.
+        if group.raft.membership_at(index).voters.is_empty() {
+            return;
+        }
         let start = LogStart { index, term, epoch: log.epoch_at(index) };
         let Ok(state) = group.machine.freeze() else {
             group.snapshots_off = true;

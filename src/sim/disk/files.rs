@@ -4,7 +4,7 @@
 //! - Written bytes are seen at once; they are safe when a synced write of the file, or its
 //!   publication, has completed.
 //! - A name is safe when a publication, which syncs the directory, has completed. What else was made,
-//!   renamed or removed since is there after a loss of power, or is not.
+//!   renamed or removed since is there after a loss of power, or is not, all together.
 //! - A file whose bytes were not safe keeps each of its sectors by chance.
 
 use std::collections::BTreeMap;
@@ -114,9 +114,9 @@ impl Files {
         Some(Bytes::copy_from_slice(&content.seen[from..to]))
     }
 
-    /// The process ends: what is under way has happened, or not, or in part.
+    /// The process ends: one operation is under way at a time, and has happened, or not, or in part.
     pub fn kill(&mut self, rng: &mut Rng) {
-        for InFlight { op, .. } in std::mem::take(&mut self.in_flight) {
+        if let Some(InFlight { op, .. }) = std::mem::take(&mut self.in_flight).pop_front() {
             match op {
                 FileOp::Write { file, offset, bytes, .. } => {
                     let there = offset == 0 || self.seen.contains_key(&file.to_string());
@@ -142,15 +142,10 @@ impl Files {
 
     pub fn power_cut(&mut self, survival: Survival, rng: &mut Rng) {
         self.kill(rng);
-        let names: Vec<String> = self.seen.keys().chain(self.stable.keys()).cloned().collect();
-        for name in names {
-            let (seen, stable) = (self.seen.get(&name), self.stable.get(&name));
-            if seen != stable && survival.keeps(rng) {
-                match seen.copied() {
-                    Some(id) => drop(self.stable.insert(name, id)),
-                    None => drop(self.stable.remove(&name)),
-                }
-            }
+        // A journal keeps the order of what was done to names: all of it is there, or nothing since the
+        // last sync. Never a file under two names.
+        if survival.keeps(rng) {
+            self.stable = self.seen.clone();
         }
         self.seen = self.stable.clone();
         let named: Vec<u64> = self.seen.values().copied().collect();
@@ -245,5 +240,10 @@ impl FileSource for Disk {
     fn read(&mut self, file: FileName, offset: u64, len: u64) -> Result<Bytes, DiskError> {
         let bytes = self.files.read(file, offset, len);
         bytes.ok_or_else(|| error(DiskErrorKind::Io, "no such file"))
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        self.files.stable = self.files.seen.clone();
+        Ok(())
     }
 }
