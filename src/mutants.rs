@@ -117,6 +117,11 @@ mutants! {
     SkipSessionCheck = "skip-session-check",
     /// Sessions do not remember what they answered (bug 32).
     ForgetAnswers = "forget-answers",
+    /// A retry of a session that has expired is taken for a new client's first block (bug 32).
+    ExpiredAppliesAgain = "expired-applies-again",
+    /// Each replica lets sessions expire when its own clock says so (reference texts on
+    /// DEDUP_EXPIRE).
+    ExpireByLocalClock = "expire-by-local-clock",
     /// All clients share one session.
     OneSessionForAll = "one-session-for-all",
     /// A client is answered when its block is proposed.

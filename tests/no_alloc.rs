@@ -213,7 +213,8 @@ fn asking_and_recording_sessions_allocates_nothing() {
     let mut record = |from: u64, to: u64| {
         for seq in from..to {
             for client in 1..=100 {
-                let request = Request { client, seq, pending: (seq - 1).min(7) as u32 };
+                let request =
+                    Request { client, seq, pending: (seq - 1).min(7) as u32, continues: false };
                 assert_eq!(sessions.check(&request), Verdict::New);
                 sessions.record(&request, Answer::default());
                 assert_ne!(sessions.check(&request), Verdict::New);

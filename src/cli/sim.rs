@@ -293,7 +293,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         "{} seeds, {:.2} simulated hours, {:.0} simulated s a s and core; {} faults ({} in the \
          quietest seed), {} kills, \
          {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts; {} blocks acknowledged of {} asked, {} sent \
-         again, {} answered from the table; {} elections, {} messages; {} violations",
+         again, {} answered from the table, {} sessions over; {} elections, {} messages; {} violations",
         stats.seeds,
         simulated / 3600.0,
         simulated / (wall * jobs as f64),
@@ -310,6 +310,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.asked,
         stats.retries,
         stats.answered_retries,
+        stats.stale,
         stats.elections,
         stats.messages,
         violations

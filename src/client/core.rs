@@ -11,6 +11,7 @@ use super::timer::Alarms;
 use super::*;
 use crate::block::{BLOCK_BYTES_MAX, Block, HEADER_BYTES};
 use crate::ids::Incarnation;
+use crate::shard::sessions::SessionEntry;
 use crate::wire::admin::AdminRequest;
 use crate::wire::client::{write_admin, write_query, write_status};
 use crate::wire::frame::{FRAME_HEADER_BYTES, FrameKind, FrameWriter};
@@ -130,7 +131,7 @@ impl ClientCore {
         })
     }
 
-    /// Takes a block. It is completed exactly once, under `tag`, in some later
+    /// Takes a block. It is completed exactly once, under `tag` (not `u64::MAX`), in some later
     /// [`ClientOutput::done`].
     pub fn submit(&mut self, now: Tick, block: Block, tag: u64) -> Result<(), SubmitError> {
         let group = block.group();
@@ -148,6 +149,47 @@ impl ClientCore {
         let wait = self.config.resend_us.min(self.config.deadline_us);
         self.alarms.arm(session, now.plus(wait));
         self.soil(group);
+        Ok(())
+    }
+
+    /// Opens the session in a group without a command, or says that it is still there. Completed like
+    /// a block. `Full` while blocks are under way: they say as much.
+    pub fn touch_session(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
+        self.submit_entry(now, group, SessionEntry::KeepAlive, tag)
+    }
+
+    /// Ends the session in a group: the cluster forgets it. Completed like a block; `Stale` says that
+    /// there was none any more. `Full` while blocks are under way: wait for their completion. A later
+    /// block opens a new one.
+    pub fn close_session(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
+        self.submit_entry(now, group, SessionEntry::Close, tag)
+    }
+
+    fn submit_entry(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        entry: SessionEntry,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
+        self.admit(group)?;
+        let Stamp { client, seq, pending } = self.stamp(group);
+        if pending > 0 {
+            return Err(SubmitError::Full);
+        }
+        self.submit(now, entry.block(group, client, seq), tag)?;
+        let session = self.sessions.open(group, self.map.nodes.len());
+        session.closes = if entry == SessionEntry::Close { seq } else { 0 };
         Ok(())
     }
 

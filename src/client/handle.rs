@@ -70,6 +70,7 @@ type Answer<T> = mpsc::SyncSender<Result<T, RequestError>>;
 
 enum Work {
     Submit(BlockBuilder, Answer<Committed>),
+    Close(Answer<Committed>),
     Query(Option<NodeId>, Bytes, Answer<Bytes>),
     Admin(Option<NodeId>, AdminRequest, Answer<Bytes>),
 }
@@ -154,6 +155,14 @@ impl Client {
         }
         let (answer, ticket) = mpsc::sync_channel(1);
         self.push(group, Work::Submit(block, answer))?;
+        Ok(Ticket(ticket))
+    }
+
+    /// Ends this client's session in a group, once nothing of it is under way (`Full` otherwise): the
+    /// cluster remembers its answers no longer. Without it they are kept until the session expires.
+    pub fn close_session(&self, group: GroupId) -> Result<Ticket<Committed>, RequestError> {
+        let (answer, ticket) = mpsc::sync_channel(1);
+        self.push(group, Work::Close(answer))?;
         Ok(Ticket(ticket))
     }
 
@@ -252,6 +261,11 @@ impl Worker {
         }
         match work {
             Work::Submit(block, answer) => self.submit(group, block, answer),
+            Work::Close(answer) => {
+                let (now, tag) = (self.driver.now(), self.tag());
+                let closing = self.driver.core(0).close_session(now, group, tag as u64);
+                self.await_commit(tag, closing, answer);
+            }
             Work::Query(node, question, answer) => {
                 self.ask(node, answer, |core, now, to, tag| {
                     core.query(now, group, to, question, tag)
@@ -270,7 +284,17 @@ impl Worker {
         let core = self.driver.core(0);
         let stamp = core.stamp(group);
         let block = block.finish(group, stamp.client, stamp.seq, stamp.pending);
-        match core.submit(now, block, tag as u64) {
+        let submitted = core.submit(now, block, tag as u64);
+        self.await_commit(tag, submitted, answer);
+    }
+
+    fn await_commit(
+        &mut self,
+        tag: usize,
+        submitted: Result<(), SubmitError>,
+        answer: Answer<Committed>,
+    ) {
+        match submitted {
             Ok(()) => self.waiting[tag] = Some(Waiting::Commit(answer)),
             Err(error) => drop(answer.send(Err(error.into()))),
         }

@@ -91,6 +91,9 @@ pub struct StoreConfig {
     pub sessions_max: u32,
     /// Answers remembered per group, over all sessions; 40 bytes each.
     pub session_answers_max: u64,
+    /// A session that was not used for this long is forgotten; 0 = only to make room. May differ
+    /// between nodes: the leader proposes, and what it proposes is in the log.
+    pub session_idle_ms: u64,
 }
 
 impl Default for StoreConfig {
@@ -104,6 +107,7 @@ impl Default for StoreConfig {
             dedup_ids_max: limits.dedup_ids,
             sessions_max: sessions.sessions_max,
             session_answers_max: sessions.answers_max,
+            session_idle_ms: sessions.idle_us / 1000,
         }
     }
 }
@@ -122,7 +126,11 @@ impl StoreConfig {
 
     /// As the table of sessions takes them.
     pub fn session_limits(&self) -> SessionLimits {
-        SessionLimits { sessions_max: self.sessions_max, answers_max: self.session_answers_max }
+        SessionLimits {
+            sessions_max: self.sessions_max,
+            answers_max: self.session_answers_max,
+            idle_us: self.session_idle_ms * 1000,
+        }
     }
 }
 
@@ -335,6 +343,15 @@ impl StoreConfig {
             self.session_answers_max,
             WINDOW_MAX..=u64::MAX,
             "use at least 8192, the window of one session",
+        )?;
+        // Below, a pause of the network would end the session of a client that is well.
+        let idle = self.session_idle_ms;
+        check.ensure(
+            idle == 0 || (60_000..=1 << 40).contains(&idle),
+            "cluster.store.session_idle_ms",
+            idle,
+            "sessions would end while their clients still retry",
+            "use 0 for never, or at least 60000",
         )
     }
 }

@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 
 use super::ShardConfig;
+use super::expiry::Marks;
 use super::sessions::Sessions;
 use super::stages::Probes;
 use crate::block::Block;
@@ -54,6 +55,8 @@ pub(super) struct Group<M> {
     pub raft: Raft,
     pub machine: M,
     pub sessions: Sessions,
+    /// Where it stood at times past, for the expiry of sessions.
+    pub marks: Marks,
     /// Replies wait for stable storage, not only for the write.
     pub sync: bool,
     /// Applied through this index.
@@ -81,6 +84,7 @@ impl<M: StateMachine> Group<M> {
             raft,
             machine,
             sessions: Sessions::new(config.sessions),
+            marks: Marks::default(),
             applied: Index::ZERO,
             apply_queued: false,
             apply_fetching: false,

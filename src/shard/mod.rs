@@ -15,6 +15,7 @@
 
 mod admin;
 mod apply;
+mod expiry;
 pub mod figures;
 mod group;
 mod proposals;
@@ -180,6 +181,8 @@ pub struct Shard<M> {
     recovered: Lsn,
     /// Groups that are RECOVERING.
     recovering: usize,
+    /// When sessions are next looked through for those that rest.
+    next_look: Tick,
     fatal: Option<WalError>,
     draining: bool,
     stats: ShardStats,
@@ -220,6 +223,7 @@ impl<M: StateMachine> Shard<M> {
             claimed: 0,
             recovered: if wal.staged_bytes() > 0 { wal.staged() } else { wal.written() },
             recovering: 0,
+            next_look: Tick::ZERO,
             wal,
             fatal: None,
             draining: false,
@@ -303,6 +307,7 @@ impl<M: StateMachine> Shard<M> {
         }
         self.run_timers(now);
         self.run_admin(now);
+        self.expire_sessions(now);
         self.propose(now);
         self.settle(now);
         self.start_fetches(now);
@@ -463,7 +468,7 @@ impl<M: StateMachine> Shard<M> {
         if left_over {
             return now;
         }
-        self.timers.next().min(self.wal.deadline())
+        self.timers.next().min(self.wal.deadline()).min(self.next_look)
     }
 
     /// True when [`Shard::apply`] has something to do.

@@ -235,7 +235,11 @@ pub(super) fn shard_config(
         wal_sync: shape.wal_sync,
         wal_sync_except: shape.wal_sync_except.clone(),
         suspect,
-        sessions: SessionLimits::default(),
+        sessions: SessionLimits {
+            sessions_max: shape.sessions_max,
+            idle_us: shape.session_idle_us,
+            ..SessionLimits::default()
+        },
         raft,
         block_bytes_max: BLOCK_MAX,
         apply_bytes_per_turn: shape.apply_bytes,

@@ -11,6 +11,7 @@ pub(super) const NETWORK: u64 = 3;
 pub(super) const CLIENTS: u64 = 4;
 pub(super) const DISKS: u64 = 5;
 pub(super) const FAULTS: u64 = 6;
+pub(super) const RESTS: u64 = 20;
 
 /// A run of the simulator. What is `None` the seed decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +110,9 @@ pub struct Shape {
     pub cache_bytes: u64,
     pub inflight: u32,
     pub apply_bytes: u64,
+    /// Most sessions in a group's table, and how long they may rest (microseconds, 0 = for ever).
+    pub sessions_max: u32,
+    pub session_idle_us: u64,
     pub plan: Vec<Fault>,
 }
 
@@ -141,6 +145,7 @@ impl Shape {
         if let Some(only) = &options.only {
             plan.retain(|fault| only.contains(&fault.number));
         }
+        let mut rests = base.fork(RESTS);
         // The control is about what was promised to be safe.
         let mixed = rng.chance(30) && !options.lying_disks;
         let except = (0..groups).filter(|group| mixed && group % 2 == 1).map(GroupId).collect();
@@ -162,6 +167,8 @@ impl Shape {
             cache_bytes: [1 << 10, 64 << 10, 16 << 20][rng.below(3) as usize],
             inflight: [2, 8, 256][rng.below(3) as usize],
             apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
+            sessions_max: [65_536, 65_536, 65_536, 2][rests.below(4) as usize],
+            session_idle_us: [0, 400_000, 1_000_000, 3_000_000][rests.below(4) as usize],
             plan,
         }
     }

@@ -38,6 +38,10 @@ pub struct Stats {
     pub answered_retries: u64,
     /// Blocks sent again.
     pub retries: u64,
+    /// Refusals of sessions that had expired, were closed or had to make room.
+    pub stale: u64,
+    /// Blocks whose fate their client does not know, and gave up.
+    pub given_up: u64,
 }
 
 impl Stats {
@@ -70,6 +74,8 @@ impl Stats {
             acknowledged,
             answered_retries,
             retries,
+            stale,
+            given_up,
         } = other;
         let least = if self.seeds == 0 { u64::MAX } else { self.faults_least };
         self.faults_least = least.min(*faults_least);
@@ -98,5 +104,7 @@ impl Stats {
         self.acknowledged += acknowledged;
         self.answered_retries += answered_retries;
         self.retries += retries;
+        self.stale += stale;
+        self.given_up += given_up;
     }
 }

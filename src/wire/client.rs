@@ -12,7 +12,8 @@
 //! ```text
 //! answer, 48 bytes
 //!    0 u64 seq       of the block
-//!    8 u64 first     log index of its first command; 0 unless status is Ok
+//!    8 u64 first     log index of its first command; with Stale the number from which a session of
+//!                    this client may begin, 0 = unknown; else 0
 //!   16 u64 term      in which it was committed; 0 unless Ok
 //!   24 u32 group
 //!   28 u8  status
@@ -74,10 +75,12 @@ pub enum Refused {
     /// The disk is full or the log is at its limit. Nothing happened; free space and it resumes.
     #[error("read-only: the node's disk is full or its log is at its limit")]
     ReadOnly,
-    /// The sequence number lies below what the session still waits for, or the session was dropped
-    /// to make room for others. Open a new session.
-    #[error("stale: the session does not wait for this number, or was dropped; open a new one")]
-    Stale,
+    /// The sequence number lies below what the session still waits for, or the session has expired
+    /// or was dropped to make room for others. This copy of the block was not applied; if it was
+    /// sent before, an earlier copy may have been. A session that numbers its blocks from
+    /// `open_from` on is a new one (0 = this one is not over).
+    #[error("stale: the session does not wait for this number, or is over; open a new one")]
+    Stale { open_from: u64 },
     /// Commands of this session that had been acknowledged were lost when power failed on a majority
     /// without `wal_sync` (`possible_data_loss`). This block was not applied. Read back what is
     /// there, then go on in a new session.
@@ -116,7 +119,7 @@ impl Refused {
             Self::Shutdown => 4,
             Self::BadRequest => 5,
             Self::ReadOnly => 6,
-            Self::Stale => 7,
+            Self::Stale { .. } => 7,
             Self::NoGroup => 8,
             Self::SessionEpochChanged => 9,
         }
@@ -186,8 +189,10 @@ impl AnswerEntry {
             }
             Err(refused) => {
                 entry.status = status_of(refused);
-                if let Refused::NotLeader(hint) = refused {
-                    entry.hint = NodeId::to_wire(hint);
+                match refused {
+                    Refused::NotLeader(hint) => entry.hint = NodeId::to_wire(hint),
+                    Refused::Stale { open_from } => entry.first = open_from,
+                    _ => {}
                 }
             }
         }
@@ -226,6 +231,7 @@ impl AnswerEntry {
                 rejected: self.rejected,
                 retry: self.flags & ANSWER_RETRY != 0,
             }),
+            8 => Err(Refused::Stale { open_from: self.first }),
             status => Err(refused_of(status, self.hint)?),
         };
         Some(Answer { group: GroupId(self.group), seq: self.seq, result })
@@ -241,7 +247,7 @@ fn status_of(refused: Refused) -> u8 {
         Refused::Shutdown => 5,
         Refused::BadRequest => 6,
         Refused::ReadOnly => 7,
-        Refused::Stale => 8,
+        Refused::Stale { .. } => 8,
         Refused::NoGroup => 9,
         Refused::SessionEpochChanged => 10,
     }
@@ -256,7 +262,7 @@ fn refused_of(status: u8, hint: u32) -> Option<Refused> {
         5 => Refused::Shutdown,
         6 => Refused::BadRequest,
         7 => Refused::ReadOnly,
-        8 => Refused::Stale,
+        8 => Refused::Stale { open_from: 0 },
         9 => Refused::NoGroup,
         10 => Refused::SessionEpochChanged,
         _ => return None,

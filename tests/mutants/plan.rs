@@ -46,6 +46,8 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::SkipSessionCheck
         | M::ForgetAnswers
         | M::OneSessionForAll
+        | M::ExpiredAppliesAgain
+        | M::ExpireByLocalClock
         | M::AnswerWhenProposed
         | M::ApplyBeforeCommit
         | M::ApplyFetchedTwice

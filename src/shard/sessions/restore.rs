@@ -1,7 +1,7 @@
 //! A table of sessions from the bytes of a snapshot (the layout is in `frozen.rs`), piece by piece.
 
 use super::frozen::{ANSWER_BYTES, HEAD_BYTES, SESSION_BYTES, STATE_VERSION};
-use super::{Answer, NONE, Session, Sessions, Slot, WINDOW_MAX, WINDOW_MIN};
+use super::{Answer, NONE, NUMBERS_END, Session, Sessions, Slot, WINDOW_MAX, WINDOW_MIN};
 use crate::ids::{Index, Term};
 use crate::machine::snapshot::{Fields, Intake};
 use crate::machine::{Outcome, SnapshotError};
@@ -24,6 +24,7 @@ enum Phase {
     Answers {
         client: u64,
         floor: u64,
+        used: Index,
         window: u32,
         answers: u32,
     },
@@ -56,9 +57,9 @@ impl Restoring {
                     self.phase = session(table, item)?;
                     continue;
                 }
-                Phase::Answers { client, floor, window, .. } => {
+                Phase::Answers { client, floor, used, window, .. } => {
                     let slots = slots(item, floor, window as usize)?.into();
-                    table.place(Session { client, floor, slots, older: NONE, newer: NONE });
+                    table.place(Session { client, floor, slots, used, older: NONE, newer: NONE });
                     self.left -= 1;
                 }
                 Phase::End => {}
@@ -86,9 +87,9 @@ fn head(table: &mut Sessions, item: &[u8]) -> Result<u64, SnapshotError> {
     if (sessions_max, answers_max) != (limits.sessions_max, limits.answers_max) {
         return Err(SnapshotError::OtherLimits);
     }
-    (table.evicted, table.digest) = (head.u64(), head.u64());
-    if table.evicted >= COUNTS_END {
-        return damaged("the number of evictions");
+    (table.forgotten, table.spent, table.digest) = (head.u64(), head.u64(), head.u64());
+    if table.forgotten >= COUNTS_END || table.spent >= NUMBERS_END {
+        return damaged("the number of sessions that are gone");
     }
     match head.u64() {
         sessions if sessions <= u64::from(sessions_max) => Ok(sessions),
@@ -98,13 +99,16 @@ fn head(table: &mut Sessions, item: &[u8]) -> Result<u64, SnapshotError> {
 
 fn session(table: &Sessions, item: &[u8]) -> Result<Phase, SnapshotError> {
     let mut head = Fields(item);
-    let (client, floor) = (head.u64(), head.u64());
+    let (client, floor, used) = (head.u64(), head.u64(), Index(head.u64()));
     let (window, answers) = (head.u32(), head.u32());
     if client == 0 || table.by_client.contains_key(&client) {
         return damaged("a session's client");
     }
-    if floor == 0 || floor.checked_add(WINDOW_MAX).is_none() {
+    if floor == 0 || floor >= NUMBERS_END {
         return damaged("a session's floor");
+    }
+    if table.newest != NONE && table.sessions.get(table.newest as usize).used > used {
+        return damaged("the order of sessions");
     }
     let sizes = WINDOW_MIN as u64..=WINDOW_MAX;
     if !window.is_power_of_two() || !sizes.contains(&u64::from(window)) || answers > window {
@@ -113,7 +117,7 @@ fn session(table: &Sessions, item: &[u8]) -> Result<Phase, SnapshotError> {
     if table.answers + u64::from(window) > table.limits.answers_max {
         return damaged("more answers than the limit");
     }
-    Ok(Phase::Answers { client, floor, window, answers })
+    Ok(Phase::Answers { client, floor, used, window, answers })
 }
 
 fn slots(item: &[u8], floor: u64, window: usize) -> Result<Vec<Slot>, SnapshotError> {

@@ -19,7 +19,11 @@ fn unsynced(groups: u32) -> Setup {
 fn commit(c: &mut Cluster<Ledger>, group: u32, seq: u64) -> Result<u32, Refused> {
     let leader = c.leader(group).unwrap();
     let client = c.client(leader);
-    c.submit(client, &[block_of(group, 9, seq, 0, 1, 100)]);
+    let mut block = block_of(group, 9, seq, 0, 1, 100);
+    if seq > 1 {
+        block.set_continues();
+    }
+    c.submit(client, &[block]);
     let answer = c.answer(client);
     c.hang_up(client);
     answer.result.map(|done| done.epoch)
