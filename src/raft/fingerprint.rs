@@ -25,9 +25,10 @@ impl Raft {
         (self.config.incarnation, self.role, self.leader, self.term, self.vote).hash(state);
         (self.hard_state, since(self.hard_state_seq), since(self.issued)).hash(state);
         (self.own_vote, self.heard_at.is_some(), self.announced).hash(state);
-        (self.epoch, self.recovery, self.context).hash(state);
+        (self.epoch, self.recovery, self.context, self.transfer).hash(state);
+        self.reads.fingerprint(state);
         for peer in &self.peers {
-            (peer.incarnation, peer.vote).hash(state);
+            (peer.incarnation, peer.vote, peer.reads, peer.context).hash(state);
             peer.progress.fingerprint(state);
         }
     }
@@ -38,6 +39,10 @@ impl Raft {
         self.heard_at = self.heard_at.map(|_| Tick::ZERO);
         self.election_deadline = Tick::ZERO;
         self.heartbeat_deadline = Tick::ZERO;
+        self.silent_until = Tick::ZERO;
+        self.reads.forget_time();
+        self.forget_disk_time();
+        self.transfer.iter_mut().for_each(super::Transfer::forget_time);
         self.rng = super::rng::Rng::new(self.config.seed);
         for peer in &mut self.peers {
             peer.progress.forget_time();

@@ -27,7 +27,8 @@
 //!
 //! `election` terms, votes, timeouts · `leader` proposals, replication, commit, heartbeats ·
 //! `follower` appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
-//! follower · [`quorum`] majorities · `recovering` the way back after a loss · [`message`], [`ready`] what goes out.
+//! follower · [`quorum`] majorities · `recovering` the way back after a loss · `read_index` reads
+//! without the log · [`transfer`] handing over · [`message`], [`ready`] what goes out.
 
 pub mod config;
 mod election;
@@ -41,9 +42,11 @@ pub mod log;
 pub mod message;
 pub mod progress;
 pub mod quorum;
+mod read_index;
 pub mod ready;
 mod recovering;
 mod rng;
+pub mod transfer;
 mod view;
 
 pub use config::{Config, ConfigError, Restored};
@@ -51,16 +54,19 @@ pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
 pub use ready::{
-    BlockRange, Committed, Fetch, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role,
-    Transition,
+    BlockRange, Committed, Fetch, Outbound, Persist, PersistOp, PossibleLoss, ReadIndex, Ready,
+    Role, Transition,
 };
+pub use transfer::TransferRefused;
 
 use crate::block::Block;
 use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
 use crate::mutants::{self, Mutant};
 use quorum::{Ballot, JointConfig};
+use read_index::{Reads, Waits};
 use recovering::Recovery;
 use rng::Rng;
+use transfer::{DiskWatch, Transfer};
 
 /// What can happen to a group. Blocks are lent in a vector and drained, so that its memory is reused.
 #[derive(Debug)]
@@ -83,6 +89,12 @@ pub enum Event<'a> {
     PeerConnected { peer: NodeId, incarnation: Incarnation },
     /// Messages under way to and from the peer are lost.
     PeerDisconnected { peer: NodeId },
+    /// Reads up to this number want an index from which on they may be answered; numbers grow.
+    /// Answered in [`Ready::reads`], perhaps late, and with a leader's help if this node follows;
+    /// never while nobody leads.
+    ReadIndex { number: u64 },
+    /// This leader is to hand over to `to`. [`Raft::may_transfer`] says whether it will try.
+    Transfer { to: NodeId },
 }
 
 /// Another member, in whatever role this node is.
@@ -95,6 +107,9 @@ struct Peer {
     vote: Option<Ballot>,
     /// Means something only while this node leads.
     progress: Progress,
+    /// Its reads, and the highest context of a heartbeat that it has answered; as `progress`.
+    reads: Waits,
+    context: u64,
 }
 
 /// One group on one node. See the module's contract.
@@ -127,8 +142,14 @@ pub struct Raft {
     epoch: u32,
     /// There while the group is RECOVERING (durability.md R4).
     recovery: Option<Recovery>,
-    /// Given back in heartbeat replies; rounds of ReadIndex will count it up.
+    /// Of the last round of ReadIndex; given back in heartbeat replies. It grows through all terms of
+    /// a start, so that no answer fits a later round.
     context: u64,
+    reads: Reads,
+    transfer: Option<Transfer>,
+    disk_watch: DiskWatch,
+    /// With leases: no vote before this, because an earlier start may have promised a leader not to.
+    silent_until: Tick,
     rng: Rng,
 }
 
@@ -166,6 +187,10 @@ impl Raft {
             epoch: 0,
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
             context: 0,
+            reads: Reads::default(),
+            transfer: None,
+            disk_watch: DiskWatch::default(),
+            silent_until: Tick::ZERO,
             config,
         };
         raft.first_election_deadline(now);
@@ -191,11 +216,16 @@ impl Raft {
                 self.on_connected(now, peer, incarnation, ready);
             }
             Event::PeerDisconnected { peer } => self.on_disconnected(now, peer),
+            Event::ReadIndex { number } => self.on_read_index(number),
+            Event::Transfer { to } => self.on_transfer(now, to, ready),
         }
         self.leave_recovery_if_synced(ready);
+        self.drive_transfer(now, ready);
+        self.drive_reads(now, ready);
         self.save_hard_state(ready);
         self.announce_commit(ready);
         self.evict(now);
+        self.watch_disk(now);
         #[cfg(debug_assertions)]
         self.check_invariants();
     }
@@ -204,7 +234,7 @@ impl Raft {
     pub fn deadline(&self) -> Tick {
         match self.role {
             Role::Leader if self.peers.is_empty() => Tick(u64::MAX),
-            Role::Leader => self.heartbeat_deadline,
+            Role::Leader => self.heartbeat_deadline.min(Transfer::deadline(&self.transfer)),
             // Its own vote is being written; nobody else is asked.
             Role::Candidate if self.peers.is_empty() => Tick(u64::MAX),
             _ => self.election_deadline,
@@ -216,6 +246,8 @@ impl Raft {
             return;
         }
         match self.role {
+            // A transfer that has run out is looked after in any case.
+            Role::Leader if now < self.heartbeat_deadline => {}
             Role::Leader => self.on_heartbeat_due(now, ready),
             _ => self.on_election_due(now, ready),
         }
@@ -233,8 +265,9 @@ impl Raft {
         if !self.is_current(i, &message) {
             return;
         }
-        if let Body::VoteRequest { pre, last_index, last_term } = message.body {
-            return self.on_vote_request(now, i, message.term, pre, (last_index, last_term), ready);
+        if let Body::VoteRequest { pre, handed, last_index, last_term } = message.body {
+            let last = (last_index, last_term);
+            return self.on_vote_request(now, i, message.term, (pre, handed), last, ready);
         }
         if message.term > self.term {
             self.become_follower(now, message.term, None, "higher term", ready);
@@ -248,7 +281,7 @@ impl Raft {
             return self.on_vote_reply(now, i, message.term, pre, ballot, ready);
         }
         if message.term < self.term {
-            return self.on_older_term(i, &message.body, ready);
+            return self.on_older_term(now, i, &message.body, ready);
         }
         match message.body {
             Body::Append { prev_index, prev_term, commit, last } => {
@@ -267,14 +300,17 @@ impl Raft {
                     if message.echo == self.config.incarnation { commit } else { Index(0) };
                 self.on_heartbeat(now, i, commit, context, ready);
             }
-            // The rest are answers to a leader. An answer of this term proves that this node led or
-            // leads in it.
+            Body::TimeoutNow => self.on_timeout_now(now, i, ready),
+            Body::ReadReply { number, index } => self.on_read_reply(i, number, index, ready),
+            // The rest are for a leader. An answer of this term proves that this node led or leads
+            // in it.
             _ if self.role != Role::Leader => {}
             Body::AppendReply { matched } => self.on_append_reply(now, i, matched, ready),
             Body::AppendReject { prev_index, hint_index, hint_term } => {
                 self.on_append_reject(now, i, prev_index, (hint_index, hint_term), ready);
             }
-            Body::HeartbeatReply { .. } => self.peers[i].progress.contact(now),
+            Body::HeartbeatReply { context } => self.on_heartbeat_reply(now, i, context),
+            Body::ReadIndex { number } => self.on_follower_reads(i, number),
             Body::VoteRequest { .. } | Body::VoteReply { .. } => unreachable!("handled above"),
         }
     }
@@ -284,7 +320,10 @@ impl Raft {
     fn is_current(&mut self, i: usize, message: &Message) -> bool {
         let is_reply = !matches!(
             message.body,
-            Body::VoteRequest { .. } | Body::Append { .. } | Body::Heartbeat { .. }
+            Body::VoteRequest { .. }
+                | Body::Append { .. }
+                | Body::Heartbeat { .. }
+                | Body::TimeoutNow
         );
         let echo = message.echo;
         if is_reply && echo != Incarnation::ZERO && echo != self.config.incarnation {
@@ -308,6 +347,7 @@ impl Raft {
         if peer.incarnation != Incarnation::ZERO && !keep {
             peer.progress.reset(next);
             peer.vote = None;
+            peer.reads = Waits::default();
         }
         peer.incarnation = incarnation;
     }
@@ -448,7 +488,14 @@ impl Raft {
 
 impl Peer {
     fn new(id: NodeId) -> Self {
-        Self { id, incarnation: Incarnation::ZERO, vote: None, progress: Progress::new() }
+        Self {
+            id,
+            incarnation: Incarnation::ZERO,
+            vote: None,
+            progress: Progress::new(),
+            reads: Waits::default(),
+            context: 0,
+        }
     }
 }
 

@@ -113,6 +113,8 @@ pub struct Shape {
     /// Most sessions in a group's table, and how long they may rest (microseconds, 0 = for ever).
     pub sessions_max: u32,
     pub session_idle_us: u64,
+    /// Leaders may answer by a lease; clocks then keep the bound that it relies on.
+    pub lease_reads: bool,
     pub plan: Vec<Fault>,
 }
 
@@ -169,6 +171,7 @@ impl Shape {
             apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
             sessions_max: [65_536, 65_536, 65_536, 2][rests.below(4) as usize],
             session_idle_us: [0, 400_000, 1_000_000, 3_000_000][rests.below(4) as usize],
+            lease_reads: rng.chance(35),
             plan,
         }
     }

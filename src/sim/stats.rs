@@ -39,9 +39,15 @@ pub struct Stats {
     /// Blocks sent again.
     pub retries: u64,
     /// Refusals of sessions that had expired, were closed or had to make room.
-    pub stale: u64,
+    pub sessions_over: u64,
     /// Blocks whose fate their client does not know, and gave up.
     pub given_up: u64,
+    /// Questions that clients asked, and those answered by what they were asked for: linearizable,
+    /// follower, lease, stale.
+    pub questions: u64,
+    pub answered_questions: [u64; 4],
+    /// Transfers of leadership that began.
+    pub transfers: u64,
 }
 
 impl Stats {
@@ -74,8 +80,11 @@ impl Stats {
             acknowledged,
             answered_retries,
             retries,
-            stale,
+            sessions_over,
             given_up,
+            questions,
+            answered_questions,
+            transfers,
         } = other;
         let least = if self.seeds == 0 { u64::MAX } else { self.faults_least };
         self.faults_least = least.min(*faults_least);
@@ -104,7 +113,11 @@ impl Stats {
         self.acknowledged += acknowledged;
         self.answered_retries += answered_retries;
         self.retries += retries;
-        self.stale += stale;
+        self.sessions_over += sessions_over;
         self.given_up += given_up;
+        self.questions += questions;
+        let pairs = self.answered_questions.iter_mut().zip(answered_questions);
+        pairs.for_each(|(sum, more)| *sum += more);
+        self.transfers += transfers;
     }
 }
