@@ -158,6 +158,7 @@ impl ClientCore {
             | Refused::BadRequest
             | Refused::Stale { .. }
             | Refused::SessionEpochChanged
+            | Refused::Truncated { .. }
             | Refused::NoGroup => false,
             Refused::Busy | Refused::ReadOnly => {
                 if route.target == node {

@@ -13,7 +13,7 @@ use crate::block::{BLOCK_BYTES_MAX, Block, HEADER_BYTES};
 use crate::ids::Incarnation;
 use crate::shard::sessions::SessionEntry;
 use crate::wire::admin::AdminRequest;
-use crate::wire::client::{write_admin, write_query, write_status};
+use crate::wire::client::{write_admin, write_query_after, write_status};
 use crate::wire::frame::{FRAME_HEADER_BYTES, FrameKind, FrameWriter};
 use crate::wire::hello::{Hello, Refusal, Role};
 
@@ -206,13 +206,27 @@ impl ClientCore {
         question: Bytes,
         tag: u64,
     ) -> Result<(), SubmitError> {
+        self.query_after(now, group, to, (consistency, Place::default()), question, tag)
+    }
+
+    /// The same for someone who has read the group's state at `after`, a place that an answer told of:
+    /// [`Refused::Truncated`](crate::wire::client::Refused::Truncated) says that some of it is lost.
+    pub fn query_after(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        to: QueryTarget,
+        (consistency, after): (Consistency, Place),
+        question: Bytes,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
         let shards = self.admit(group)?;
         if question.len() > BLOCK_BYTES_MAX - HEADER_BYTES {
             return Err(SubmitError::TooLarge(question.len()));
         }
         let goal = self.goal(to)?;
         self.sessions.open(group, self.map.nodes.len());
-        let subject = Subject::Query { group, consistency, question };
+        let subject = Subject::Query { group, consistency, after, question };
         self.ask(now, goal, subject, group.0 % shards, tag)
     }
 
@@ -466,8 +480,8 @@ impl ClientCore {
                 continue;
             }
             match &question.subject {
-                Subject::Query { group, consistency, question } => {
-                    write_query(out, token, *group, *consistency, question);
+                Subject::Query { group, consistency, after, question } => {
+                    write_query_after(out, token, *group, *consistency, *after, question);
                 }
                 Subject::Admin { group, request } => write_admin(out, token, *group, request),
                 Subject::Status => write_status(out, token),

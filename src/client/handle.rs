@@ -71,7 +71,7 @@ type Answer<T> = mpsc::SyncSender<Result<T, RequestError>>;
 enum Work {
     Submit(BlockBuilder, Answer<Committed>),
     Close(Answer<Committed>),
-    Query(Consistency, Bytes, Answer<Reading>),
+    Query(Consistency, Place, Bytes, Answer<Reading>),
     Admin(Option<NodeId>, AdminRequest, Answer<Bytes>),
 }
 
@@ -183,8 +183,21 @@ impl Client {
         consistency: Consistency,
         question: Bytes,
     ) -> Result<Ticket<Reading>, RequestError> {
+        self.query_after(group, consistency, Place::default(), question)
+    }
+
+    /// The same for someone who has read the group's state at `after`, the place of an earlier
+    /// [`Reading`]: if some of what was there then is lost, the answer is
+    /// [`Refused::Truncated`](crate::wire::client::Refused::Truncated) and says from where on.
+    pub fn query_after(
+        &self,
+        group: GroupId,
+        consistency: Consistency,
+        after: Place,
+        question: Bytes,
+    ) -> Result<Ticket<Reading>, RequestError> {
         let (answer, ticket) = mpsc::sync_channel(1);
-        self.push(group, Work::Query(consistency, question, answer))?;
+        self.push(group, Work::Query(consistency, after, question, answer))?;
         Ok(Ticket(ticket))
     }
 
@@ -275,13 +288,13 @@ impl Worker {
                 let closing = self.driver.core(0).close_session(now, group, tag as u64);
                 self.await_commit(tag, closing, answer);
             }
-            Work::Query(consistency, question, answer) => {
+            Work::Query(consistency, after, question, answer) => {
                 let to = match consistency {
                     Consistency::Linearizable | Consistency::Lease => QueryTarget::Leader,
                     Consistency::Follower | Consistency::Stale => QueryTarget::Any,
                 };
                 self.ask(to, answer, Waiting::Reading, |core, now, to, tag| {
-                    core.query(now, group, to, consistency, question, tag)
+                    core.query_after(now, group, to, (consistency, after), question, tag)
                 });
             }
             Work::Admin(node, request, answer) => {

@@ -192,6 +192,10 @@ impl<M: StateMachine> Applier<'_, M> {
         stats: &mut super::ShardStats,
     ) {
         assert_eq!(block.first(), applied.next(), "blocks are applied in order, without a gap");
+        let epoch = block.header().epoch;
+        if epoch > self.sessions.epochs().last() {
+            self.sessions.begin_epoch(epoch, block.first());
+        }
         let result = match block.kind() {
             BlockKind::Commands => self.run(block),
             BlockKind::Session => self.run_session(block),

@@ -19,6 +19,7 @@ mod admin;
 mod apply;
 mod expiry;
 pub mod figures;
+pub mod forced;
 mod group;
 mod handover;
 mod proposals;

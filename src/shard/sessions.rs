@@ -44,12 +44,14 @@
 //! session that is gone, and before the first one is gone every client begins at 1.
 
 mod entry;
+mod epochs;
 mod frozen;
 mod restore;
 
 use std::rc::Rc;
 
 pub use self::entry::SessionEntry;
+pub use self::epochs::Epochs;
 pub use self::frozen::FrozenSessions;
 use self::restore::Restoring;
 use crate::block::{BlockHeader, FLAG_CONTINUES};
@@ -231,6 +233,8 @@ pub struct Sessions {
     /// Sessions that are gone, and the highest number that any of them had used.
     forgotten: u64,
     spent: u64,
+    /// What readers across a loss are to know.
+    epochs: Epochs,
     digest: u64,
     /// A snapshot is being taken in: nothing else may be done.
     restoring: Option<Box<Restoring>>,
@@ -253,6 +257,7 @@ impl Sessions {
             answers: 0,
             forgotten: 0,
             spent: 0,
+            epochs: Epochs::default(),
             digest: 0,
             restoring: None,
         }
@@ -270,6 +275,18 @@ impl Sessions {
     /// Sessions that have expired, were closed or had to go since the beginning of the log.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    /// Where the group's recovery epochs begin.
+    #[inline]
+    pub fn epochs(&self) -> &Epochs {
+        &self.epochs
+    }
+
+    /// A block of a higher recovery epoch than any before is applied at `first`.
+    pub fn begin_epoch(&mut self, epoch: u32, first: Index) {
+        self.epochs.note(epoch, first);
+        self.digest = mix(mix(self.digest, u64::from(epoch)), first.get());
     }
 
     /// When the session that has rested longest was last used.

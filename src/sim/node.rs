@@ -58,6 +58,8 @@ pub struct Node {
     pub went_astray: bool,
     /// Damage was found at this start, and is not in the boot record yet.
     pub found_rot: bool,
+    /// The recovery epoch that an operator has begun with this start; 0 = none.
+    pub accepted: u32,
     /// The boot record as written last.
     pub record: Option<BootRecord>,
     /// It is being stopped in good order.
@@ -111,6 +113,7 @@ impl Node {
             is_misdirected: false,
             went_astray: false,
             found_rot: false,
+            accepted: 0,
             record: None,
             is_stopping: false,
         }

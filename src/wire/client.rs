@@ -105,6 +105,11 @@ pub enum Refused {
          majority; read back what is there and open a new session"
     )]
     SessionEpochChanged,
+    /// What the reader has read from index `from` on was lost when power failed on a majority without
+    /// `wal_sync`, or by an operator's word; the log goes on there in `epoch`. Forget it, and read on
+    /// from there.
+    #[error("truncated: what was read from index {from} on is lost, epoch {epoch} begins there")]
+    Truncated { epoch: u32, from: Index },
     /// This node, or this shard of it, does not hold the group.
     #[error("no such group on this shard")]
     NoGroup,
@@ -112,7 +117,7 @@ pub enum Refused {
 
 impl Refused {
     /// Names of the reasons, for labels, at the places that [`Refused::kind`] gives.
-    pub const REASONS: [&'static str; 10] = [
+    pub const REASONS: [&'static str; 11] = [
         "not_leader",
         "busy",
         "too_large",
@@ -123,6 +128,7 @@ impl Refused {
         "stale",
         "no_group",
         "session_epoch_changed",
+        "truncated",
     ];
 
     /// Whether the same, asked again a little later or elsewhere, may be carried out.
@@ -146,6 +152,7 @@ impl Refused {
             Self::Stale { .. } => 7,
             Self::NoGroup => 8,
             Self::SessionEpochChanged => 9,
+            Self::Truncated { .. } => 10,
         }
     }
 }
@@ -216,6 +223,9 @@ impl AnswerEntry {
                 match refused {
                     Refused::NotLeader(hint) => entry.hint = NodeId::to_wire(hint),
                     Refused::Stale { open_from } => entry.first = open_from,
+                    Refused::Truncated { epoch, from } => {
+                        (entry.epoch, entry.first) = (epoch, from.0);
+                    }
                     _ => {}
                 }
             }
@@ -256,6 +266,7 @@ impl AnswerEntry {
                 retry: self.flags & ANSWER_RETRY != 0,
             }),
             8 => Err(Refused::Stale { open_from: self.first }),
+            11 => Err(Refused::Truncated { epoch: self.epoch, from: Index(self.first) }),
             status => Err(refused_of(status, self.hint)?),
         };
         Some(Answer { group: GroupId(self.group), seq: self.seq, result })
@@ -274,6 +285,7 @@ fn status_of(refused: Refused) -> u8 {
         Refused::Stale { .. } => 8,
         Refused::NoGroup => 9,
         Refused::SessionEpochChanged => 10,
+        Refused::Truncated { .. } => 11,
     }
 }
 
@@ -360,7 +372,8 @@ pub struct Query {
     pub group: GroupId,
     /// Of a question.
     pub consistency: Consistency,
-    /// Of an answer: how far the state machine was that gave it.
+    /// Of an answer: how far the state machine was that gave it. Of a question: how far the reader has
+    /// read.
     pub place: Place,
     pub result: Result<Bytes, Refused>,
 }
@@ -377,6 +390,20 @@ pub fn write_query(
     write_query_frame(out, FrameKind::Query, token, head, question);
 }
 
+/// Writes a question of someone who has read through `after`, and is to be told if that is lost.
+pub fn write_query_after(
+    out: &mut Vec<u8>,
+    token: u64,
+    group: GroupId,
+    consistency: Consistency,
+    after: Place,
+    question: &[u8],
+) {
+    let (index, epoch, consistency) = (after.index.0, after.epoch, consistency as u8);
+    let head = QueryHead { consistency, index, epoch, ..QueryHead::of(group, Ok(question)) };
+    write_query_frame(out, FrameKind::Query, token, head, question);
+}
+
 /// Writes the answer to a question.
 pub fn write_query_reply(
     out: &mut Vec<u8>,
@@ -385,7 +412,10 @@ pub fn write_query_reply(
     place: Place,
     result: Result<&[u8], Refused>,
 ) {
-    let (index, epoch) = (place.index.0, place.epoch);
+    let (index, epoch) = match result {
+        Err(Refused::Truncated { epoch, from }) => (from.0, epoch),
+        _ => (place.index.0, place.epoch),
+    };
     let head = QueryHead { index, epoch, ..QueryHead::of(group, result) };
     write_query_frame(out, FrameKind::QueryReply, token, head, result.unwrap_or_default());
 }
@@ -443,6 +473,7 @@ pub fn read_query(frame: &Frame) -> Result<Query, FrameError> {
     let start = size_of::<QueryHead>();
     let result = match head.status {
         0 => Ok(frame.control.slice(start..start + head.size as usize)),
+        11 => Err(Refused::Truncated { epoch: head.epoch, from: Index(head.index) }),
         status => Err(refused_of(status, head.hint).ok_or(FrameError::BadEntry(0))?),
     };
     let known = Consistency::ALL.get(usize::from(head.consistency));

@@ -25,5 +25,6 @@ mod pause;
 mod power_cut;
 mod process;
 mod raw;
+mod recover;
 mod recovering;
 mod shards;

@@ -22,8 +22,8 @@ fn sim(nemesis: &str, seeds: u64) -> Option<Way> {
     Some(Way::Sim { options, seeds })
 }
 
-fn alone(seeds: u64) -> Option<Way> {
-    let nemesis = Kinds::parse("kill,power").expect("known names");
+fn alone(nemesis: &str, seeds: u64) -> Option<Way> {
+    let nemesis = Kinds::parse(nemesis).expect("known names");
     let nodes = Some(1);
     let options = Box::new(Options { seconds: 8, nodes, nemesis, ..Options::default() });
     Some(Way::Sim { options, seeds })
@@ -56,7 +56,8 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::TruncationNotSynced => sim("all", 200),
         M::StalePersisted => sim("kill,pause,network,latency", 1500),
         M::FullForGood => sim("full,kill", 40),
-        M::AloneBeforeOwnWrite | M::LeaderCountsUndurable => alone(40),
+        M::AloneBeforeOwnWrite | M::LeaderCountsUndurable => alone("kill,power", 40),
+        M::RecoverWithoutEpoch | M::SilentGap => alone("kill,rot", 60),
         M::SpeakBeforeSynced => sim("kill,latency,stall", 400),
         M::TruncateOnAnyAppend => sim("network,kill,power", 1500),
         M::RetryFailedSync

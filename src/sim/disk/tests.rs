@@ -334,6 +334,7 @@ fn a_boot_record_that_is_torn_leaves_the_other_slot() {
         unsynced: 0,
         voters: Vec::new(),
         durable: vec![Lsn(writes * 512); 200],
+        epoch: 0,
         writes,
     };
     let mut seen = Vec::new();
