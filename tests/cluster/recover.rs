@@ -1,6 +1,6 @@
 //! `ringraft recover`: what nobody can give back is given up by an operator's word, and by nothing else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ringraft::block::{BlockBuilder, Command, CommandKind};
@@ -10,7 +10,9 @@ use ringraft::ids::GroupId;
 use ringraft::wire::client::{Committed, Refused};
 use tempfile::TempDir;
 
-use crate::cluster::{DEFAULT, Spec, free_port, node_toml, scratch};
+use crate::check::verify;
+use crate::cluster::{Cluster, DEFAULT, Spec, free_port, node_toml, scratch};
+use crate::load::{Load, STEADY};
 use crate::process::{PATIENCE, Process, eventually, ringraft, serve};
 use crate::recovering::damage;
 
@@ -53,15 +55,19 @@ impl Alone {
 
     /// `ringraft recover` on it: exit code, standard output and error.
     fn recover(&self, more: &[&str]) -> (Option<i32>, String, String) {
-        let mut command = ringraft(&["recover", "--config"]);
-        let output = command.arg(&self.config).args(more).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (output.status.code(), text(output.stdout), text(output.stderr))
+        run_recover(&self.config, more)
     }
 
     fn client(&self) -> Client {
         Client::connect([format!("127.0.0.1:{}", self.client_port)]).unwrap()
     }
+}
+
+fn run_recover(config: &Path, more: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = ringraft(&["recover", "--config"]);
+    let output = command.arg(config).args(more).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 fn write(client: &Client, number: u64) -> Result<Committed, RequestError> {
@@ -121,4 +127,47 @@ fn a_damaged_node_that_is_alone_runs_again_when_its_loss_is_accepted_and_not_bef
     let (code, ..) = node.recover(&[]);
     assert_eq!(code, Some(2));
     node.stop();
+}
+
+/// n2 and n3 are gone with their disks. What n1 holds is the cluster from here on.
+#[test]
+fn a_majority_whose_disks_are_gone_for_good_is_gone_on_without_by_an_operators_word() {
+    let mut cluster = Cluster::start(Spec::default());
+    let load = Load::start(&cluster, STEADY);
+    load.wait_for(200);
+    let ledger = load.finish();
+    cluster.wait_for_catch_up(0);
+    (0..3).for_each(|node| cluster.kill(node));
+    for node in [1, 2] {
+        std::fs::remove_dir_all(cluster.data_dir(node)).unwrap();
+    }
+    let recover = |more: &[&str]| run_recover(&cluster.config_path(0), more);
+    let refused = [
+        (&["--accept-loss"][..], Some(1), "can give back what this one lacks"),
+        (&["--lost", "2", "--accept-loss"], Some(1), "2 of 3 voters remain"),
+        (&["--lost", "1,2", "--accept-loss"], Some(2), "is the one that is to go on"),
+        (&["--lost", "7", "--accept-loss"], Some(2), "not a voter"),
+    ];
+    for (more, code, word) in refused {
+        let (ended, text, error) = recover(more);
+        assert_eq!(ended, code, "{text}{error}");
+        has_word(&error, &[word]);
+    }
+    let (code, text, _) = recover(&["--lost", "2,3"]);
+    assert_eq!(code, Some(0), "{text}");
+    has_word(&text, &["nothing was changed", "--accept-loss"]);
+    let (code, text, error) = recover(&["--lost", "2,3", "--accept-loss"]);
+    assert_eq!(code, Some(0), "{text}{error}");
+    has_word(&text, &["epoch 1 begins", "without node 2, 3"]);
+
+    cluster.start_node(0);
+    cluster.wait_for_leaders();
+    let client = Client::connect([cluster.client_address(0)]).unwrap();
+    assert_eq!(write(&client, 1).unwrap().epoch, 1);
+    verify(&cluster, &[&ledger]);
+    // One of the lost comes back under its old name, on a new disk: it is nobody.
+    cluster.start_node(1);
+    eventually("it knocks", PATIENCE, || cluster.node(0).said(&["refused"]).then_some(()));
+    assert_eq!(write(&client, 2).unwrap().epoch, 1);
+    assert_eq!(cluster.shard_status(0).unwrap().groups[0].role, "leader");
 }
