@@ -66,7 +66,9 @@ fn failure(error: RecoverError) -> Failure {
              first",
             path.display()
         )),
-        RecoverError::Unknown(_) | RecoverError::Itself(_) => Failure::Usage(error.to_string()),
+        RecoverError::Unknown(_) | RecoverError::Itself(_) | RecoverError::NotAVoter(_) => {
+            Failure::Usage(error.to_string())
+        }
         _ => Failure::Run(error.to_string()),
     }
 }
@@ -99,9 +101,9 @@ fn describe(report: &ShardReport, text: &mut String) {
 }
 
 fn describe_group(report: &GroupReport, text: &mut String) {
-    let GroupReport { group, last, last_term, term, commit, epoch, recovering, behind, voters } =
+    let GroupReport { group, last, last_term, term, commit, epoch, recovering, behind, .. } =
         report;
-    let voters: Vec<_> = voters.iter().map(ToString::to_string).collect();
+    let voters: Vec<_> = report.voters().iter().map(ToString::to_string).collect();
     let _ = write!(
         text,
         "  {:>8} {:>12} {:>8} {:>8} {epoch:>6} {:>12}  {}",

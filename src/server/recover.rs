@@ -45,8 +45,10 @@ pub enum RecoverError {
          itself. Name those that are gone for good by --lost"
     )]
     PeersHaveIt { others: String },
-    #[error("node {0} is not a voter of the cluster")]
+    #[error("node {0} is not a voter of any group")]
     Unknown(u32),
+    #[error("this node does not vote in group {0}: take a survivor that does")]
+    NotAVoter(u32),
     #[error("node {0} is the one that is to go on")]
     Itself(u32),
     #[error(
@@ -73,7 +75,21 @@ pub struct GroupReport {
     pub recovering: bool,
     /// Highest index that is found behind damage: what lies between is lost if nobody else has it.
     pub behind: Index,
-    pub voters: Vec<NodeId>,
+    pub membership: Membership,
+}
+
+impl GroupReport {
+    /// Those of both halves, while the group was changing its members.
+    pub fn voters(&self) -> Vec<NodeId> {
+        voters(&self.membership)
+    }
+}
+
+fn voters(membership: &Membership) -> Vec<NodeId> {
+    let mut voters = [&membership.voters[..], &membership.outgoing].concat();
+    voters.sort_unstable();
+    voters.dedup();
+    voters
 }
 
 /// One log of a stopped node.
@@ -148,7 +164,7 @@ impl Stopped {
                 } else {
                     Index(0)
                 },
-                voters: self.voters(&known),
+                membership: self.membership(&known),
             }
         };
         let groups = self.groups_of(shard).map(report).collect();
@@ -179,20 +195,26 @@ impl Stopped {
             return Err(RecoverError::Itself(me.0));
         }
         let groups = || report.iter().flat_map(|shard| &shard.groups);
-        let is_voter = |node: &NodeId| groups().any(|group| group.voters.contains(node));
+        let is_voter = |node: &NodeId| groups().any(|group| group.membership.is_voter(*node));
         if let Some(stranger) = lost.iter().find(|node| !is_voter(node)) {
             return Err(RecoverError::Unknown(stranger.0));
         }
         for group in groups() {
-            let left = group.voters.iter().filter(|voter| !lost.contains(voter)).count();
-            let voters = group.voters.len();
-            if lost.is_empty() && voters > 1 {
-                let others = group.voters.iter().filter(|voter| **voter != me);
+            let voters = group.voters();
+            if !voters.contains(&me) {
+                return Err(RecoverError::NotAVoter(group.group.0));
+            }
+            if lost.is_empty() && voters.len() > 1 {
+                let others = voters.iter().filter(|voter| **voter != me);
                 let others = others.map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 return Err(RecoverError::PeersHaveIt { others });
             }
-            if !lost.is_empty() && left > voters / 2 {
-                return Err(RecoverError::StillAMajority { group: group.group.0, left, voters });
+            let remain = |half: &[NodeId]| half.iter().filter(|node| !lost.contains(node)).count();
+            let has_quorum = |half: &[NodeId]| half.is_empty() || remain(half) > half.len() / 2;
+            let Membership { voters: incoming, outgoing, .. } = &group.membership;
+            if !lost.is_empty() && has_quorum(incoming) && has_quorum(outgoing) {
+                let (group, left, voters) = (group.group.0, remain(&voters), voters.len());
+                return Err(RecoverError::StillAMajority { group, left, voters });
             }
         }
         let sound = groups().all(|group| !group.recovering);
@@ -229,14 +251,22 @@ impl Stopped {
 
     /// Who makes up a group from here on; `None`: nothing changes there.
     fn survivors(&self, known: &RecoveredGroup, lost: &[NodeId]) -> Option<Membership> {
-        let mut voters = self.voters(known);
-        let before = voters.len();
-        voters.retain(|voter| !lost.contains(voter));
-        (voters.len() < before).then(|| Membership::of_voters(voters))
+        if lost.is_empty() {
+            return None;
+        }
+        let Membership { learners, addresses, .. } = self.membership(known);
+        let mut next = Membership::of_voters(voters(&self.membership(known)));
+        (next.learners, next.addresses) = (learners, addresses);
+        next.voters.retain(|node| !lost.contains(node));
+        next.learners.retain(|node| !lost.contains(node) && !next.voters.contains(node));
+        next.addresses.retain(|address| !lost.contains(&address.node));
+        Some(next)
     }
 
-    fn voters(&self, _known: &RecoveredGroup) -> Vec<NodeId> {
-        self.config.cluster.nodes.iter().map(|node| NodeId(node.id)).collect()
+    /// The newest configuration that the log holds, committed or not.
+    fn membership(&self, known: &RecoveredGroup) -> Membership {
+        let first = || Membership::of_voters(self.directory.first_voters());
+        known.memberships.last().cloned().unwrap_or_else(first)
     }
 
     fn is_suspect(&self) -> bool {

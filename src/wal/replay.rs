@@ -13,8 +13,9 @@ use super::record::{
 };
 use super::scan::Flush;
 use super::segment::Refs;
-use crate::block::{BLOCK_COUNT_MAX, BlockHeader, HEADER_BYTES};
+use crate::block::{BLOCK_COUNT_MAX, BlockHeader, BlockKind, HEADER_BYTES};
 use crate::ids::{GroupId, HardState, Index, Lsn, Term};
+use crate::membership::Membership;
 
 /// Where a term begins in a group's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct RecoveredGroup {
     pub terms: Vec<TermStart>,
     /// Highest recovery epoch of any entry seen, also of such as are cut off or lie behind damage.
     pub epoch: u32,
+    /// The configurations among the entries, ascending.
+    pub memberships: Vec<Membership>,
 }
 
 /// Gathers records into an index.
@@ -171,10 +174,12 @@ impl RecoveredGroup {
             self.first = Index::ZERO;
             self.last = Index::ZERO;
             self.terms.clear();
+            self.memberships.clear();
         } else if from <= self.last {
             self.last = from.prev();
             let keep = self.terms.partition_point(|run| run.first < from);
             self.terms.truncate(keep);
+            self.memberships.retain(|membership| membership.index < from);
         }
     }
 
@@ -201,6 +206,11 @@ impl RecoveredGroup {
                 _ => self.terms.push(run),
             }
             self.epoch = self.epoch.max(header.epoch);
+            if header.kind == BlockKind::Membership as u8 {
+                let body = &rest[HEADER_BYTES..size];
+                let membership = Membership::decode(body).map_err(|_| "a damaged membership")?;
+                self.memberships.push(Membership { index: due, ..membership });
+            }
             due = due.plus(count);
             rest = &rest[size..];
         }
