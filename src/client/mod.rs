@@ -41,7 +41,7 @@
 //! | `NotLeader(hint)` | the hint at once, at most as often in a row as there are nodes; else the next node after a pause |
 //! | `Busy`, `ReadOnly` | the same node after a pause |
 //! | `Recovering`, `Shutdown`, connection lost, no answer for `resend_us` | the next node after a pause |
-//! | `BadRequest`, `TooLarge`, `Stale`, `SessionEpochChanged`, `NoGroup` | the end: [`ClientError::Refused`] |
+//! | `BadRequest`, `TooLarge`, `Stale`, `SessionEpochChanged`, `Truncated`, `NoGroup` | the end: [`ClientError::Refused`] |
 //! | `Stale` with a number to open from (the cluster has forgotten the session) | a new session, in which every block goes on of which no copy can have been applied; the end for the others, **fate unknown** |
 //! | nothing by `deadline_us` | the end: [`ClientError::Timeout`], **fate unknown** |
 //! | every node refuses the handshake | the end: [`ClientError::Handshake`] |
