@@ -10,6 +10,7 @@
 
 mod bench;
 mod doctor;
+mod leader;
 mod logging;
 mod runner;
 mod serve;
@@ -40,6 +41,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
+    Leader(leader::LeaderArgs),
     Doctor(doctor::DoctorArgs),
     Sim(sim::SimArgs),
     Wal(wal::WalArgs),
@@ -73,6 +75,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(args),
         Command::Serve(_) => unreachable!("handled above"),
         Command::Status(args) => status::run(args),
+        Command::Leader(args) => leader::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Wal(args) => wal::run(&args),

@@ -97,6 +97,7 @@ fn cluster_config(profile: &Profile, sockets: &[Listeners]) -> Result<ClusterCon
             id: i as u32 + 1,
             peer: name(listeners.peer.local_addr())?,
             client: name(listeners.client.local_addr())?,
+            priority: 1,
         });
     }
     let mut cluster = ClusterConfig::new("bench", nodes);

@@ -38,13 +38,20 @@ impl Outgoing {
 pub(super) struct Peer {
     pub node: NodeId,
     pub connected: bool,
+    /// Since when, or when it was lost.
+    since: Tick,
     /// Whole frames that the socket has not taken yet.
     egress: Vec<u8>,
 }
 
 impl Peer {
     pub fn new(node: NodeId) -> Self {
-        Self { node, connected: false, egress: Vec::new() }
+        Self { node, connected: false, since: Tick::ZERO, egress: Vec::new() }
+    }
+
+    /// Connected for so long, microseconds.
+    pub fn is_stable(&self, now: Tick, for_us: u64) -> bool {
+        self.connected && now.since(self.since) >= for_us
     }
 
     /// Bytes that wait for the socket.
@@ -64,7 +71,7 @@ impl<M: StateMachine> Shard<M> {
     /// The link to a peer is up: what we send from now on arrives, in order, until it is lost.
     pub fn peer_connected(&mut self, now: Tick, node: NodeId, incarnation: Incarnation) {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.node == node) else { return };
-        peer.connected = true;
+        (peer.connected, peer.since) = (true, now);
         peer.egress.clear();
         for local in 0..self.groups.len() as u32 {
             self.step(now, local, Event::PeerConnected { peer: node, incarnation });
@@ -74,7 +81,7 @@ impl<M: StateMachine> Shard<M> {
     /// The link is lost, and whatever was on it.
     pub fn peer_disconnected(&mut self, now: Tick, node: NodeId) {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.node == node) else { return };
-        peer.connected = false;
+        (peer.connected, peer.since) = (false, now);
         peer.egress.clear();
         for local in 0..self.groups.len() as u32 {
             self.step(now, local, Event::PeerDisconnected { peer: node });

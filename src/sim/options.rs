@@ -2,7 +2,8 @@
 
 use super::nemesis::{Fault, Kinds, plan};
 use super::rng::Rng;
-use crate::ids::GroupId;
+use crate::ids::{GroupId, NodeId};
+use crate::shard::LeaderConfig;
 
 /// Labels of the streams of random numbers that a seed gives.
 pub(super) const SHAPE: u64 = 1;
@@ -111,6 +112,7 @@ pub struct Shape {
     pub apply_bytes: u64,
     /// Leaders may answer by a lease; clocks then keep the bound that it relies on.
     pub lease_reads: bool,
+    pub leaders: LeaderConfig,
     pub plan: Vec<Fault>,
 }
 
@@ -165,7 +167,16 @@ impl Shape {
             inflight: [2, 8, 256][rng.below(3) as usize],
             apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
             lease_reads: rng.chance(35),
+            leaders: leaders(&mut rng, nodes),
             plan,
         }
     }
+}
+
+/// Some runs move leadership about by themselves, and some nodes want it more than others.
+fn leaders(rng: &mut Rng, nodes: u32) -> LeaderConfig {
+    let balance_us = [0, 0, 100_000, 1_000_000][rng.below(4) as usize];
+    let differ = rng.chance(50);
+    let priorities = (1..=nodes).filter(|_| differ).map(|id| (NodeId(id), rng.below(3) as u32));
+    LeaderConfig { priorities: priorities.collect(), balance_us }
 }

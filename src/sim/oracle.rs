@@ -94,6 +94,8 @@ pub struct Seen {
     leads: bool,
     pub commit: u64,
     pub applied: u64,
+    /// Of a leader whose last entries are not durable: how far its log is, and since when.
+    pub stands_still: Option<(u64, u64)>,
     /// Uncommitted bytes that it may have while it leads.
     allowed: u64,
 }

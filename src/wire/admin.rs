@@ -16,6 +16,12 @@ use serde_json::Value;
 pub enum AdminRequest {
     /// The group as this node sees it; any node answers.
     Show,
+    /// The leader hands the group over to node `to`; without one, to the node it belongs to. The
+    /// answer's data: `{"to": node}` if a transfer was begun.
+    Transfer {
+        #[serde(default)]
+        to: Option<u32>,
+    },
 }
 
 impl AdminRequest {

@@ -182,6 +182,7 @@ impl Node {
             peer_egress_bytes_max: 1 << 20,
             client_egress_bytes_max: 1 << 20,
             client_blocks_max: 1024,
+            leaders: Default::default(),
         };
         let identity = LogIdentity { cluster: 1, node: id, disk: u128::from(id) };
         let wal = Wal::create(WalConfig::default(), identity, 7);
