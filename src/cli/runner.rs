@@ -153,8 +153,10 @@ pub fn bench_reads(
     let machine = MachineFacts::gather(&scratch.path);
     let calibration = calibrate(&scratch.path, CALIBRATION)?;
     calibrated(&machine, &calibration);
+    let dir = scratch.path.join("reads");
+    std::fs::create_dir_all(&dir).map_err(|error| directory_error(&dir, &error))?;
     let own = match options.cluster.is_empty() {
-        true => Some(EmbeddedCluster::start(&profile, &scratch.path.join("reads"))?),
+        true => Some(EmbeddedCluster::start(&profile, &dir)?),
         false => None,
     };
     let addresses = own.as_ref().map_or(options.cluster.clone(), EmbeddedCluster::addresses);
