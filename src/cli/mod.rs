@@ -12,6 +12,7 @@ mod bench;
 mod doctor;
 mod leader;
 mod logging;
+mod member;
 mod runner;
 mod serve;
 mod sim;
@@ -43,6 +44,7 @@ enum Command {
     Status(status::StatusArgs),
     Leader(leader::LeaderArgs),
     Doctor(doctor::DoctorArgs),
+    Member(member::MemberArgs),
     Sim(sim::SimArgs),
     Wal(wal::WalArgs),
 }
@@ -77,6 +79,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::run(args),
         Command::Leader(args) => leader::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Member(args) => member::run(args),
         Command::Sim(args) => sim::run(&args),
         Command::Wal(args) => wal::run(&args),
     }

@@ -197,12 +197,10 @@ impl ClusterConfig {
     /// Two nodes whose hashes differ must not talk: they would put a command into different groups,
     /// or make different states of the same log.
     ///
-    /// Addresses and timing are left out on purpose. Nodes that differ there are not unsafe, and
-    /// both must be changeable one node at a time.
+    /// Nodes and timing are left out on purpose. Who votes first is compared by itself, and who
+    /// votes later is in the groups' logs; timing must be changeable one node at a time.
     pub fn hash(&self) -> u64 {
         let id = self.cluster_id();
-        let mut ids: Vec<u32> = self.nodes.iter().map(|node| node.id).collect();
-        ids.sort_unstable();
         let store = &self.store;
         let numbers = [
             (id >> 64) as u64,
@@ -218,7 +216,7 @@ impl ClusterConfig {
             u64::from(store.sessions_max),
             store.session_answers_max,
         ];
-        let hash = numbers.into_iter().chain(ids.into_iter().map(u64::from)).fold(0, mix);
+        let hash = numbers.into_iter().fold(0, mix);
         // A lease rests on what the others have promised for how long.
         let ReadConfig { lease, clock_drift_percent_max: drift } = self.reads;
         if lease { mix(mix(hash, self.timing.election_timeout_min_ms), drift.into()) } else { hash }

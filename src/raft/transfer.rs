@@ -118,12 +118,12 @@ impl Raft {
 
     /// Nobody else votes.
     pub fn is_alone(&self) -> bool {
-        self.peers.is_empty()
+        self.votes_alone()
     }
 
-    /// Whether this node may campaign: not while its disk stands still (it could not even vote for
+    /// Whether this node would lead if it could: not while its disk stands still (it could not even vote for
     /// itself, bug 28), nor when it is stopping.
-    pub(super) fn may_campaign(&self, now: Tick) -> bool {
+    pub(super) fn wants_to_lead(&self, now: Tick) -> bool {
         self.is_alone() || !(self.retired || self.is_disk_stalled(now))
     }
 
@@ -163,8 +163,10 @@ impl Raft {
     /// (durability.md R4), nor does one whose disk stands still.
     pub(super) fn on_timeout_now(&mut self, now: Tick, i: usize, ready: &mut Ready) {
         let from_leader = self.leader == Some(self.peers[i].id) && self.role == Role::Follower;
-        let able =
-            !self.is_recovering() && self.voters.contains(self.config.id) && self.may_campaign(now);
+        let able = !self.is_recovering()
+            && self.voters.contains(self.config.id)
+            && self.may_campaign()
+            && self.wants_to_lead(now);
         if from_leader && able {
             self.leader = None;
             self.become_candidate(now, true, ready);

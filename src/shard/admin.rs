@@ -7,7 +7,7 @@ use super::Shard;
 use crate::ids::{GroupId, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::raft::TransferRefused;
-use crate::wire::admin::{AdminReply, AdminRequest};
+use crate::wire::admin::{AdminReply, AdminRequest, MemberStep};
 use crate::wire::client::{Refused, read_query};
 use crate::wire::frame::{Frame, FrameError};
 
@@ -85,6 +85,11 @@ impl<M: StateMachine> Shard<M> {
                     }
                     Err(why) => Ok(AdminReply::refused(why.to_string())),
                 }
+            }
+            AdminRequest::Members => Ok(self.list_members(now, local)),
+            AdminRequest::Change { steps, force, dry } => {
+                let steps: Vec<_> = steps.iter().map(MemberStep::step).collect();
+                self.change_members(now, local, &steps, force, dry)
             }
         }
     }

@@ -20,6 +20,7 @@ mod apply;
 pub mod figures;
 mod group;
 mod handover;
+mod members;
 mod proposals;
 mod reads;
 pub mod sessions;
@@ -35,6 +36,8 @@ use self::admin::Admin;
 use self::group::Group;
 use self::handover::Handover;
 pub use self::handover::LeaderConfig;
+pub use self::members::LinkChange;
+use self::members::LinkWatch;
 use self::proposals::Clients;
 use self::reads::Reads;
 use self::sessions::SessionLimits;
@@ -61,8 +64,11 @@ use crate::wire::client::Refused;
 pub struct ShardConfig {
     pub node: NodeId,
     pub incarnation: Incarnation,
-    /// All voters of every group, this node among them, in the order of the cluster's node list.
+    /// The voters of every group's first configuration, this node among them, in the order of the
+    /// cluster's node list. None: this node joins groups that run, and waits for their leaders.
     pub voters: Vec<NodeId>,
+    /// Further nodes to be linked with from the start.
+    pub peers: Vec<NodeId>,
     pub shard: u32,
     pub shards: u32,
     /// Groups of the whole cluster; this shard holds those with `group % shards == shard`.
@@ -117,6 +123,8 @@ pub struct Output {
     pub transitions: Vec<Transition>,
     /// To be told to an operator: acknowledged commands may be missing.
     pub losses: Vec<PossibleLoss>,
+    /// Whom this shard is to be linked with, besides those of the start.
+    pub links: Vec<LinkChange>,
     /// The first error of the log: say why and stop the process.
     pub fatal: Option<WalError>,
 }
@@ -167,6 +175,7 @@ pub struct Shard<M> {
     ready: Ready,
     timers: Timers,
     peers: Vec<Peer>,
+    links: LinkWatch,
     clients: Clients,
     admin: Admin,
     questions: Reads,
@@ -192,6 +201,9 @@ pub struct Shard<M> {
     recovered: Lsn,
     /// Groups that are RECOVERING.
     recovering: usize,
+    /// Until the log is durable up to here the shard counts as RECOVERING: a group has left, and
+    /// what it left with is not on stable storage yet (`None`: it is not even staged).
+    recovered_at: Option<Lsn>,
     fatal: Option<WalError>,
     handover: Handover,
     stats: ShardStats,
@@ -210,14 +222,18 @@ impl<M: StateMachine> Shard<M> {
         mut machine: impl FnMut(GroupId) -> M,
         now: Tick,
     ) -> Self {
-        let peers: Vec<Peer> =
-            config.voters.iter().filter(|&&n| n != config.node).map(|&n| Peer::new(n)).collect();
+        let named = config.voters.iter().chain(&config.peers).filter(|&&n| n != config.node);
+        let mut named: Vec<NodeId> = named.copied().collect();
+        named.sort_unstable();
+        named.dedup();
+        let peers: Vec<Peer> = named.into_iter().map(Peer::named).collect();
         let outgoing = peers.iter().map(|_| Vec::new()).collect();
         let mut shard = Self {
             groups: Vec::new(),
             ready: Ready::default(),
             timers: Timers::new(config.raft.heartbeat_us / TIMER_GRID),
             peers,
+            links: LinkWatch::default(),
             clients: Clients::default(),
             admin: Admin::default(),
             questions: Reads::default(),
@@ -233,6 +249,7 @@ impl<M: StateMachine> Shard<M> {
             claimed: 0,
             recovered: if wal.staged_bytes() > 0 { wal.staged() } else { wal.written() },
             recovering: 0,
+            recovered_at: Some(Lsn::ZERO),
             wal,
             fatal: None,
             handover: Handover::default(),
@@ -251,6 +268,7 @@ impl<M: StateMachine> Shard<M> {
             shard.groups.push(Group::new(raft, machine(group), &shard.config));
             shard.reschedule(local);
         }
+        shard.meet_members();
         shard
     }
 
@@ -279,7 +297,10 @@ impl<M: StateMachine> Shard<M> {
         let raft = &mut self.groups[local as usize].raft;
         let before = raft.is_recovering();
         raft.handle(now, event, &mut self.ready);
-        self.recovering -= usize::from(before && !raft.is_recovering());
+        if before && !raft.is_recovering() {
+            self.recovering -= 1;
+            self.recovered_at = None;
+        }
         self.reschedule(local);
     }
 
@@ -321,6 +342,7 @@ impl<M: StateMachine> Shard<M> {
         self.settle(now);
         self.start_fetches(now);
         self.note_commits(now, out);
+        self.note_memberships(now, out);
         self.note_reads();
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);
@@ -403,6 +425,7 @@ impl<M: StateMachine> Shard<M> {
             let marks = if durable { &mut self.durable_marks } else { &mut self.written_marks };
             marks.push_back((lsn, local));
         }
+        self.recovered_at.get_or_insert(self.wal.staged());
     }
 
     /// Sorts this turn's messages by peer; those that speak for an unsettled persist wait.
@@ -482,7 +505,7 @@ impl<M: StateMachine> Shard<M> {
             return now;
         }
         let handover = self.handover.deadline(self.config.leaders.balance_us);
-        let own = self.questions.deadline().min(handover);
+        let own = self.questions.deadline().min(handover).min(self.links_deadline());
         self.timers.next().min(self.wal.deadline()).min(own)
     }
 
@@ -523,9 +546,18 @@ impl<M: StateMachine> Shard<M> {
         &self.wal
     }
 
-    /// Groups that are RECOVERING. The boot record says so until this is 0 (durability.md R3).
+    /// Groups that are RECOVERING, and at least 1 while the log does not hold for good what the last
+    /// one left with. The boot record says so until this is 0 (durability.md R3). Otherwise:
+    ///
+    /// 1. two of three have forgotten; n1, one of them, wins by the votes of all, begins epoch 1 with
+    ///    a no-op and is not RECOVERING any more; the boot record is told;
+    /// 2. power fails before the no-op is durable: n1 starts as one that never forgot anything;
+    /// 3. n1 and n2, a majority without marks, elect a leader in epoch 0: indices of which a reader
+    ///    may have heard are used again, and nobody is told (R6, R9).
     pub fn recovering(&self) -> usize {
-        let unsettled = self.config.suspect > Suspect::Nothing && !self.is_recovered();
+        let suspected = self.config.suspect > Suspect::Nothing;
+        let held = self.recovered_at.is_some_and(|lsn| lsn <= self.wal.durable());
+        let unsettled = suspected && !(held && self.is_recovered());
         self.recovering.max(usize::from(unsettled))
     }
 
@@ -550,7 +582,8 @@ pub fn restored(group: &RecoveredGroup) -> Restored {
     if mutants::is(Mutant::ForgetVoteAtStart) {
         hard_state.vote = None;
     }
-    Restored { hard_state, terms, first, last: group.last, recovering: false }
+    let memberships = group.memberships.clone();
+    Restored { hard_state, terms, first, last: group.last, recovering: false, memberships }
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {

@@ -12,6 +12,7 @@ use super::Shard;
 use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, NodeId, Term, Tick};
 use crate::machine::StateMachine;
+use crate::membership::NodeAddress;
 use crate::mutants::{self, Mutant};
 use crate::raft::Event;
 use crate::raft::message::{Body, Message};
@@ -40,13 +41,33 @@ pub(super) struct Peer {
     pub connected: bool,
     /// Since when, or when it was lost.
     since: Tick,
+    /// A link with it is wanted.
+    pub is_wanted: bool,
+    /// It was a member of some group here since the start.
+    pub was_member: bool,
+    /// Where a membership says that it is.
+    pub address: Option<NodeAddress>,
     /// Whole frames that the socket has not taken yet.
     egress: Vec<u8>,
 }
 
 impl Peer {
+    /// One that nobody has asked to be linked with yet.
     pub fn new(node: NodeId) -> Self {
-        Self { node, connected: false, since: Tick::ZERO, egress: Vec::new() }
+        Self {
+            node,
+            connected: false,
+            since: Tick::ZERO,
+            is_wanted: false,
+            was_member: false,
+            address: None,
+            egress: Vec::new(),
+        }
+    }
+
+    /// One that the configuration file names.
+    pub fn named(node: NodeId) -> Self {
+        Self { is_wanted: true, ..Self::new(node) }
     }
 
     /// Connected for so long, microseconds.
