@@ -121,8 +121,8 @@ impl Raft {
         self.votes_alone()
     }
 
-    /// Whether this node would lead if it could: not while its disk stands still (it could not even vote for
-    /// itself, bug 28), nor when it is stopping.
+    /// Whether this node would lead if it could: not while its disk stands still (it could not even
+    /// vote for itself, bug 28), nor when it is stopping.
     pub(super) fn wants_to_lead(&self, now: Tick) -> bool {
         self.is_alone() || !(self.retired || self.is_disk_stalled(now))
     }

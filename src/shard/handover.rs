@@ -89,7 +89,9 @@ impl<M: StateMachine> Shard<M> {
 
     /// The node that is to lead a group.
     pub fn home(&self, local: u32) -> NodeId {
-        self.config.leaders.home(&self.config.voters, local as usize)
+        let group = self.groups.get(local as usize);
+        let voters = group.map_or(&self.config.voters, |group| &group.raft.membership().voters);
+        self.config.leaders.home(voters, local as usize)
     }
 
     pub(super) fn hand_over(
