@@ -44,8 +44,7 @@ impl Raft {
     }
 
     pub(super) fn on_election_due(&mut self, now: Tick, ready: &mut Ready) {
-        // It could not even vote for itself (bug 28).
-        if self.is_disk_stalled(now) {
+        if !self.wants_to_lead(now) {
             return self.reset_election_deadline(now);
         }
         self.role = Role::PreCandidate;
