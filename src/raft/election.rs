@@ -104,6 +104,10 @@ impl Raft {
             None => self.own_vote,
         });
         match (result, self.role) {
+            (VoteResult::WonWithLoss, _) if self.is_recovering() && self.damaged => {
+                let reason = "damage may have taken a later configuration";
+                self.become_follower(now, self.term, None, reason, ready);
+            }
             (VoteResult::Won | VoteResult::WonWithLoss, Role::PreCandidate) => {
                 self.become_candidate(now, false, ready);
             }
