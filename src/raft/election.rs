@@ -44,6 +44,10 @@ impl Raft {
     }
 
     pub(super) fn on_election_due(&mut self, now: Tick, ready: &mut Ready) {
+        if !self.may_campaign() {
+            // It waits to be found; whom it took for the leader is no advice for clients any more.
+            return self.become_follower(now, self.term, None, "its leader is silent", ready);
+        }
         // It could not even vote for itself (bug 28).
         if self.is_disk_stalled(now) {
             return self.reset_election_deadline(now);

@@ -288,7 +288,7 @@ impl Raft {
             Role::Leader => self.heartbeat_deadline.min(Transfer::deadline(&self.transfer)),
             // Its own vote is being written; nobody else is asked.
             Role::Candidate if self.votes_alone() => Tick(u64::MAX),
-            _ if !self.may_campaign() => Tick(u64::MAX),
+            _ if self.leader.is_none() && !self.may_campaign() => Tick(u64::MAX),
             _ => self.election_deadline,
         }
     }
