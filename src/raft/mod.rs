@@ -180,6 +180,8 @@ pub struct Raft {
     epoch: u32,
     /// There while the group is RECOVERING (durability.md R4).
     recovery: Option<Recovery>,
+    /// While it is: its newest configuration may be an old one.
+    damaged: bool,
     /// Of the last round of ReadIndex; given back in heartbeat replies. It grows through all terms of
     /// a start, so that no answer fits a later round.
     context: u64,
@@ -202,7 +204,8 @@ impl Raft {
     pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
         config.validate().expect("the caller has validated the configuration");
         restored.check().expect("the caller has checked what it found");
-        let Restored { hard_state, terms, first, last, recovering, memberships } = restored;
+        let Restored { hard_state, terms, first, last, recovering, damaged, memberships } =
+            restored;
         let log = Log::new(first, last, terms, hard_state.commit);
         let history = History::new(Membership::of_voters(config.voters.clone()), memberships);
         let mut raft = Self {
@@ -229,6 +232,7 @@ impl Raft {
             announced: Index::ZERO,
             epoch: 0,
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
+            damaged: damaged && !mutants::is(Mutant::DamagedWinsWithLoss),
             context: 0,
             reads: Reads::default(),
             transfer: None,
@@ -287,7 +291,7 @@ impl Raft {
             Role::Leader => self.heartbeat_deadline.min(Transfer::deadline(&self.transfer)),
             // Its own vote is being written; nobody else is asked.
             Role::Candidate if self.votes_alone() => Tick(u64::MAX),
-            _ if !self.may_campaign() => Tick(u64::MAX),
+            _ if self.leader.is_none() && !self.may_campaign() => Tick(u64::MAX),
             _ => self.election_deadline,
         }
     }

@@ -267,6 +267,7 @@ impl<M: StateMachine> Shard<M> {
             let group = GroupId(id);
             let mut restored = recovered.remove(&group).unwrap_or_default();
             restored.recovering = shard.config.is_suspect(group);
+            restored.damaged = shard.config.suspect == Suspect::Everything;
             let raft = Raft::new(shard.raft_config(group), restored, now);
             let local = shard.groups.len() as u32;
             shard.recovering += usize::from(raft.is_recovering());
@@ -590,7 +591,8 @@ pub fn restored(group: &RecoveredGroup) -> Restored {
         hard_state.vote = None;
     }
     let memberships = group.memberships.clone();
-    Restored { hard_state, terms, first, last: group.last, recovering: false, memberships }
+    let (recovering, damaged) = (false, false);
+    Restored { hard_state, terms, first, last: group.last, recovering, damaged, memberships }
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {

@@ -75,17 +75,17 @@ impl MemberStep {
             let (peer, client) = (peer.to_owned(), client.to_owned());
             Some(NodeAddress { node: NodeId(node), peer, client })
         };
-        match self {
-            &Self::Add { node, votes, ref peer, ref client } => {
+        match *self {
+            Self::Add { node, votes, ref peer, ref client } => {
                 Step::Add { node: NodeId(node), votes, address: address(node, peer, client) }
             }
-            &Self::Replace { old, node, ref peer, ref client } => {
+            Self::Replace { old, node, ref peer, ref client } => {
                 let address = address(node, peer, client);
                 Step::Replace { old: NodeId(old), new: NodeId(node), address }
             }
-            &Self::Remove { node } => Step::Remove(NodeId(node)),
-            &Self::Promote { node } => Step::Promote(NodeId(node)),
-            &Self::Demote { node } => Step::Demote(NodeId(node)),
+            Self::Remove { node } => Step::Remove(NodeId(node)),
+            Self::Promote { node } => Step::Promote(NodeId(node)),
+            Self::Demote { node } => Step::Demote(NodeId(node)),
         }
     }
 }

@@ -19,6 +19,7 @@ mod full_disk;
 mod kill9;
 mod lifecycle;
 mod load;
+mod members;
 mod mounts;
 mod openmetrics;
 mod pause;

@@ -97,17 +97,17 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         }
         M::OldTimeoutNow => Some(Way::Story(reads::a_late_word_starts_no_election)),
         M::LeadWithDeadDisk => sim("stall,full", 200),
-        // By the random run of the core and its scripts, until members change in the simulator.
-        M::SingleStepChange
-        | M::ConfigurationAtCommit
-        | M::KeepCutConfiguration
-        | M::ChangeBeforeOwnCommit
+        M::ConfigurationAtCommit
         | M::TwoChangesAtOnce
         | M::RemovedLeaderCountsItself
         | M::LearnersCount
+        | M::JointByNewMajority => sim("members,kill,pause,network", 200),
+        M::SingleStepChange
+        | M::KeepCutConfiguration
+        | M::ChangeBeforeOwnCommit
         | M::LearnerCampaigns
-        | M::JointByNewMajority
-        | M::LeaveJointBeforeCommit => None,
+        | M::LeaveJointBeforeCommit => sim("members,kill,pause,network", 1500),
+        M::DamagedWinsWithLoss => sim("members,rot,power,kill", 1500),
         M::NoSync
         | M::VoteAfterAnyAppend
         | M::LeaveWithoutNonce
