@@ -131,6 +131,44 @@ mutants! {
     EgressWithoutBound = "egress-without-bound",
     /// Over a full link heartbeats are left out like appends (bug 36, etcd#15247).
     HeartbeatsBehindBulk = "heartbeats-behind-bulk",
+    /// A change of voters is one entry, without a joint configuration (bug 19).
+    SingleStepChange = "single-step-change",
+    /// A configuration is in use when it is committed, not when it is in the log (§6).
+    ConfigurationAtCommit = "configuration-at-commit",
+    /// A configuration that was cut off the log stays in use (§6).
+    KeepCutConfiguration = "keep-cut-configuration",
+    /// A leader begins a change before it has committed anything in its term (bug 19).
+    ChangeBeforeOwnCommit = "change-before-own-commit",
+    /// A second change begins before the first one is committed (bug 19).
+    TwoChangesAtOnce = "two-changes-at-once",
+    /// A leader that is being removed counts itself (bug 21).
+    RemovedLeaderCountsItself = "removed-leader-counts-itself",
+    /// Learners count like voters.
+    LearnersCount = "learners-count",
+    /// Learners stand for election (bug 20, redpanda#8495).
+    LearnerCampaigns = "learner-campaigns",
+    /// While two configurations decide together, the new one's majority is enough (§6).
+    JointByNewMajority = "joint-by-new-majority",
+    /// The joint configuration is left before it is committed (§6).
+    LeaveJointBeforeCommit = "leave-joint-before-commit",
+    /// A leader answers reads without asking anybody whether it still leads.
+    ReadWithoutRound = "read-without-round",
+    /// A new leader answers reads before an entry of its own term has committed (bug 24, tikv#9239).
+    ReadBeforeCommitInTerm = "read-before-commit-in-term",
+    /// Answers to earlier rounds confirm a read.
+    OldContextCounts = "old-context-counts",
+    /// A read is answered before the state machine has come as far as its index.
+    ReadBeforeApplied = "read-before-applied",
+    /// A lease lasts an election timeout, however fast the others' clocks run (bug 25).
+    LeaseIgnoresDrift = "lease-ignores-drift",
+    /// A leader that told somebody to campaign goes on by its lease.
+    LeaseOutlivesTransfer = "lease-outlives-transfer",
+    /// Leadership is handed to a follower that is behind (bug 39, redpanda#2592).
+    TransferToLagging = "transfer-to-lagging",
+    /// A late word of an earlier leader starts an election.
+    OldTimeoutNow = "old-timeout-now",
+    /// A leader whose disk completes nothing stays leader (bug 28, tarantool#12292).
+    LeadWithDeadDisk = "lead-with-dead-disk",
     /// An event id that was seen is taken for a new one.
     DedupForgets = "dedup-forgets",
     /// Expiry leaves what lies in a segment with younger ids.

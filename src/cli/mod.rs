@@ -11,6 +11,7 @@
 mod bench;
 mod doctor;
 mod logging;
+mod member;
 mod runner;
 mod serve;
 mod sim;
@@ -41,6 +42,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
+    Member(member::MemberArgs),
     Sim(sim::SimArgs),
     Wal(wal::WalArgs),
 }
@@ -74,6 +76,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Serve(_) => unreachable!("handled above"),
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Member(args) => member::run(args),
         Command::Sim(args) => sim::run(&args),
         Command::Wal(args) => wal::run(&args),
     }

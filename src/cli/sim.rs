@@ -292,8 +292,9 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
     format!(
         "{} seeds, {:.2} simulated hours, {:.0} simulated s a s and core; {} faults ({} in the \
          quietest seed), {} kills, \
-         {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts; {} blocks acknowledged of {} asked, {} sent \
-         again, {} answered from the table; {} elections, {} messages; {} violations",
+         {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts, {} changes of members; {} blocks acknowledged of {} asked, {} sent \
+         again, {} answered from the table; {} of {} reads answered (linearizable {}, follower {}, \
+         lease {}, stale {}); {} transfers; {} elections, {} messages; {} violations",
         stats.seeds,
         simulated / 3600.0,
         simulated / (wall * jobs as f64),
@@ -306,10 +307,18 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.rot_found,
         stats.losses,
         stats.starts,
+        stats.changes,
         stats.acknowledged,
         stats.asked,
         stats.retries,
         stats.answered_retries,
+        stats.answered_questions.iter().sum::<u64>(),
+        stats.questions,
+        stats.answered_questions[0],
+        stats.answered_questions[1],
+        stats.answered_questions[2],
+        stats.answered_questions[3],
+        stats.transfers,
         stats.elections,
         stats.messages,
         violations

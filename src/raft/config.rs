@@ -5,14 +5,17 @@ use thiserror::Error;
 use super::log::TermRun;
 use super::quorum::VOTERS_MAX;
 use crate::ids::{GroupId, HardState, Incarnation, Index, NodeId};
+use crate::membership::Membership;
 
 /// One group on one node. Times in microseconds, sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// This node; must be one of `voters`.
+    /// This node; one of `voters`, unless these are none.
     pub id: NodeId,
     pub group: GroupId,
-    /// Everyone whose vote and acknowledgement counts, in any order.
+    /// Everyone whose vote and acknowledgement counts in the group's first configuration, in any
+    /// order; what the log says of memberships goes before it. None: this node waits until the
+    /// group's leader sends it the log, and with it a configuration.
     pub voters: Vec<NodeId>,
     /// Start number of this node (durability.md R3); goes out in every message.
     pub incarnation: Incarnation,
@@ -37,13 +40,22 @@ pub struct Config {
     pub seed: u64,
     /// Campaigns first on a cold start. Only the first timeout is shorter.
     pub preferred: bool,
+    /// Leaders may answer reads by a lease instead of a round (dissertation §6.4.1). Safe only as
+    /// long as no clock of a member runs faster than another's by more than
+    /// `clock_drift_percent_max`, and none jumps; must be the same on all members. It costs
+    /// failover: whoever starts again is silent for an election timeout.
+    pub lease_reads: bool,
+    /// While the slowest clock advances 100, the fastest advances 100 + this at most. Only for
+    /// leases.
+    pub clock_drift_percent_max: u32,
 }
+
+/// Generous: quartz clocks of one room differ by 0.01 %.
+pub const CLOCK_DRIFT_PERCENT: u32 = 20;
 
 /// Why a configuration is refused; each text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
-    #[error("group {0:?} has no voters: name at least one node")]
-    NoVoters(GroupId),
     #[error("{0} voters are more than {VOTERS_MAX}")]
     TooManyVoters(usize),
     #[error("node {0} is named twice among the voters")]
@@ -58,6 +70,8 @@ pub enum ConfigError {
     ElectionRange { min: u64, max: u64 },
     #[error("heartbeat_us {heartbeat} must be below half of election_timeout_min_us {election}")]
     HeartbeatTooSlow { heartbeat: u64, election: u64 },
+    #[error("clock_drift_percent_max {0} must be below 100")]
+    Drift(u32),
 }
 
 impl Config {
@@ -79,6 +93,8 @@ impl Config {
             cache_bytes_max: 16 << 20,
             seed: u64::from(id.0) << 32 | u64::from(group.0),
             preferred: false,
+            lease_reads: false,
+            clock_drift_percent_max: CLOCK_DRIFT_PERCENT,
         }
     }
 
@@ -105,13 +121,13 @@ impl Config {
             let heartbeat = self.heartbeat_us;
             return Err(ConfigError::HeartbeatTooSlow { heartbeat, election: min });
         }
+        if self.clock_drift_percent_max >= 100 {
+            return Err(ConfigError::Drift(self.clock_drift_percent_max));
+        }
         Ok(())
     }
 
     fn validate_voters(&self) -> Result<(), ConfigError> {
-        if self.voters.is_empty() {
-            return Err(ConfigError::NoVoters(self.group));
-        }
         if self.voters.len() > VOTERS_MAX {
             return Err(ConfigError::TooManyVoters(self.voters.len()));
         }
@@ -123,7 +139,12 @@ impl Config {
                 return Err(ConfigError::DuplicateVoter(voter));
             }
         }
-        if self.voters.contains(&self.id) { Ok(()) } else { Err(ConfigError::NotAVoter(self.id)) }
+        let joins = self.voters.is_empty();
+        if joins || self.voters.contains(&self.id) {
+            Ok(())
+        } else {
+            Err(ConfigError::NotAVoter(self.id))
+        }
     }
 }
 
@@ -140,6 +161,9 @@ pub struct Restored {
     /// What this node acknowledged before may be missing from the above: the group starts
     /// RECOVERING (durability.md R3, R4).
     pub recovering: bool,
+    /// The configurations among the entries, ascending, behind that of a snapshot if there is one.
+    /// None: the group's first configuration.
+    pub memberships: Vec<Membership>,
 }
 
 impl Default for Restored {
@@ -151,6 +175,7 @@ impl Default for Restored {
             first: Index(1),
             last: Index::ZERO,
             recovering: false,
+            memberships: Vec::new(),
         }
     }
 }
@@ -159,7 +184,13 @@ impl Restored {
     /// What no log of this core says: why a group cannot start from it. A true checksum is no proof
     /// of sense.
     pub fn check(&self) -> Result<(), &'static str> {
-        let Self { hard_state, terms, first, last, .. } = self;
+        let Self { hard_state, terms, first, last, memberships, .. } = self;
+        let in_order = memberships.windows(2).all(|pair| pair[0].index < pair[1].index);
+        let among = memberships.iter().all(|m| Index::ZERO < m.index && m.index <= *last);
+        let alone = memberships.iter().any(|m| m.voters.is_empty());
+        if !in_order || !among || alone {
+            return Err("configurations that the entries do not have");
+        }
         let empty = *last < *first;
         if *first == Index::ZERO || last.next() < *first || terms.is_empty() != empty {
             return Err("entries without a place or without a term");

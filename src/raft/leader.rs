@@ -12,23 +12,25 @@ impl Raft {
         self.leader = Some(self.config.id);
         self.transition("won the election", ready);
         self.begin_epoch(loss, ready);
+        self.abandon_rounds();
         let next = self.log.last_index().next();
         for peer in &mut self.peers {
             peer.progress.reset(next);
             peer.progress.contact(now);
         }
+        self.begin_membership(now);
         self.set_heartbeat_deadline(now);
         // §5.4.2 and dissertation §6.4: an entry of its own term, so that earlier ones can commit.
         let from = ready.blocks.len();
         self.take_on(Block::noop(self.config.group), ready);
         self.issue_append(from, false, ready);
-        for i in 0..self.peers.len() {
+        for i in 0..self.members {
             self.replicate(now, i, ready);
         }
     }
 
     pub(super) fn on_propose(&mut self, now: Tick, blocks: &mut Vec<Block>, ready: &mut Ready) {
-        if self.role != Role::Leader {
+        if self.role != Role::Leader || self.is_transferring() {
             return;
         }
         let (admitted, bytes) = self.admitted(blocks);
@@ -65,7 +67,7 @@ impl Raft {
 
     /// Gives a block its place in the log and in the turn's arena.
     #[inline]
-    fn take_on(&mut self, mut block: Block, ready: &mut Ready) {
+    pub(super) fn take_on(&mut self, mut block: Block, ready: &mut Ready) {
         block.stamp(self.term, self.log.last_index().next(), self.epoch);
         ready.blocks.push(block.clone());
         self.log.append(block);
@@ -81,7 +83,7 @@ impl Raft {
         bytes: u64,
         ready: &mut Ready,
     ) {
-        for i in 0..self.peers.len() {
+        for i in 0..self.members {
             let progress = &self.peers[i].progress;
             let shares = progress.state() == State::Replicate
                 && progress.next() == first
@@ -137,6 +139,7 @@ impl Raft {
         let last = ready.slice(&range).last().map_or(prev_index, Block::last);
         self.peers[i].progress.sent(now, first, last, bytes);
         let commit = self.log.commit();
+        self.note_told(i, commit.min(last));
         let body = Body::Append { prev_index, prev_term, commit, last: self.log.last_index() };
         self.send(i, Seq::ZERO, body, range, ready);
     }
@@ -209,11 +212,13 @@ impl Raft {
         if matched > self.log.last_index() || !self.log.is_edge(matched) {
             return;
         }
+        self.note_leave(i);
         let progress = &mut self.peers[i].progress;
         progress.contact(now);
         if progress.acknowledged(now, matched) && matched > self.log.commit() {
             self.advance_commit();
         }
+        self.note_round(now, i, matched);
         self.replicate(now, i, ready);
     }
 
@@ -265,19 +270,32 @@ impl Raft {
             let reason = "no quorum for an election timeout";
             return self.become_follower(now, self.term, None, reason, ready);
         }
+        if self.quit_if_stalled(now, ready) {
+            return;
+        }
         self.set_heartbeat_deadline(now);
-        for i in 0..self.peers.len() {
-            let known = if mutants::is(Mutant::CommitPastMatched) {
-                self.log.last_index()
-            } else {
-                self.peers[i].progress.matched()
-            };
-            let commit = self.log.commit().min(known);
-            let last = self.log.last_index();
-            let body = Body::Heartbeat { commit, context: self.context, last };
-            self.send(i, Seq::ZERO, body, 0..0, ready);
+        self.part_from_leaving(now);
+        let sent = self.renew_lease(now, ready);
+        for i in 0..self.members {
+            if !sent {
+                self.send_heartbeat(i, ready);
+            }
             self.look_after(now, i, ready);
         }
+    }
+
+    /// A heartbeat with the context of the last round, so that it repeats a round that was lost.
+    pub(super) fn send_heartbeat(&mut self, i: usize, ready: &mut Ready) {
+        let known = if mutants::is(Mutant::CommitPastMatched) {
+            self.log.last_index()
+        } else {
+            self.peers[i].progress.matched()
+        };
+        let commit = self.log.commit().min(known);
+        let last = self.log.last_index();
+        self.note_told(i, commit);
+        let body = Body::Heartbeat { commit, context: self.context, last };
+        self.send(i, Seq::ZERO, body, 0..0, ready);
     }
 
     /// Without an answer for an rpc timeout, one empty append asks how far the follower is: a lost
@@ -306,7 +324,8 @@ impl Raft {
     pub(super) fn shared(&self, now: Tick) -> Index {
         let patience = self.config.election_timeout_max_us;
         let active = |p: &&super::Peer| now.since(p.progress.contact_at()) < patience;
-        let matched = self.peers.iter().filter(active).map(|p| p.progress.matched());
+        let members = &self.peers[..self.members];
+        let matched = members.iter().filter(active).map(|p| p.progress.matched());
         matched.min().unwrap_or(Index(u64::MAX))
     }
 }

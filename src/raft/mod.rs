@@ -27,7 +27,9 @@
 //!
 //! `election` terms, votes, timeouts · `leader` proposals, replication, commit, heartbeats ·
 //! `follower` appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
-//! follower · [`quorum`] majorities · `recovering` the way back after a loss · [`message`], [`ready`] what goes out.
+//! follower · [`quorum`] majorities · `membership` who takes part, `promotion` learners on their way to
+//! a vote · `recovering` the way back after a loss · `read_index` reads without the log ·
+//! [`transfer`] handing over · [`message`], [`ready`] what goes out.
 
 pub mod config;
 mod election;
@@ -38,12 +40,16 @@ mod follower;
 pub mod harness;
 mod leader;
 pub mod log;
+mod membership;
 pub mod message;
 pub mod progress;
+mod promotion;
 pub mod quorum;
+mod read_index;
 pub mod ready;
 mod recovering;
 mod rng;
+pub mod transfer;
 mod view;
 
 pub use config::{Config, ConfigError, Restored};
@@ -51,16 +57,24 @@ pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
 pub use ready::{
-    BlockRange, Committed, Fetch, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role,
-    Transition,
+    BlockRange, Committed, Fetch, GroupMembership, Outbound, Persist, PersistOp, PossibleLoss,
+    ReadIndex, Ready, Role, Transition,
 };
+pub use transfer::TransferRefused;
+
+use thiserror::Error;
 
 use crate::block::Block;
 use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
+use crate::membership::{ChangeError, Membership, Preflight, Step};
 use crate::mutants::{self, Mutant};
+use membership::{History, Standing};
+use promotion::CatchUp;
 use quorum::{Ballot, JointConfig};
+use read_index::{Reads, Waits};
 use recovering::Recovery;
 use rng::Rng;
+use transfer::{DiskWatch, Transfer};
 
 /// What can happen to a group. Blocks are lent in a vector and drained, so that its memory is reused.
 #[derive(Debug)]
@@ -70,6 +84,13 @@ pub enum Event<'a> {
     /// All proposals of a turn. What is taken on is drained from the front, in order; what is left
     /// was refused: this node does not lead, or the leader's uncommitted bytes are at their limit.
     Propose { blocks: &'a mut Vec<Block> },
+    /// An operator's change of who takes part (§6). `answer` is set: the index of the entry that
+    /// begins it, or why not. `force`: also if no quorum of voters answers, before or after.
+    ProposeMembership {
+        steps: &'a [Step],
+        force: bool,
+        answer: &'a mut Option<Result<Index, ChangeRefused>>,
+    },
     /// A message from a peer; `blocks` are those of an `Append` and are drained.
     Receive { from: NodeId, message: Message, blocks: &'a mut Vec<Block> },
     /// All persists through `seq` are durable (or written, where the group does not sync).
@@ -83,18 +104,43 @@ pub enum Event<'a> {
     PeerConnected { peer: NodeId, incarnation: Incarnation },
     /// Messages under way to and from the peer are lost.
     PeerDisconnected { peer: NodeId },
+    /// Reads up to this number want an index from which on they may be answered; numbers grow.
+    /// Answered in [`Ready::reads`], perhaps late, and with a leader's help if this node follows;
+    /// never while nobody leads.
+    ReadIndex { number: u64 },
+    /// This leader is to hand over to `to`. [`Raft::may_transfer`] says whether it will try.
+    Transfer { to: NodeId },
 }
 
-/// Another member, in whatever role this node is.
+/// Why a change of membership was not begun.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ChangeRefused {
+    #[error("this node does not lead the group")]
+    NotLeader(Option<NodeId>),
+    #[error("the leader has not committed anything in its term yet; try again")]
+    NotYet,
+    #[error("another change of members is under way; try again")]
+    UnderWay,
+    #[error("{0}")]
+    Invalid(ChangeError),
+    #[error("{0}; to do it all the same, use --force")]
+    Quorum(Preflight),
+}
+
+/// Another node, in whatever role this node is.
 #[derive(Clone, Debug)]
 struct Peer {
     id: NodeId,
+    standing: Standing,
     /// Highest incarnation seen; `ZERO` = none yet.
     incarnation: Incarnation,
     /// Its answer in the running (pre-)election.
     vote: Option<Ballot>,
     /// Means something only while this node leads.
     progress: Progress,
+    /// Its reads, and the highest context of a heartbeat that it has answered; as `progress`.
+    reads: Waits,
+    context: u64,
 }
 
 /// One group on one node. See the module's contract.
@@ -102,6 +148,11 @@ struct Peer {
 pub struct Raft {
     config: Config,
     voters: JointConfig,
+    history: History,
+    /// A planted bug compares with it.
+    deciding: Membership,
+    /// Learners that this leader watches.
+    catch_up: Vec<CatchUp>,
     log: Log,
     role: Role,
     leader: Option<NodeId>,
@@ -113,8 +164,10 @@ pub struct Raft {
     /// Last persist given out, and last one done.
     issued: Seq,
     persisted: Seq,
-    /// All voters but this node, by id.
+    /// Other nodes that are sent to (members, and those just taken out), then strangers.
     peers: Vec<Peer>,
+    /// How many of them are sent to.
+    members: usize,
     /// Own vote, counted only once it is durable.
     own_vote: Option<Ballot>,
     /// When the leader of this term was last heard; `None` when it is not believed to live.
@@ -127,8 +180,14 @@ pub struct Raft {
     epoch: u32,
     /// There while the group is RECOVERING (durability.md R4).
     recovery: Option<Recovery>,
-    /// Given back in heartbeat replies; rounds of ReadIndex will count it up.
+    /// Of the last round of ReadIndex; given back in heartbeat replies. It grows through all terms of
+    /// a start, so that no answer fits a later round.
     context: u64,
+    reads: Reads,
+    transfer: Option<Transfer>,
+    disk_watch: DiskWatch,
+    /// With leases: no vote before this, because an earlier start may have promised a leader not to.
+    silent_until: Tick,
     rng: Rng,
 }
 
@@ -141,14 +200,17 @@ impl Raft {
     pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
         config.validate().expect("the caller has validated the configuration");
         restored.check().expect("the caller has checked what it found");
-        let Restored { hard_state, terms, first, last, recovering } = restored;
+        let Restored { hard_state, terms, first, last, recovering, memberships } = restored;
         let log = Log::new(first, last, terms, hard_state.commit);
-        let voters = JointConfig::simple(config.voters.clone());
-        let others = voters.incoming().ids().iter().filter(|&&id| id != config.id);
+        let history = History::new(Membership::of_voters(config.voters.clone()), memberships);
         let mut raft = Self {
-            peers: others.map(|&id| Peer::new(id)).collect(),
+            peers: Vec::new(),
+            members: 0,
             rng: Rng::new(config.seed),
-            voters,
+            voters: JointConfig::of(history.current()),
+            deciding: Membership::default(),
+            catch_up: Vec::new(),
+            history,
             log,
             role: Role::Follower,
             leader: None,
@@ -166,8 +228,14 @@ impl Raft {
             epoch: 0,
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
             context: 0,
+            reads: Reads::default(),
+            transfer: None,
+            disk_watch: DiskWatch::default(),
+            silent_until: Tick::ZERO,
             config,
         };
+        let membership = raft.history.current().clone();
+        raft.sort_peers(now, &membership);
         raft.first_election_deadline(now);
         raft
     }
@@ -177,6 +245,9 @@ impl Raft {
         match event {
             Event::Timeout => self.on_timeout(now, ready),
             Event::Propose { blocks } => self.on_propose(now, blocks, ready),
+            Event::ProposeMembership { steps, force, answer } => {
+                *answer = Some(self.on_propose_membership(now, steps, force, ready));
+            }
             Event::Receive { from, message, blocks } => {
                 self.on_receive(now, from, message, blocks, ready);
                 blocks.clear();
@@ -191,11 +262,17 @@ impl Raft {
                 self.on_connected(now, peer, incarnation, ready);
             }
             Event::PeerDisconnected { peer } => self.on_disconnected(now, peer),
+            Event::ReadIndex { number } => self.on_read_index(number),
+            Event::Transfer { to } => self.on_transfer(now, to, ready),
         }
         self.leave_recovery_if_synced(ready);
+        self.settle_membership(now, ready);
+        self.drive_transfer(now, ready);
+        self.drive_reads(now, ready);
         self.save_hard_state(ready);
         self.announce_commit(ready);
         self.evict(now);
+        self.watch_disk(now);
         #[cfg(debug_assertions)]
         self.check_invariants();
     }
@@ -203,10 +280,11 @@ impl Raft {
     /// When `Timeout` is next needed; `Tick(u64::MAX)` = never.
     pub fn deadline(&self) -> Tick {
         match self.role {
-            Role::Leader if self.peers.is_empty() => Tick(u64::MAX),
-            Role::Leader => self.heartbeat_deadline,
+            Role::Leader if self.members == 0 => Tick(u64::MAX),
+            Role::Leader => self.heartbeat_deadline.min(Transfer::deadline(&self.transfer)),
             // Its own vote is being written; nobody else is asked.
-            Role::Candidate if self.peers.is_empty() => Tick(u64::MAX),
+            Role::Candidate if self.votes_alone() => Tick(u64::MAX),
+            _ if !self.may_campaign() => Tick(u64::MAX),
             _ => self.election_deadline,
         }
     }
@@ -216,6 +294,8 @@ impl Raft {
             return;
         }
         match self.role {
+            // A transfer that has run out is looked after in any case.
+            Role::Leader if now < self.heartbeat_deadline => {}
             Role::Leader => self.on_heartbeat_due(now, ready),
             _ => self.on_election_due(now, ready),
         }
@@ -229,12 +309,17 @@ impl Raft {
         blocks: &mut Vec<Block>,
         ready: &mut Ready,
     ) {
-        let Some(i) = self.peer(from) else { return };
+        if from == self.config.id {
+            return;
+        }
+        // Also who is not in the configuration here: it may be in a later one.
+        let i = self.meet(from);
         if !self.is_current(i, &message) {
             return;
         }
-        if let Body::VoteRequest { pre, last_index, last_term } = message.body {
-            return self.on_vote_request(now, i, message.term, pre, (last_index, last_term), ready);
+        if let Body::VoteRequest { pre, handed, last_index, last_term } = message.body {
+            let last = (last_index, last_term);
+            return self.on_vote_request(now, i, message.term, (pre, handed), last, ready);
         }
         if message.term > self.term {
             self.become_follower(now, message.term, None, "higher term", ready);
@@ -248,7 +333,7 @@ impl Raft {
             return self.on_vote_reply(now, i, message.term, pre, ballot, ready);
         }
         if message.term < self.term {
-            return self.on_older_term(i, &message.body, ready);
+            return self.on_older_term(now, i, &message.body, ready);
         }
         match message.body {
             Body::Append { prev_index, prev_term, commit, last } => {
@@ -267,14 +352,20 @@ impl Raft {
                     if message.echo == self.config.incarnation { commit } else { Index(0) };
                 self.on_heartbeat(now, i, commit, context, ready);
             }
-            // The rest are answers to a leader. An answer of this term proves that this node led or
-            // leads in it.
-            _ if self.role != Role::Leader => {}
+            Body::TimeoutNow => self.on_timeout_now(now, i, ready),
+            Body::ReadReply { number, index } => self.on_read_reply(i, number, index, ready),
+            // The rest are for a leader. An answer of this term proves that this node led or leads
+            // in it.
+            _ if self.role != Role::Leader || i >= self.members => {}
             Body::AppendReply { matched } => self.on_append_reply(now, i, matched, ready),
             Body::AppendReject { prev_index, hint_index, hint_term } => {
                 self.on_append_reject(now, i, prev_index, (hint_index, hint_term), ready);
             }
-            Body::HeartbeatReply { .. } => self.peers[i].progress.contact(now),
+            Body::HeartbeatReply { context } => {
+                self.note_leave(i);
+                self.on_heartbeat_reply(now, i, context);
+            }
+            Body::ReadIndex { number } => self.on_follower_reads(i, number),
             Body::VoteRequest { .. } | Body::VoteReply { .. } => unreachable!("handled above"),
         }
     }
@@ -284,7 +375,10 @@ impl Raft {
     fn is_current(&mut self, i: usize, message: &Message) -> bool {
         let is_reply = !matches!(
             message.body,
-            Body::VoteRequest { .. } | Body::Append { .. } | Body::Heartbeat { .. }
+            Body::VoteRequest { .. }
+                | Body::Append { .. }
+                | Body::Heartbeat { .. }
+                | Body::TimeoutNow
         );
         let echo = message.echo;
         if is_reply && echo != Incarnation::ZERO && echo != self.config.incarnation {
@@ -308,6 +402,7 @@ impl Raft {
         if peer.incarnation != Incarnation::ZERO && !keep {
             peer.progress.reset(next);
             peer.vote = None;
+            peer.reads = Waits::default();
         }
         peer.incarnation = incarnation;
     }
@@ -341,7 +436,7 @@ impl Raft {
             return;
         }
         self.learn_incarnation(i, incarnation);
-        if self.role == Role::Leader {
+        if self.role == Role::Leader && i < self.members {
             let progress = &mut self.peers[i].progress;
             progress.become_probe(progress.next());
             self.replicate(now, i, ready);
@@ -369,8 +464,9 @@ impl Raft {
     #[cold]
     fn issue_hard_state(&mut self, ready: &mut Ready) {
         let before = self.hard_state;
+        let same_vote = before.vote.is_none() || before.vote == self.vote;
         assert!(
-            self.term > before.term || (self.term == before.term && before.vote.is_none()),
+            self.term > before.term || (self.term == before.term && same_vote),
             "terms do not fall and a vote does not change (§5.2)"
         );
         let state = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
@@ -451,7 +547,22 @@ impl Raft {
 
 impl Peer {
     fn new(id: NodeId) -> Self {
-        Self { id, incarnation: Incarnation::ZERO, vote: None, progress: Progress::new() }
+        Self {
+            id,
+            standing: Standing::Stranger,
+            incarnation: Incarnation::ZERO,
+            vote: None,
+            progress: Progress::new(),
+            reads: Waits::default(),
+            context: 0,
+        }
+    }
+
+    fn forget_time(&mut self) {
+        self.progress.forget_time();
+        if let Standing::Leaving { until: Some(until), .. } = &mut self.standing {
+            *until = Tick::ZERO;
+        }
     }
 }
 

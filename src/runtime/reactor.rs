@@ -37,7 +37,7 @@ pub struct Reactor<M> {
     cold_replies: Arc<ColdReplies>,
     segment_bytes: u64,
     segment_dir: std::path::PathBuf,
-    out: Output,
+    pub(super) out: Output,
     completions: Vec<Completion>,
     net_events: Vec<NetEvent>,
     disk_events: Vec<DiskEvent>,
@@ -105,8 +105,7 @@ impl<M: StateMachine> Reactor<M> {
         self.finish_recovery();
         self.links.listen(&mut self.ring, &mut self.net);
         let result = loop {
-            let now = self.ring.now();
-            self.collect(now);
+            let now = self.collect();
             self.chores(now);
             self.shard.turn(now, &mut self.out);
             if let Some(error) = self.out.fatal.take() {
@@ -115,6 +114,7 @@ impl<M: StateMachine> Reactor<M> {
             }
             self.report_transitions();
             self.report_recovery();
+            self.change_links();
             self.start_disk();
             self.send_to_peers();
             if self.shard.has_work_to_apply() && self.ring.has_queued() {
@@ -145,14 +145,16 @@ impl<M: StateMachine> Reactor<M> {
             if let Err(error) = self.ring.wait(until) {
                 panic!("io_uring refuses to work: {error}");
             }
-            self.collect(self.ring.now());
+            self.collect();
         }
         self.start_disk();
     }
 
-    /// Hands everything that has happened to the shard.
-    fn collect(&mut self, now: Tick) {
+    /// Hands everything that has happened to the shard. The clock is read after it has happened:
+    /// a process that was stopped in between must not date a leader's word back, nor a question.
+    fn collect(&mut self) -> Tick {
         self.ring.reap(&mut self.completions);
+        let now = self.ring.now();
         for completion in self.completions.drain(..) {
             let net = self.net.complete(&mut self.ring, &completion, &mut self.net_events);
             if !net {
@@ -179,6 +181,7 @@ impl<M: StateMachine> Reactor<M> {
             // Who asked may have gone: then nobody hears the answer.
             let _ = question.reply.try_send(self.report(now, question.want));
         }
+        now
     }
 
     fn report(&self, now: Tick, want: Want) -> ShardReport {

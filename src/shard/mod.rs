@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! in    peer_frame  client_frame  disk_done  (any number, each steps the groups it concerns)
-//! turn  timers -> proposals -> settle -> stage + one flush -> gather     => Output::disk, peer bytes
+//! turn  timers -> proposals, reads -> settle -> stage + one flush -> gather  => Output::disk, peer bytes
 //! apply committed blocks, answers                                        => client bytes
 //! out   Output, peer_egress, client_egress; then sleep until `deadline`
 //! ```
@@ -11,13 +11,18 @@
 //! Every ordering rule of the data path is in this module and in `raft` and `wal`:
 //! - a message leaves only when the persist it speaks for is settled (`group`);
 //! - a client hears of a block only when it is committed and applied (`apply`);
+//! - a read is answered from what was committed when it arrived, or later (`reads`): the `now` of a
+//!   turn is read after its last input was taken in;
 //! - after the log's first error nothing is acknowledged, voted or sent any more.
 
 mod admin;
 mod apply;
 pub mod figures;
 mod group;
+mod handover;
+mod members;
 mod proposals;
+mod reads;
 pub mod sessions;
 pub mod stages;
 mod status;
@@ -29,7 +34,10 @@ use std::collections::VecDeque;
 
 use self::admin::Admin;
 use self::group::Group;
+pub use self::members::LinkChange;
+use self::members::LinkWatch;
 use self::proposals::Clients;
+use self::reads::Reads;
 use self::sessions::SessionLimits;
 use self::stages::StageTimes;
 pub use self::status::{GroupStatus, ShardStatus};
@@ -54,8 +62,11 @@ use crate::wire::client::Refused;
 pub struct ShardConfig {
     pub node: NodeId,
     pub incarnation: Incarnation,
-    /// All voters of every group, this node among them, in the order of the cluster's node list.
+    /// The voters of every group's first configuration, this node among them, in the order of the
+    /// cluster's node list. None: this node joins groups that run, and waits for their leaders.
     pub voters: Vec<NodeId>,
+    /// Further nodes to be linked with from the start.
+    pub peers: Vec<NodeId>,
     pub shard: u32,
     pub shards: u32,
     /// Groups of the whole cluster; this shard holds those with `group % shards == shard`.
@@ -108,6 +119,8 @@ pub struct Output {
     pub transitions: Vec<Transition>,
     /// To be told to an operator: acknowledged commands may be missing.
     pub losses: Vec<PossibleLoss>,
+    /// Whom this shard is to be linked with, besides those of the start.
+    pub links: Vec<LinkChange>,
     /// The first error of the log: say why and stop the process.
     pub fatal: Option<WalError>,
 }
@@ -126,6 +139,8 @@ pub struct ShardStats {
     /// Elections that this node stood in, and those it won.
     pub campaigns: u64,
     pub elections_won: u64,
+    /// Questions answered, by their [`Consistency`](crate::wire::client::Consistency).
+    pub reads: [u64; 4],
 }
 
 impl ShardStats {
@@ -156,8 +171,10 @@ pub struct Shard<M> {
     ready: Ready,
     timers: Timers,
     peers: Vec<Peer>,
+    links: LinkWatch,
     clients: Clients,
     admin: Admin,
+    questions: Reads,
     /// Messages of this turn, by peer.
     outgoing: Vec<Vec<Outgoing>>,
     /// Groups with a persist that waits for the durable, and for the written, mark.
@@ -201,16 +218,21 @@ impl<M: StateMachine> Shard<M> {
         mut machine: impl FnMut(GroupId) -> M,
         now: Tick,
     ) -> Self {
-        let peers: Vec<Peer> =
-            config.voters.iter().filter(|&&n| n != config.node).map(|&n| Peer::new(n)).collect();
+        let named = config.voters.iter().chain(&config.peers).filter(|&&n| n != config.node);
+        let mut named: Vec<NodeId> = named.copied().collect();
+        named.sort_unstable();
+        named.dedup();
+        let peers: Vec<Peer> = named.into_iter().map(Peer::named).collect();
         let outgoing = peers.iter().map(|_| Vec::new()).collect();
         let mut shard = Self {
             groups: Vec::new(),
             ready: Ready::default(),
             timers: Timers::new(config.raft.heartbeat_us / TIMER_GRID),
             peers,
+            links: LinkWatch::default(),
             clients: Clients::default(),
             admin: Admin::default(),
+            questions: Reads::default(),
             outgoing,
             durable_marks: VecDeque::new(),
             written_marks: VecDeque::new(),
@@ -242,6 +264,7 @@ impl<M: StateMachine> Shard<M> {
             shard.groups.push(Group::new(raft, machine(group), &shard.config));
             shard.reschedule(local);
         }
+        shard.meet_members();
         shard
     }
 
@@ -254,8 +277,8 @@ impl<M: StateMachine> Shard<M> {
         config.incarnation = self.config.incarnation;
         config.seed = seed(self.config.node, self.config.incarnation, group);
         // Leaders of the groups of one shard are spread over the nodes at the first start.
-        let turn = (group.0 / self.config.shards) as usize % voters.len();
-        config.preferred = voters[turn] == self.config.node;
+        let turn = (group.0 / self.config.shards) as usize % voters.len().max(1);
+        config.preferred = voters.get(turn) == Some(&self.config.node);
         config
     }
 
@@ -311,9 +334,12 @@ impl<M: StateMachine> Shard<M> {
         self.run_timers(now);
         self.run_admin(now);
         self.propose(now);
+        self.ask_reads(now);
         self.settle(now);
         self.start_fetches(now);
         self.note_commits(now, out);
+        self.note_memberships(now, out);
+        self.note_reads();
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);
         out.disk.append(&mut self.disk_queue);
@@ -461,7 +487,8 @@ impl<M: StateMachine> Shard<M> {
             || !self.disk_queue.is_empty()
             || !self.ready.is_empty()
             || !self.proposing.is_empty()
-            || !self.admin.is_empty();
+            || !self.admin.is_empty()
+            || self.questions.has_news();
         if self.fatal.is_some() {
             return now;
         }
@@ -471,7 +498,8 @@ impl<M: StateMachine> Shard<M> {
         if left_over {
             return now;
         }
-        self.timers.next().min(self.wal.deadline())
+        let links = self.links_deadline();
+        self.timers.next().min(self.wal.deadline()).min(self.questions.deadline()).min(links)
     }
 
     /// True when [`Shard::apply`] has something to do.
@@ -498,7 +526,9 @@ impl<M: StateMachine> Shard<M> {
 
     /// True when no proposal waits for its answer and everything staged is on stable storage.
     pub fn is_quiet(&self) -> bool {
-        let idle = |group: &Group<M>| group.pending.is_empty() && group.proposals.is_empty();
+        let idle = |group: &Group<M>| {
+            group.pending.is_empty() && group.proposals.is_empty() && group.reads.is_empty()
+        };
         self.groups.iter().all(idle) && self.wal.durable() >= self.wal.staged()
     }
 
@@ -548,7 +578,8 @@ pub fn restored(group: &RecoveredGroup) -> Restored {
     if mutants::is(Mutant::ForgetVoteAtStart) {
         hard_state.vote = None;
     }
-    Restored { hard_state, terms, first, last: group.last, recovering: false }
+    let memberships = group.memberships.clone();
+    Restored { hard_state, terms, first, last: group.last, recovering: false, memberships }
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {

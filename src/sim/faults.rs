@@ -72,6 +72,7 @@ impl<S: Subject> World<S> {
     fn begin_fault(&mut self, fault: &Fault, at: usize) -> bool {
         let (node, amount) = (fault.node, fault.amount);
         match fault.kind {
+            Kind::Members => return false,
             Kind::Kill => return self.kill_for_a_while(node),
             Kind::Power => return self.lose_power(node),
             Kind::Shards => {
@@ -87,6 +88,7 @@ impl<S: Subject> World<S> {
                 self.pause(node);
             }
             Kind::Clock => self.disturb_clock(node, amount),
+            Kind::Transfer => return self.transfer(node, fault.other, amount),
             Kind::Slow => self.nodes[node].slow_us = 1000 + amount % 20_000,
             Kind::Partition | Kind::OneWay | Kind::Bridge | Kind::Flap => {
                 self.cut(fault, amount >> 40 & 1 == 1);
@@ -158,6 +160,7 @@ impl<S: Subject> World<S> {
             | Kind::Stuck => self.set_wires(&fault, false),
             Kind::Latency | Kind::Full | Kind::Io => self.calm_disks(&fault),
             Kind::Stall | Kind::Reset | Kind::Misdirect => {}
+            Kind::Transfer | Kind::Members => {}
         }
     }
 
@@ -233,13 +236,6 @@ impl<S: Subject> World<S> {
         true
     }
 
-    /// Whether those that have gaps in their memory, or none at all, stay a minority with `node`.
-    fn may_forget(&self, node: usize) -> bool {
-        let nodes = &self.nodes;
-        let forgot = (0..nodes.len()).filter(|&i| i == node || nodes[i].forgot).count();
-        forgot <= (nodes.len() - 1) / 2
-    }
-
     /// What kept the node down is over.
     fn release(&mut self, node: usize) {
         let state = &mut self.nodes[node];
@@ -290,8 +286,31 @@ impl<S: Subject> World<S> {
         }
     }
 
+    /// Whatever the node leads is to go to another one.
+    fn transfer(&mut self, node: usize, other: usize, amount: u64) -> bool {
+        let (to, local) = (node_id(other), self.local(node));
+        let mut begun = 0;
+        for host in self.hosts_of(node) {
+            let serving = self.hosts[host].serving && !self.nodes[node].paused;
+            let Some(shard) = self.hosts[host].shard.as_mut().filter(|_| serving) else { continue };
+            let groups: Vec<_> = shard.groups().map(|view| view.raft().group()).collect();
+            // Sometimes all at once, sometimes one.
+            let one = amount as usize % groups.len();
+            let all = amount >> 32 & 1 == 1;
+            for (i, group) in groups.into_iter().enumerate() {
+                begun += u64::from((all || i == one) && shard.transfer(local, group, to).is_ok());
+            }
+            self.poke(host);
+        }
+        self.stats.transfers += begun;
+        begun > 0
+    }
+
     fn disturb_clock(&mut self, node: usize, amount: u64) {
-        if amount.is_multiple_of(3) {
+        if self.shape.lease_reads {
+            // The fastest gains less than 20 % on the slowest, and none jumps: that is the bound.
+            self.set_rate(node, 915_000 + amount % 180_001);
+        } else if amount.is_multiple_of(3) {
             let by = 1000 + amount / 3 % 2_000_000;
             self.nodes[node].clock.jump(self.now, by);
             self.hosts_of(node).for_each(|host| self.schedule(host));

@@ -80,10 +80,14 @@ kinds! {
     Full = "full", 3, "disk";
     /// Writes, syncs or preparations fail, once or for good.
     Io = "io", 3, "disk";
+    /// Leadership of what a node leads is handed to another one.
+    Transfer = "transfer", 4, "node";
     /// Bits flip in what was synced, while the node is down.
     Rot = "rot", 1, "disk";
     /// A write lands elsewhere, and is reported as done.
     Misdirect = "misdirect", 1, "disk";
+    /// An operator changes the members: no fault of the plan, it goes on beside them.
+    Members = "members", 0, "members";
 }
 
 /// A set of kinds.
@@ -203,7 +207,9 @@ mod tests {
 
     #[test]
     fn a_list_of_kinds_is_printed_as_it_is_read() {
-        for text in ["all", "none", "kill,power", "kill,power,pause,clock,slow,shards,wipe"] {
+        for text in
+            ["all", "none", "kill,power", "kill,power,pause,clock,slow,shards,wipe,transfer"]
+        {
             assert_eq!(Kinds::parse(text).unwrap().names(), text);
         }
         assert_eq!(

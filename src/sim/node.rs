@@ -216,16 +216,20 @@ pub(super) fn shard_config(
     suspect: Suspect,
 ) -> ShardConfig {
     let id = NodeId(node as u32 + 1);
-    let voters: Vec<_> = (1..=shape.nodes).map(NodeId).collect();
+    // Spare nodes wait to be taken in.
+    let first: Vec<_> = (1..=shape.voters).map(NodeId).collect();
+    let voters = if id.0 <= shape.voters { first } else { Vec::new() };
     let mut raft = raft::Config::new(id, GroupId(0), voters.clone(), incarnation);
     raft.cache_bytes_max = shape.cache_bytes;
     raft.inflight_count_max = shape.inflight;
     raft.inflight_bytes_max = INFLIGHT_MAX;
     raft.uncommitted_bytes_max = UNCOMMITTED_MAX;
+    raft.lease_reads = shape.lease_reads;
     ShardConfig {
         node: id,
         incarnation,
         voters,
+        peers: (1..=shape.nodes).map(NodeId).collect(),
         shard,
         shards: shape.shards,
         groups: shape.groups,
@@ -301,6 +305,8 @@ impl<S: Subject> World<S> {
         }
         state.disk.issue(Tick(self.now), &mut state.out.disk);
         self.losses.append(&mut state.out.losses);
+        // Every node is linked with every other one: who was taken out may still talk.
+        state.out.links.clear();
         for transition in state.out.transitions.drain(..) {
             let what = What::Role { node: node as u32 + 1, transition };
             self.trace.note(self.now, what);

@@ -45,6 +45,7 @@ impl<S: Subject> World<S> {
             boot: state.machine,
             shards,
             voters: (1..=self.shape.nodes).map(NodeId).collect(),
+            others: Vec::new(),
             unsynced: u64::from(!self.shape.all_sync()),
         };
         let (record, verdict) = match BootRecord::open(previous.as_ref(), &opening) {

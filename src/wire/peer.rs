@@ -4,8 +4,9 @@
 //! entry, 64 bytes, in the control section; the frame's token is zero
 //!    0 u32 group
 //!    4 u8  kind       1 vote request, 2 vote reply, 3 append, 4 append reply, 5 append reject,
-//!                     6 heartbeat, 7 heartbeat reply
-//!    5 u8  flags      1 pre-vote, 2 granted, 4 the voter is RECOVERING; others are refused
+//!                     6 heartbeat, 7 heartbeat reply, 8 timeout now, 9 read index, 10 read reply
+//!    5 u8  flags      1 pre-vote, 2 granted, 4 the voter is RECOVERING, 8 the leader asked for this
+//!                     election; others are refused
 //!    6 u16 zero
 //!    8 u32 blocks     of this append, in the frame's block section, in the order of the entries
 //!   12 u32 incarnation  of the sender
@@ -31,11 +32,12 @@ const TERM_MAX: u64 = u64::MAX / 2;
 const FLAG_PRE: u8 = 1;
 const FLAG_GRANTED: u8 = 2;
 const FLAG_RECOVERING: u8 = 4;
+const FLAG_HANDED: u8 = 8;
 
 /// The flags that a kind of message may have; 0 for those without.
 const fn flags_of(kind: u8) -> u8 {
     match kind {
-        1 => FLAG_PRE,
+        1 => FLAG_PRE | FLAG_HANDED,
         2 => FLAG_PRE | FLAG_GRANTED | FLAG_RECOVERING,
         _ => 0,
     }
@@ -61,8 +63,9 @@ impl PeerEntry {
     /// The entry for `message`, with the number of blocks that travel beside it.
     pub fn encode(group: GroupId, message: &Message, blocks: u32) -> Self {
         let (kind, flags, fields) = match message.body {
-            Body::VoteRequest { pre, last_index, last_term } => {
-                (1, flag(pre, FLAG_PRE), [last_index.0, last_term.0, 0, 0])
+            Body::VoteRequest { pre, handed, last_index, last_term } => {
+                let flags = flag(pre, FLAG_PRE) | flag(handed, FLAG_HANDED);
+                (1, flags, [last_index.0, last_term.0, 0, 0])
             }
             Body::VoteReply { pre, granted, recovering } => {
                 let granted = flag(granted, FLAG_GRANTED) | flag(recovering, FLAG_RECOVERING);
@@ -77,6 +80,9 @@ impl PeerEntry {
             }
             Body::Heartbeat { commit, context, last } => (6, 0, [commit.0, context, last.0, 0]),
             Body::HeartbeatReply { context } => (7, 0, [context, 0, 0, 0]),
+            Body::TimeoutNow => (8, 0, [0; 4]),
+            Body::ReadIndex { number } => (9, 0, [number, 0, 0, 0]),
+            Body::ReadReply { number, index } => (10, 0, [number, index.0, 0, 0]),
         };
         Self {
             group: group.0,
@@ -99,7 +105,10 @@ impl PeerEntry {
         let recovering = self.flags & FLAG_RECOVERING != 0;
         let [a, b, c, d] = self.fields;
         let body = match self.kind {
-            1 => Body::VoteRequest { pre, last_index: Index(a), last_term: Term(b) },
+            1 => {
+                let handed = self.flags & FLAG_HANDED != 0;
+                Body::VoteRequest { pre, handed, last_index: Index(a), last_term: Term(b) }
+            }
             2 => Body::VoteReply { pre, granted, recovering },
             3 => Body::Append {
                 prev_index: Index(a),
@@ -115,9 +124,14 @@ impl PeerEntry {
             },
             6 => Body::Heartbeat { commit: Index(a), context: b, last: Index(c) },
             7 => Body::HeartbeatReply { context: a },
+            8 => Body::TimeoutNow,
+            9 => Body::ReadIndex { number: a },
+            10 => Body::ReadReply { number: a, index: Index(b) },
             _ => return None,
         };
-        let strange = self.flags & !flags_of(self.kind) != 0;
+        // A question without effect is not one that anybody was told to ask.
+        let torn = self.flags & (FLAG_PRE | FLAG_HANDED) == FLAG_PRE | FLAG_HANDED;
+        let strange = self.flags & !flags_of(self.kind) != 0 || torn;
         if strange || (self.blocks > 0 && self.kind != 3) || self.term > TERM_MAX {
             return None;
         }

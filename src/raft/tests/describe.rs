@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::world::World;
+use crate::block::BlockKind;
 
 impl World {
     pub fn describe(&mut self, id: NodeId, ready: &Ready) {
@@ -26,6 +27,9 @@ impl World {
             let (term, epoch) = (loss.term, loss.epoch);
             self.trace.push(format!("{id:?} {term:?} POSSIBLE LOSS, epoch {epoch}"));
         }
+        for m in &ready.memberships {
+            self.trace.push(format!("{id:?} uses {}", describe_membership(&m.membership)));
+        }
         for m in &ready.messages {
             let after =
                 if m.after == Seq::ZERO { String::new() } else { format!(" after {:?}", m.after) };
@@ -37,6 +41,9 @@ impl World {
         }
         for f in &ready.fetches {
             self.trace.push(format!("{id:?} fetches {}..{} for {:?}", f.from, f.through, f.to));
+        }
+        for r in &ready.reads {
+            self.trace.push(format!("{id:?} may answer reads ..{} at {}", r.through, r.index));
         }
         for c in &ready.committed {
             self.trace.push(format!("{id:?} commits {}", c.index));
@@ -89,6 +96,24 @@ fn name(node: Option<NodeId>) -> String {
     node.map_or("-".into(), |n| format!("{n:?}"))
 }
 
+/// `7: 1 2 4 | 1 2 3, learners 5, to be learners 3, joining 5`
+fn describe_membership(membership: &Membership) -> String {
+    let list = |ids: &[NodeId]| ids.iter().map(|id| id.0.to_string()).collect::<Vec<_>>().join(" ");
+    let joining: Vec<_> = membership.joining.iter().map(|joining| joining.node).collect();
+    let mut text = format!("{}: {}", membership.index, list(&membership.voters));
+    for (before, ids) in [
+        (" | ", &membership.outgoing),
+        (", learners ", &membership.learners),
+        (", to be learners ", &membership.learners_next),
+        (", joining ", &joining),
+    ] {
+        if !ids.is_empty() {
+            text += &format!("{before}{}", list(ids));
+        }
+    }
+    text
+}
+
 fn describe_blocks(blocks: &[Block]) -> String {
     let epoch = |b: &Block| match b.header().epoch {
         0 => String::new(),
@@ -96,7 +121,8 @@ fn describe_blocks(blocks: &[Block]) -> String {
     };
     let one = |b: &Block| {
         if b.count() == 1 {
-            format!("{}@{}{}", b.first(), b.term(), epoch(b))
+            let members = if b.kind() == BlockKind::Membership { "m" } else { "" };
+            format!("{}@{}{}{members}", b.first(), b.term(), epoch(b))
         } else {
             format!("{}..{}@{}{}", b.first(), b.last(), b.term(), epoch(b))
         }
@@ -109,8 +135,9 @@ fn describe_body(body: &Body, recovering: bool) -> String {
     let upto = |last: Index| if recovering { format!(" last={last}") } else { String::new() };
     let pre = |pre: bool| if pre { "pre-" } else { "" };
     match *body {
-        Body::VoteRequest { pre: p, last_index, last_term } => {
-            format!("{}vote? last={last_index}@{last_term}", pre(p))
+        Body::VoteRequest { pre: p, handed, last_index, last_term } => {
+            let handed = if handed { ", handed over" } else { "" };
+            format!("{}vote? last={last_index}@{last_term}{handed}", pre(p))
         }
         Body::VoteReply { pre: p, granted, recovering } => {
             let mark = if recovering { ", recovering" } else { "" };
@@ -125,5 +152,8 @@ fn describe_body(body: &Body, recovering: bool) -> String {
         }
         Body::Heartbeat { commit, last, .. } => format!("heartbeat commit={commit}{}", upto(last)),
         Body::HeartbeatReply { .. } => "heartbeat answered".into(),
+        Body::TimeoutNow => "campaign now".into(),
+        Body::ReadIndex { number } => format!("read index? for {number}"),
+        Body::ReadReply { number, index } => format!("read index {index} for {number}"),
     }
 }

@@ -3,20 +3,23 @@
 //! are written anew, to be read before they are committed.
 //!
 //! ```text
-//! cluster N [key=value ..]       N nodes; keys are fields of Config (times in µs)
+//! cluster N [key=value ..]       N voters, spare=K more; keys are fields of Config (times in µs)
 //! node n1 term=T vote=n2 commit=I log=1..3@1,4@2 recovering=yes   restart it with this on its disk
 //! wal_sync off                   from here on acknowledgements do not wait for stable storage
 //! power n1 [K]                   power fails; K blocks that were not synced survive by chance (0)
 //! timeout n1 | wait MS           fire its deadline, moving the clock | move the clock
 //! propose n1 COUNT ..            blocks of so many commands
+//! change n1 STEP ..              add:4 learner:4 remove:3 promote:4 demote:2 replace:3:4 [force]
 //! persist n1 [K]                 complete its K oldest writes (all)
 //! deliver|drop|dup [n1->n2 [K]]  the messages now on this way (everywhere), or the K-th only
 //! reverse n1->n2                 turn their order round
 //! cut n1 n2 | isolate n1 | heal  messages vanish | .. to and from it | no more
 //! crash n1 [K] | restart n1      K writes under way are done before (0)
 //! connect n1 n2 | disconnect n1 n2    n1 is told of its connection to n2
+//! beat n1 K                      K times its deadline and settle, without the heartbeats' trace
+//! read n1 | transfer n1 n2       a read arrives at n1 | n1 is to hand over to n2
 //! fetch n1 [fail] | disk n1 hangs|works   answer its oldest fetch | settle leaves its writes alone
-//! ask n1->n2 T INDEX@TERM        put n1's request for a vote in term T into the network
+//! ask n1->n2 T INDEX@TERM [handed]    put n1's request for a vote in term T into the network
 //! settle | elect n1              everything until it is quiet | timeout n1 and settle, untraced
 //! status | logs | progress n1
 //! quiet COMMAND                  without its trace
@@ -108,6 +111,7 @@ fn run_command(world: &mut World, command: &str, rest: &[&str]) {
                 world.trace.push(format!("{:?} refuses {refused}", first()));
             }
         }
+        "change" => change(world, rest),
         "persist" => {
             world.persist(first(), number(1).unwrap_or(usize::MAX));
         }
@@ -133,6 +137,15 @@ fn run_command(world: &mut World, command: &str, rest: &[&str]) {
             world.handle(first(), Event::PeerConnected { peer, incarnation });
         }
         "disconnect" => world.handle(first(), Event::PeerDisconnected { peer: id(rest[1]) }),
+        "read" => world.read(first()),
+        "beat" => {
+            for _ in 0..number(1).unwrap() {
+                world.timeout(first());
+                world.settle();
+            }
+            world.trace.retain(|line| !line.contains("heartbeat"));
+        }
+        "transfer" => world.transfer(first(), id(rest[1])),
         "disk" => world.node_mut(first()).disk_hangs = rest[1] == "hangs",
         "ask" => ask(world, rest),
         "fetch" => world.fetch(first(), rest.get(1) != Some(&"fail")),
@@ -155,7 +168,8 @@ fn id(word: &str) -> NodeId {
 
 fn cluster(rest: &[&str]) -> World {
     let n = rest[0].parse().unwrap();
-    World::new(n, |config| {
+    let spares = rest.iter().find_map(|word| word.strip_prefix("spare="));
+    World::with_spares(n, spares.map_or(0, |k| k.parse().unwrap()), |config| {
         for (key, value) in rest[1..].iter().map(|w| w.split_once('=').unwrap()) {
             let number = || value.parse::<u64>().unwrap();
             match key {
@@ -164,11 +178,36 @@ fn cluster(rest: &[&str]) -> World {
                 "inflight_bytes_max" => config.inflight_bytes_max = number(),
                 "uncommitted_bytes_max" => config.uncommitted_bytes_max = number(),
                 "cache_bytes_max" => config.cache_bytes_max = number(),
+                "spare" => {}
                 "preferred" => config.preferred = config.id == id(value),
                 other => panic!("unknown key {other}"),
             }
         }
     })
+}
+
+fn change(world: &mut World, rest: &[&str]) {
+    let force = rest.contains(&"force");
+    let steps: Vec<_> = rest[1..].iter().filter(|&&w| w != "force").map(|w| step(w)).collect();
+    let line = match world.change(id(rest[0]), &steps, force) {
+        Ok(index) => format!("{} begins the change at {index}", rest[0]),
+        Err(refused) => format!("{} refuses: {refused}", rest[0]),
+    };
+    world.trace.push(line);
+}
+
+fn step(word: &str) -> Step {
+    let (what, nodes) = word.split_once(':').unwrap();
+    let nodes: Vec<NodeId> = nodes.split(':').map(id).collect();
+    let node = nodes[0];
+    match what {
+        "add" | "learner" => Step::Add { node, votes: what == "add", address: None },
+        "remove" => Step::Remove(node),
+        "promote" => Step::Promote(node),
+        "demote" => Step::Demote(node),
+        "replace" => Step::Replace { old: node, new: nodes[1], address: None },
+        other => panic!("unknown step {other}"),
+    }
 }
 
 /// `node n1 term=3 vote=n2 commit=1 log=1@1,2..4@3`
@@ -202,6 +241,7 @@ fn ask(world: &mut World, rest: &[&str]) {
         echo: Incarnation::ZERO,
         body: Body::VoteRequest {
             pre: false,
+            handed: rest.get(3) == Some(&"handed"),
             last_index: Index(last_index.parse().unwrap()),
             last_term: Term(last_term.parse().unwrap()),
         },

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::*;
+use crate::block::BlockKind;
 use crate::ids::GroupId;
 use crate::raft::harness::sample_block;
 
@@ -49,6 +50,11 @@ pub struct Node {
     pub wal_sync: bool,
     /// The boot record's word: the group may be RECOVERING (durability.md R3).
     pub recovering: bool,
+    /// Its clock advances so much while the world's advances 100.
+    pub rate: u64,
+    /// Reads asked of this start, and what was committed anywhere when they were asked.
+    reads: u64,
+    floors: BTreeMap<u64, Index>,
 }
 
 #[derive(Default)]
@@ -59,10 +65,16 @@ pub struct World {
     /// Directions in which messages vanish.
     pub cut: BTreeSet<(NodeId, NodeId)>,
     pub trace: Vec<String>,
+    /// Answers are made up: nobody need hold what they say.
+    pub forged: bool,
+    /// The configuration that nobody's log has to name.
+    pub first: Membership,
     ready: Ready,
     leaders: BTreeMap<Term, NodeId>,
     /// By first index: what some node has committed.
     committed: BTreeMap<Index, Block>,
+    /// Reads that were answered.
+    pub reads_done: u64,
 }
 
 impl Node {
@@ -85,16 +97,24 @@ impl Node {
             first: Index(1),
             last,
             recovering: self.recovering,
+            memberships: memberships(&self.disk.blocks).collect(),
         }
     }
 }
 
 impl World {
     pub fn new(n: u32, adjust: impl Fn(&mut Config)) -> Self {
+        Self::with_spares(n, 0, adjust)
+    }
+
+    /// `n` voters, and nodes that wait to be taken in.
+    pub fn with_spares(n: u32, spares: u32, adjust: impl Fn(&mut Config)) -> Self {
         let mut world = Self::default();
         let voters: Vec<_> = (1..=n).map(NodeId).collect();
-        for &id in &voters {
-            let mut config = Config::new(id, GroupId(0), voters.clone(), Incarnation(0));
+        world.first = Membership::of_voters(voters.clone());
+        for id in (1..=n + spares).map(NodeId) {
+            let known = if id.0 <= n { voters.clone() } else { Vec::new() };
+            let mut config = Config::new(id, GroupId(0), known, Incarnation(0));
             adjust(&mut config);
             let node = Node {
                 id,
@@ -109,6 +129,9 @@ impl World {
                 disk_hangs: false,
                 wal_sync: true,
                 recovering: false,
+                rate: 100,
+                reads: 0,
+                floors: BTreeMap::new(),
             };
             world.nodes.push(node);
             world.start(id);
@@ -126,7 +149,7 @@ impl World {
 
     /// (Re)starts a node from its disk, as the next incarnation.
     pub fn start(&mut self, id: NodeId) {
-        let now = self.now;
+        let now = self.local(id);
         let node = self.node_mut(id);
         node.config.incarnation.0 += 1;
         node.config.seed = node.config.seed.wrapping_add(7919);
@@ -146,7 +169,62 @@ impl World {
         node.writes.clear();
         node.held.clear();
         node.fetches.clear();
+        node.floors.clear();
         node.raft = None;
+    }
+
+    /// What this node's clock shows.
+    pub fn local(&self, id: NodeId) -> Tick {
+        Tick(self.now.get() * self.node(id).rate / 100)
+    }
+
+    /// What was committed anywhere, as far as it was not lost.
+    fn watermark(&self) -> Index {
+        self.committed.values().last().map_or(Index::ZERO, Block::last)
+    }
+
+    /// A read arrives: it must not be answered from before what is committed now.
+    pub fn read(&mut self, id: NodeId) {
+        let floor = self.watermark();
+        let node = self.node_mut(id);
+        node.reads += 1;
+        let number = node.reads;
+        node.floors.insert(number, floor);
+        self.handle(id, Event::ReadIndex { number });
+        self.check_lease(id);
+    }
+
+    /// A lease that runs is as good as a round.
+    pub fn check_lease(&self, id: NodeId) {
+        let raft = self.node(id).raft.as_ref();
+        if let Some(index) = raft.and_then(|raft| raft.lease_index(self.local(id))) {
+            let committed = self.watermark();
+            assert!(
+                index >= committed,
+                "{id:?} holds a lease at {index}, {committed} is committed"
+            );
+        }
+    }
+
+    fn check_reads(&mut self, id: NodeId, read: ReadIndex) {
+        let node = &mut self.nodes[id.0 as usize - 1];
+        let later = node.floors.split_off(&(read.through + 1));
+        for (number, floor) in std::mem::replace(&mut node.floors, later) {
+            let index = read.index;
+            assert!(
+                index >= floor,
+                "{id:?} answers read {number} at {index}, {floor} was committed"
+            );
+            self.reads_done += 1;
+        }
+    }
+
+    pub fn transfer(&mut self, id: NodeId, to: NodeId) {
+        let now = self.local(id);
+        if let Some(Err(why)) = self.node(id).raft.as_ref().map(|raft| raft.may_transfer(now, to)) {
+            self.trace.push(format!("{id:?} refuses: {why}"));
+        }
+        self.handle(id, Event::Transfer { to });
     }
 
     /// Power fails: beyond what is stable the first `keep` blocks survive by chance.
@@ -164,7 +242,8 @@ impl World {
     pub fn timeout(&mut self, id: NodeId) {
         let deadline = self.node(id).raft().deadline();
         if deadline < Tick(u64::MAX) {
-            self.now = self.now.max(deadline);
+            let rate = self.node(id).rate;
+            self.now = self.now.max(Tick((deadline.get() * 100).div_ceil(rate)));
         }
         self.handle(id, Event::Timeout);
     }
@@ -174,6 +253,35 @@ impl World {
             counts.iter().map(|&count| sample_block(GroupId(0), count, 8)).collect();
         self.handle(id, Event::Propose { blocks: &mut blocks });
         blocks.len()
+    }
+
+    /// Asks a node to change the members.
+    pub fn change(
+        &mut self,
+        id: NodeId,
+        steps: &[Step],
+        force: bool,
+    ) -> Result<Index, ChangeRefused> {
+        let mut answer = None;
+        self.handle(id, Event::ProposeMembership { steps, force, answer: &mut answer });
+        answer.unwrap_or(Err(ChangeRefused::NotLeader(None)))
+    }
+
+    /// The configuration in use where a log ends so.
+    pub fn newest(&self, log: &[Block]) -> Membership {
+        memberships(log).last().unwrap_or_else(|| self.first.clone())
+    }
+
+    /// The configurations that may still decide something: the newest committed one, and all that
+    /// some log has behind it.
+    pub fn alive(&self) -> Vec<Membership> {
+        let mut committed = self.committed.values().rev().filter_map(membership_of);
+        let mut alive = vec![committed.next().unwrap_or_else(|| self.first.clone())];
+        for node in &self.nodes {
+            let later = memberships(&node.log).filter(|m| m.index > alive[0].index);
+            alive.extend(later.collect::<Vec<_>>());
+        }
+        alive
     }
 
     /// Completes the oldest `count` writes of a node. False when there was none.
@@ -247,7 +355,7 @@ impl World {
     }
 
     pub fn handle(&mut self, id: NodeId, event: Event<'_>) {
-        let now = self.now;
+        let now = self.local(id);
         let Some(raft) = self.nodes[id.0 as usize - 1].raft.as_mut() else { return };
         let mut ready = std::mem::take(&mut self.ready);
         raft.handle(now, event, &mut ready);
@@ -279,6 +387,8 @@ impl World {
                 self.check_new_leader(id, transition.term);
             }
         }
+        // What is committed now was counted before anything was appended now.
+        let decides = self.newest(&self.node(id).log);
         let node = self.node_mut(id);
         for persist in &ready.persists {
             let write = match &persist.op {
@@ -297,8 +407,12 @@ impl World {
             node.held.push((outbound.after, Envelope { from: id, to, message, blocks }));
         }
         node.fetches.extend(&ready.fetches);
+        for &read in &ready.reads {
+            self.check_reads(id, read);
+        }
         for committed in &ready.committed {
             self.check_commit(id, committed.index);
+            self.check_quorum(id, &decides, committed.index);
         }
     }
 
@@ -324,6 +438,9 @@ impl World {
         let first_lost = self.committed.keys().nth(kept).copied();
         if let Some(first) = first_lost {
             self.committed.split_off(&first);
+            let last = self.watermark();
+            let floors = self.nodes.iter_mut().flat_map(|node| node.floors.values_mut());
+            floors.for_each(|floor| *floor = last.min(*floor));
         }
     }
 
@@ -348,6 +465,23 @@ impl World {
             last = block.last();
         }
         assert_eq!(last, index, "{id:?} commits what it has, to a block's edge");
+    }
+
+    /// A leader commits what a majority of each half of its configuration has on disk; counted here
+    /// by another hand than the one that is tested.
+    fn check_quorum(&self, id: NodeId, decides: &Membership, index: Index) {
+        let leader = self.node(id);
+        let forgetful = self.nodes.iter().any(|node| !node.wal_sync);
+        if leader.raft().role() != Role::Leader || forgetful || self.forged {
+            return;
+        }
+        let own = leader.log.iter().find(|block| block.last() == index).expect("it has it");
+        let holds = |voter: &&NodeId| self.node(**voter).disk.blocks.contains(own);
+        for half in [&decides.voters, &decides.outgoing] {
+            let held = half.iter().filter(holds).count();
+            let enough = half.is_empty() || 2 * held > half.len();
+            assert!(enough, "{id:?} commits {index:?}, which {held} of {half:?} hold");
+        }
     }
 
     /// What a message promises is on its sender's disk when it leaves.
@@ -384,9 +518,14 @@ impl World {
 }
 
 impl Disk {
-    /// A hard state and a truncation are synced always, and with them all that went before.
+    /// A hard state, a truncation and a membership are synced always, and with them all that went before.
     fn complete(&mut self, write: Write, sync: bool) {
-        let sync = sync || !matches!(write, Write::Append { truncates: false, .. });
+        let change = |block: &Block| block.kind() == BlockKind::Membership;
+        let sync = sync
+            || match &write {
+                Write::HardState(_) => true,
+                Write::Append { blocks, truncates } => *truncates || blocks.iter().any(change),
+            };
         match write {
             Write::HardState(state) => {
                 let before = self.hard_state;
@@ -401,6 +540,16 @@ impl Disk {
             self.stable = self.blocks.len();
         }
     }
+}
+
+fn membership_of(block: &Block) -> Option<Membership> {
+    let is_one = block.kind() == BlockKind::Membership;
+    let membership = is_one.then(|| Membership::decode(block.body()).expect("well formed"));
+    membership.map(|membership| Membership { index: block.first(), ..membership })
+}
+
+fn memberships(log: &[Block]) -> impl Iterator<Item = Membership> {
+    log.iter().filter_map(membership_of)
 }
 
 fn append(log: &mut Vec<Block>, blocks: &[Block], truncates: bool) {
