@@ -419,6 +419,9 @@ impl Raft {
         if seq <= self.persisted {
             return;
         }
+        if self.vote.is_some() && (self.persisted.next()..=seq).contains(&self.hard_state_seq) {
+            self.vote_is_durable(now);
+        }
         self.persisted = seq;
         let moved = self.log.written(seq);
         match self.role {

@@ -254,6 +254,7 @@ impl ShardPlan {
             sync_lag_us: wal.sync_lag_ms * 1000,
             sync_lag_bytes: wal.sync_lag_bytes,
             staged_bytes_max: u64::from(self.config.limits.staged_mib) << 20,
+            staged_age_max_us: self.config.cluster.timing.election_timeout_min_ms * 500,
             ..WalConfig::default()
         }
     }
