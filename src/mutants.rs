@@ -160,6 +160,8 @@ mutants! {
     JointByNewMajority = "joint-by-new-majority",
     /// The joint configuration is left before it is committed (§6).
     LeaveJointBeforeCommit = "leave-joint-before-commit",
+    /// A member whose log is damaged takes its newest configuration for the group's.
+    DamagedWinsWithLoss = "damaged-wins-with-loss",
     /// A leader answers reads without asking anybody whether it still leads.
     ReadWithoutRound = "read-without-round",
     /// A new leader answers reads before an entry of its own term has committed (bug 24, tikv#9239).

@@ -246,3 +246,15 @@ fn a_warm_cluster_of_shards_allocates_nothing_for_a_command() {
     let doublings = 4 * 3;
     assert!(count <= doublings, "{count} allocations for {commands} commands in {blocks} blocks");
 }
+
+#[test]
+fn a_warm_cluster_of_shards_allocates_nothing_for_a_read() {
+    let mut cluster = shards::Shards::new(3, 4);
+    (1..=200).for_each(|seq| cluster.round(seq));
+    (0..200).for_each(|_| cluster.read());
+    let (before, read) = (cluster.allocations, cluster.read);
+    (0..500).for_each(|_| cluster.read());
+    let (count, reads) = (cluster.allocations - before, cluster.read - read);
+    assert_eq!(reads, 4 * 4 * 500, "one of each kind in each group");
+    assert_eq!(count, 0, "{count} allocations for {reads} reads");
+}

@@ -10,6 +10,7 @@
 
 mod bench;
 mod doctor;
+mod leader;
 mod logging;
 mod member;
 mod recover;
@@ -42,6 +43,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
+    Leader(leader::LeaderArgs),
     Doctor(doctor::DoctorArgs),
     Member(member::MemberArgs),
     Recover(recover::RecoverArgs),
@@ -77,6 +79,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(args),
         Command::Serve(_) => unreachable!("handled above"),
         Command::Status(args) => status::run(args),
+        Command::Leader(args) => leader::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Member(args) => member::run(args),
         Command::Recover(args) => recover::run(&args),

@@ -71,6 +71,8 @@ pub(super) struct Group<M> {
     pub origins: Vec<Origin>,
     /// Proposed, not yet applied; by index.
     pub pending: VecDeque<Pending>,
+    /// Whom this leader hands the group to, or did last.
+    pub heir: Option<NodeId>,
     /// Questions that wait.
     pub reads: GroupReads,
     /// Measure what is proposed here.
@@ -94,6 +96,7 @@ impl<M: StateMachine> Group<M> {
             proposals: Vec::new(),
             origins: Vec::new(),
             pending: VecDeque::new(),
+            heir: None,
             reads: GroupReads::default(),
             probes: Probes::default(),
             unsettled: VecDeque::new(),

@@ -206,12 +206,13 @@ impl<M: StateMachine> Shard<M> {
     /// Whether a proposal may go to its group: the cheap reasons why not come first.
     fn admit(&mut self, block: &Block) -> Result<u32, Refused> {
         let local = self.local(block.group()).ok_or(Refused::NoGroup)?;
-        if self.draining {
-            return Err(Refused::Shutdown);
-        }
         let raft = &self.groups[local as usize].raft;
         if raft.role() != Role::Leader {
             return Err(Refused::NotLeader(raft.leader()));
+        }
+        // Until somebody else leads the group it is served, if anybody else can.
+        if self.handover.draining && (self.handover.is_over() || raft.is_alone()) {
+            return Err(Refused::Shutdown);
         }
         if block.size() > self.config.block_bytes_max as usize {
             return Err(Refused::TooLarge);

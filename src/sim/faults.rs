@@ -508,7 +508,8 @@ impl<S: Subject> World<S> {
         let (node, nodes) = (fault.node, &self.nodes);
         let known = (0..nodes.len()).all(|i| i == node || nodes[i].has_pinned(node_id(node)));
         let already = nodes.iter().any(|node| node.is_stranger || node.is_misdirected);
-        if already || !known || self.shape.majority || !self.may_forget(node) || !nodes[node].up {
+        let up = nodes[node].up;
+        if already || !known || self.shape.majority || !up || !self.may_forget(node) {
             return false;
         }
         let host = self.disks(fault).start;

@@ -250,6 +250,7 @@ pub(super) fn shard_config(
         peer_egress_bytes_max: PEER_EGRESS_MAX,
         client_egress_bytes_max: 256 << 10,
         client_blocks_max: CLIENT_BLOCKS_MAX,
+        leaders: shape.leaders.clone(),
     }
 }
 

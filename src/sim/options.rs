@@ -2,7 +2,8 @@
 
 use super::nemesis::{Fault, Kind, Kinds, plan};
 use super::rng::Rng;
-use crate::ids::GroupId;
+use crate::ids::{GroupId, NodeId};
+use crate::shard::LeaderConfig;
 
 /// Labels of the streams of random numbers that a seed gives.
 pub(super) const SHAPE: u64 = 1;
@@ -121,6 +122,7 @@ pub struct Shape {
     pub session_idle_us: u64,
     /// Leaders may answer by a lease; clocks then keep the bound that it relies on.
     pub lease_reads: bool,
+    pub leaders: LeaderConfig,
     pub plan: Vec<Fault>,
 }
 
@@ -187,7 +189,16 @@ impl Shape {
             sessions_max: [65_536, 65_536, 65_536, 2][rests.below(4) as usize],
             session_idle_us: [0, 400_000, 1_000_000, 3_000_000][rests.below(4) as usize],
             lease_reads: rng.chance(35),
+            leaders: leaders(&mut rng, nodes),
             plan,
         }
     }
+}
+
+/// Some runs move leadership about by themselves, and some nodes want it more than others.
+fn leaders(rng: &mut Rng, nodes: u32) -> LeaderConfig {
+    let balance_us = [0, 0, 100_000, 1_000_000][rng.below(4) as usize];
+    let differ = rng.chance(50);
+    let priorities = (1..=nodes).filter(|_| differ).map(|id| (NodeId(id), rng.below(3) as u32));
+    LeaderConfig { priorities: priorities.collect(), balance_us }
 }

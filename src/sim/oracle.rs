@@ -97,6 +97,8 @@ pub struct Seen {
     leads: bool,
     pub commit: u64,
     pub applied: u64,
+    /// Of a leader whose last entries are not durable: how far its log is, and since when.
+    pub stands_still: Option<(u64, u64)>,
     /// Index of the configuration in use, and of the newest one that was seen committed.
     pub config: (u64, u64),
     /// Uncommitted bytes that it may have while it leads.

@@ -94,7 +94,9 @@ impl<S: Subject> World<S> {
         let anywhere = matches!(consistency, Consistency::Follower | Consistency::Stale);
         let nodes = self.nodes.len() as u64;
         let any = self.client_rng.below(nodes) as usize;
-        let node = if anywhere { any } else { self.clients[at].leader_guess(group) };
+        // Some ask whoever they like: it may be one that has been deposed and does not know.
+        let astray = self.client_rng.chance(30);
+        let node = if anywhere || astray { any } else { self.clients[at].leader_guess(group) };
         let floor = self.oracle.floor(ask.group);
         let questions = &mut self.clients[at].questions;
         questions.next_token += 1;

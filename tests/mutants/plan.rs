@@ -4,7 +4,7 @@ use ringraft::mutants::Mutant;
 use ringraft::sim::nemesis::Kinds;
 use ringraft::sim::options::Options;
 
-use super::stories;
+use super::{reads, stories};
 
 /// A search and its budget.
 pub enum Way {
@@ -82,17 +82,32 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::KeepMatchOfOldIncarnation
         | M::CommitPastMatched => sim("all", 400),
         M::CountOldVotes => sim("kill,pause,network", 1500),
-        // By the random run of the core and its scripts, until members change in the simulator.
-        M::SingleStepChange
-        | M::ConfigurationAtCommit
-        | M::KeepCutConfiguration
-        | M::ChangeBeforeOwnCommit
+        M::ReadBeforeApplied => sim("all", 60),
+        M::ReadWithoutRound => sim("pause,partition,one-way,bridge", 600),
+        M::OldContextCounts => Some(Way::Story(reads::a_deposed_leader_answers_nothing)),
+        M::ReadBeforeCommitInTerm => {
+            Some(Way::Story(reads::a_new_leader_knows_what_is_committed_after_its_own_entry))
+        }
+        M::LeaseIgnoresDrift => {
+            Some(Way::Story(reads::a_lease_ends_before_the_fastest_clock_allows_an_election))
+        }
+        M::LeaseOutlivesTransfer => Some(Way::Story(reads::a_leader_that_hands_over_has_no_lease)),
+        M::TransferToLagging => {
+            Some(Way::Story(reads::only_who_has_everything_is_told_to_campaign))
+        }
+        M::OldTimeoutNow => Some(Way::Story(reads::a_late_word_starts_no_election)),
+        M::LeadWithDeadDisk => sim("stall,full", 200),
+        M::ConfigurationAtCommit
         | M::TwoChangesAtOnce
         | M::RemovedLeaderCountsItself
         | M::LearnersCount
+        | M::JointByNewMajority => sim("members,kill,pause,network", 200),
+        M::SingleStepChange
+        | M::KeepCutConfiguration
+        | M::ChangeBeforeOwnCommit
         | M::LearnerCampaigns
-        | M::JointByNewMajority
-        | M::LeaveJointBeforeCommit => None,
+        | M::LeaveJointBeforeCommit => sim("members,kill,pause,network", 1500),
+        M::DamagedWinsWithLoss => sim("members,rot,power,kill", 1500),
         M::NoSync
         | M::VoteAfterAnyAppend
         | M::LeaveWithoutNonce
