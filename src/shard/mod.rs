@@ -568,16 +568,6 @@ impl<M: StateMachine> Shard<M> {
         let unsettled = suspected && !(held && self.is_recovered());
         self.recovering.max(usize::from(unsettled))
     }
-
-    /// Checks what must hold between turns; for tests and the simulator.
-    pub fn check_invariants(&self) {
-        let recovering = self.groups.iter().filter(|group| group.raft.is_recovering()).count();
-        assert_eq!(recovering, self.recovering);
-        for group in &self.groups {
-            group.raft.check_invariants();
-            assert!(group.applied <= group.raft.commit(), "applied <= committed");
-        }
-    }
 }
 
 /// What a group starts from, out of what its log holds; the shard says whether it is RECOVERING. A log that names the group by a vote alone

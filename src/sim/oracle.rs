@@ -56,7 +56,7 @@ struct Truth {
     /// By index, from 1.
     committed: Vec<Entry>,
     /// By term: the node that led it (its position + 1).
-    leaders: Vec<u8>,
+    leaders: BTreeMap<u64, u8>,
     /// By applied index; 0 = nobody was seen there.
     digests: Vec<u64>,
     /// Highest index that a client was told of.
@@ -236,12 +236,9 @@ impl Oracle {
 
     fn elected(&mut self, node: usize, raft: &Raft) -> Verdict {
         self.elections += 1;
-        let (group, term) = (raft.group(), raft.term().0 as usize);
+        let (group, term) = (raft.group(), raft.term().0);
         let truth = &mut self.groups[group.0 as usize];
-        if truth.leaders.len() <= term {
-            truth.leaders.resize(term + 1, 0);
-        }
-        let known = &mut truth.leaders[term];
+        let known = truth.leaders.entry(term).or_default();
         if *known != 0 && *known as usize != node + 1 {
             let what = format!("g{group} t{term}: n{known} and n{}", node + 1);
             return broken("one leader a term", what);
@@ -249,13 +246,13 @@ impl Oracle {
         *known = node as u8 + 1;
         // Entries that a leader of an earlier term has committed; those of a later one (this node
         // may have won late) are none of its business.
-        let count = truth.committed.partition_point(|entry| (entry.by as usize) < term);
+        let count = truth.committed.partition_point(|entry| u64::from(entry.by) < term);
         if let Some(last) = count.checked_sub(1) {
             let expected = Some(Term(u64::from(truth.committed[last].term)));
             let index = Index(count as u64);
             let found = raft.log().term_at(index);
             let forced = std::mem::take(&mut truth.forced);
-            if found != expected && (forced || truth.losses.contains(&(term as u64))) {
+            if found != expected && (forced || truth.losses.contains(&term)) {
                 truth.cut(raft, &mut self.gone);
             } else if found != expected {
                 let what = format!(
