@@ -15,6 +15,8 @@ pub fn worlds(long: bool) -> Vec<(World, Option<usize>)> {
         (pre_votes(), bound),
         (figure_8(), if long { None } else { bound }),
         (World { messages: three, ..crash() }, if long { bound } else { None }),
+        (leader_leaves(), bound),
+        (voters_replaced(), bound),
         (one_loss_one_leader(), None),
         (one_loss(), None),
         (World { messages: three, ..two_losses() }, None),
@@ -77,6 +79,19 @@ pub fn figure_8() -> World {
 /// With `wal_sync`: a node starts again and lacks any suffix of what was not yet durable.
 pub fn crash() -> World {
     World { terms: 2, campaigns: 2, crashes: 1, ..World::new("crash") }
+}
+
+/// One of three voters leaves, the leader too, and somebody campaigns.
+pub fn leader_leaves() -> World {
+    let bounds = World { terms: 2, campaigns: 2, changes: 1, ..World::new("a voter leaves") };
+    World { targets: &[0b110, 0b011], messages: 3, disks: Disks::Synced, ..bounds }
+}
+
+/// Voters are replaced by others, and a node starts again without what it had not written: n1 alone
+/// by n2 and n3, or by n2 alone.
+pub fn voters_replaced() -> World {
+    let bounds = World { terms: 2, campaigns: 3, changes: 1, crashes: 1, ..World::new("replaced") };
+    World { voters: 0b001, targets: &[0b010, 0b110], messages: 3, ..bounds }
 }
 
 /// Without `wal_sync`: a follower forgets, while the leader goes on.
@@ -144,5 +159,9 @@ pub fn planted() -> Vec<(ringraft::mutants::Mutant, World, usize)> {
         (CountOldVotes, old_votes(), 200_000),
         (TruncateOnAnyAppend, one_leader(), 200_000),
         (CommitPastMatched, heartbeats(), 200_000),
+        (SingleStepChange, voters_replaced(), 1_000_000),
+        (LeaveJointBeforeCommit, voters_replaced(), 1_000_000),
+        (JointByNewMajority, voters_replaced(), 1_000_000),
+        (ConfigurationAtCommit, voters_replaced(), 1_000_000),
     ]
 }
