@@ -48,8 +48,7 @@ impl Raft {
             // It waits to be found; whom it took for the leader is no advice for clients any more.
             return self.become_follower(now, self.term, None, "its leader is silent", ready);
         }
-        // It could not even vote for itself (bug 28).
-        if self.is_disk_stalled(now) {
+        if !self.wants_to_lead(now) {
             return self.reset_election_deadline(now);
         }
         self.role = Role::PreCandidate;

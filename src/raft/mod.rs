@@ -187,6 +187,8 @@ pub struct Raft {
     context: u64,
     reads: Reads,
     transfer: Option<Transfer>,
+    /// This node is stopping and does not want to lead any more.
+    retired: bool,
     disk_watch: DiskWatch,
     /// With leases: no vote before this, because an earlier start may have promised a leader not to.
     silent_until: Tick,
@@ -234,6 +236,7 @@ impl Raft {
             context: 0,
             reads: Reads::default(),
             transfer: None,
+            retired: false,
             disk_watch: DiskWatch::default(),
             silent_until: Tick::ZERO,
             config,

@@ -17,7 +17,9 @@
 
 mod admin;
 mod apply;
+mod expiry;
 pub mod figures;
+pub mod forced;
 mod group;
 mod handover;
 mod members;
@@ -34,6 +36,8 @@ use std::collections::VecDeque;
 
 use self::admin::Admin;
 use self::group::Group;
+use self::handover::Handover;
+pub use self::handover::LeaderConfig;
 pub use self::members::LinkChange;
 use self::members::LinkWatch;
 use self::proposals::Clients;
@@ -90,6 +94,8 @@ pub struct ShardConfig {
     pub client_egress_bytes_max: usize,
     /// Blocks of one connection that may wait for their answer.
     pub client_blocks_max: u32,
+    /// Who is to lead, where there is a choice.
+    pub leaders: LeaderConfig,
 }
 
 impl ShardConfig {
@@ -197,11 +203,13 @@ pub struct Shard<M> {
     recovered: Lsn,
     /// Groups that are RECOVERING.
     recovering: usize,
+    /// When sessions are next looked through for those that rest.
+    next_look: Tick,
     /// Until the log is durable up to here the shard counts as RECOVERING: a group has left, and
     /// what it left with is not on stable storage yet (`None`: it is not even staged).
     recovered_at: Option<Lsn>,
     fatal: Option<WalError>,
-    draining: bool,
+    handover: Handover,
     stats: ShardStats,
     stages: StageTimes,
     /// Since when what was applied in this turn had been committed, a time for each probe.
@@ -245,10 +253,11 @@ impl<M: StateMachine> Shard<M> {
             claimed: 0,
             recovered: if wal.staged_bytes() > 0 { wal.staged() } else { wal.written() },
             recovering: 0,
+            next_look: Tick::ZERO,
             recovered_at: Some(Lsn::ZERO),
             wal,
             fatal: None,
-            draining: false,
+            handover: Handover::default(),
             stats: ShardStats::default(),
             stages: StageTimes::default(),
             answering: Vec::new(),
@@ -278,8 +287,7 @@ impl<M: StateMachine> Shard<M> {
         config.incarnation = self.config.incarnation;
         config.seed = seed(self.config.node, self.config.incarnation, group);
         // Leaders of the groups of one shard are spread over the nodes at the first start.
-        let turn = (group.0 / self.config.shards) as usize % voters.len().max(1);
-        config.preferred = voters.get(turn) == Some(&self.config.node);
+        config.preferred = self.home(group.0 / self.config.shards) == self.config.node;
         config
     }
 
@@ -334,6 +342,8 @@ impl<M: StateMachine> Shard<M> {
         }
         self.run_timers(now);
         self.run_admin(now);
+        self.expire_sessions(now);
+        self.hand_over_some(now);
         self.propose(now);
         self.ask_reads(now);
         self.settle(now);
@@ -454,7 +464,9 @@ impl<M: StateMachine> Shard<M> {
             self.stats.elections_won += u64::from(transition.role == Role::Leader);
             if transition.role != Role::Leader {
                 let local = local_of(transition.group, &self.config);
-                self.disown(local, transition.leader);
+                // Whoever it was handed to is about to lead.
+                let heir = self.groups[local as usize].heir;
+                self.disown(local, transition.leader.or(heir));
             }
         }
         self.stats.possible_data_loss += self.ready.losses.len() as u64;
@@ -499,19 +511,15 @@ impl<M: StateMachine> Shard<M> {
         if left_over {
             return now;
         }
-        let links = self.links_deadline();
-        self.timers.next().min(self.wal.deadline()).min(self.questions.deadline()).min(links)
+        let handover = self.handover.deadline(self.config.leaders.balance_us);
+        let questions = self.questions.deadline().min(self.next_look);
+        let own = questions.min(handover).min(self.links_deadline());
+        self.timers.next().min(self.wal.deadline()).min(own)
     }
 
     /// True when [`Shard::apply`] has something to do.
     pub fn has_work_to_apply(&self) -> bool {
         !self.applying.is_empty()
-    }
-
-    /// Refuses new proposals from now on; what is in flight goes on, and is synced.
-    pub fn drain(&mut self) {
-        self.draining = true;
-        self.wal.sync();
     }
 
     /// One step of the start: `false` once everything that recovery found is on stable storage. A
@@ -525,12 +533,15 @@ impl<M: StateMachine> Shard<M> {
         !self.is_recovered()
     }
 
-    /// True when no proposal waits for its answer and everything staged is on stable storage.
+    /// True when nobody waits for an answer, everything staged is on stable storage, and after
+    /// [`Shard::drain`] when others lead what this node led.
     pub fn is_quiet(&self) -> bool {
         let idle = |group: &Group<M>| {
             group.pending.is_empty() && group.proposals.is_empty() && group.reads.is_empty()
         };
-        self.groups.iter().all(idle) && self.wal.durable() >= self.wal.staged()
+        self.handover.is_over()
+            && self.groups.iter().all(idle)
+            && self.wal.durable() >= self.wal.staged()
     }
 
     /// Counters since the start.

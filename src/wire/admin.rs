@@ -19,6 +19,12 @@ use crate::membership::{NodeAddress, Step};
 pub enum AdminRequest {
     /// The group as this node sees it; any node answers.
     Show,
+    /// The leader hands the group over to node `to`; without one, to the node it belongs to. The
+    /// answer's data: `{"to": node}` if a transfer was begun.
+    Transfer {
+        #[serde(default)]
+        to: Option<u32>,
+    },
     /// The group's members as this node sees them; the leader knows most.
     Members,
     /// Changes the members (§6); only the leader answers. `dry`: says only what it would mean.
