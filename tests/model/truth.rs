@@ -8,7 +8,7 @@ use stateright::Property;
 
 use super::node::{Entry, NODES, Node, Output, holds};
 use super::state::State;
-use super::world::World;
+use super::world::{Disks, World};
 
 /// Highest term of any world, and 1.
 const TERMS: usize = 8;
@@ -239,7 +239,7 @@ pub fn properties(world: &World) -> Vec<Property<World>> {
     if world.proposals > 0 {
         all.push(Property::sometimes("an entry is acknowledged", an_entry_is_acknowledged));
     }
-    if world.changes > 0 {
+    if world.changes > 0 && world.disks == Disks::Synced {
         all.push(Property::sometimes("a change is complete", a_change_is_complete));
         let by_new = a_leader_of_the_new_voters_follows;
         all.push(Property::sometimes("a leader of the new voters follows", by_new));
