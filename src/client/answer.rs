@@ -2,7 +2,7 @@
 //! final, which mean "later", and which "elsewhere".
 
 use super::link::{Link, Stage};
-use super::question::{self, Goal};
+use super::question::{self, Goal, Subject};
 use super::*;
 use crate::wire::client::{Answer, AnswerEntry, Refused, read_query, read_status_reply};
 use crate::wire::frame::{Frame, FrameError, FrameKind, read_close};
@@ -55,9 +55,9 @@ impl ClientCore {
     }
 
     fn grow_links(&mut self, shards: u32) {
-        let nodes = self.map.nodes.len();
-        for slot in self.links.len()..nodes * shards as usize {
-            self.links.push(Link::new(slot % nodes, (slot / nodes) as u32));
+        let stride = self.map.stride;
+        for slot in self.links.len()..stride * shards as usize {
+            self.links.push(Link::new(slot % stride, (slot / stride) as u32));
         }
     }
 
@@ -99,8 +99,9 @@ impl ClientCore {
             Ok(committed) => {
                 if let Some(tag) = session.complete(seq) {
                     session.route.settle();
-                    let more = session.has_waiting();
-                    self.done.push(Done { tag, group, seq, result: Ok(committed) });
+                    session.continues = !session.is_over() && seq != session.closes;
+                    let more = session.has_waiting() || session.is_over();
+                    finish(&mut self.done, Done { tag, group, seq, result: Ok(committed) });
                     if more {
                         self.soil(group);
                     }
@@ -124,13 +125,16 @@ impl ClientCore {
     ) {
         let again = self.heed(now, slot, group, refused);
         let Some(session) = self.sessions.get_mut(group) else { return };
+        if let Refused::Busy | Refused::ReadOnly | Refused::Stale { .. } = refused {
+            session.forgive(seq);
+        }
         if again {
             session.retry(seq);
             self.counters.retries += 1;
             self.soil(group);
         } else if let Some(tag) = session.complete(seq) {
             let result = Err(ClientError::Refused(refused));
-            self.done.push(Done { tag, group, seq, result });
+            finish(&mut self.done, Done { tag, group, seq, result });
             self.soil(group);
         }
     }
@@ -142,14 +146,24 @@ impl ClientCore {
             Refused::NotLeader(hint) => hint.and_then(|id| self.reachable(now, slot, id)),
             _ => None,
         };
+        if let Refused::NotLeader(Some(id)) = refused
+            && self.map.nodes.iter().all(|known| known.id != Some(id))
+        {
+            self.learn_members(now, group, node, self.links[slot].shard);
+        }
         let nodes = self.map.nodes.len();
         let Some(session) = self.sessions.get_mut(group) else { return false };
+        if let Refused::Stale { open_from: open_from @ 1.. } = refused {
+            session.end(open_from);
+            return true;
+        }
         let route = &mut session.route;
         match refused {
             Refused::TooLarge
             | Refused::BadRequest
-            | Refused::Stale
+            | Refused::Stale { .. }
             | Refused::SessionEpochChanged
+            | Refused::Truncated { .. }
             | Refused::NoGroup => false,
             Refused::Busy | Refused::ReadOnly => {
                 if route.target == node {
@@ -219,9 +233,13 @@ impl ClientCore {
     /// Ends a question, if it is not over.
     fn reply(&mut self, token: u64, place: Place, result: Result<bytes::Bytes, ClientError>) {
         if let Some(slot) = self.questions.find(token)
-            && let Some(tag) = self.questions.finish(slot)
+            && let Some(question) = self.questions.finish(slot)
         {
-            self.replies.push(QueryDone { tag, place, result });
+            match (question.subject, result) {
+                (Subject::Learn { .. }, Ok(json)) => self.map.add_members(&json),
+                (Subject::Learn { .. }, Err(_)) => {}
+                (_, result) => self.replies.push(QueryDone { tag: question.tag, place, result }),
+            }
         }
     }
 

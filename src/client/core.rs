@@ -11,8 +11,9 @@ use super::timer::Alarms;
 use super::*;
 use crate::block::{BLOCK_BYTES_MAX, Block, HEADER_BYTES};
 use crate::ids::Incarnation;
+use crate::shard::sessions::SessionEntry;
 use crate::wire::admin::AdminRequest;
-use crate::wire::client::{write_admin, write_query, write_status};
+use crate::wire::client::{write_admin, write_query_after, write_status};
 use crate::wire::frame::{FRAME_HEADER_BYTES, FrameKind, FrameWriter};
 use crate::wire::hello::{Hello, Refusal, Role};
 
@@ -22,7 +23,7 @@ pub struct ClientCore {
     pub(super) config: ClientConfig,
     pub(super) map: Map,
     pub(super) backoff: Backoff,
-    /// Slot `shard · nodes + node`; those of shard 0 are there from the start.
+    /// Slot `shard · stride + node`; those of shard 0 are there from the start.
     pub(super) links: Vec<Link>,
     pub(super) sessions: Sessions,
     pub(super) questions: Questions,
@@ -55,7 +56,7 @@ impl ClientCore {
         Self {
             map: Map::new(&config),
             backoff: Backoff::new(config.backoff_min_us, config.backoff_max_us, config.seed),
-            links: (0..config.nodes.len()).map(|node| Link::new(node, 0)).collect(),
+            links: (0..config.nodes.len() + LEARNED_MAX).map(|node| Link::new(node, 0)).collect(),
             sessions: Sessions::default(),
             questions: Questions::default(),
             alarms: Alarms::default(),
@@ -130,7 +131,7 @@ impl ClientCore {
         })
     }
 
-    /// Takes a block. It is completed exactly once, under `tag`, in some later
+    /// Takes a block. It is completed exactly once, under `tag` (not `u64::MAX`), in some later
     /// [`ClientOutput::done`].
     pub fn submit(&mut self, now: Tick, block: Block, tag: u64) -> Result<(), SubmitError> {
         let group = block.group();
@@ -151,6 +152,47 @@ impl ClientCore {
         Ok(())
     }
 
+    /// Opens the session in a group without a command, or says that it is still there. Completed like
+    /// a block. `Full` while blocks are under way: they say as much.
+    pub fn touch_session(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
+        self.submit_entry(now, group, SessionEntry::KeepAlive, tag)
+    }
+
+    /// Ends the session in a group: the cluster forgets it. Completed like a block; `Stale` says that
+    /// there was none any more. `Full` while blocks are under way: wait for their completion. A later
+    /// block opens a new one.
+    pub fn close_session(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
+        self.submit_entry(now, group, SessionEntry::Close, tag)
+    }
+
+    fn submit_entry(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        entry: SessionEntry,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
+        self.admit(group)?;
+        let Stamp { client, seq, pending } = self.stamp(group);
+        if pending > 0 {
+            return Err(SubmitError::Full);
+        }
+        self.submit(now, entry.block(group, client, seq), tag)?;
+        let session = self.sessions.open(group, self.map.nodes.len());
+        session.closes = if entry == SessionEntry::Close { seq } else { 0 };
+        Ok(())
+    }
+
     /// Asks a group's state machine. Answered exactly once, under `tag`, in some later
     /// [`ClientOutput::replies`].
     ///
@@ -164,13 +206,27 @@ impl ClientCore {
         question: Bytes,
         tag: u64,
     ) -> Result<(), SubmitError> {
+        self.query_after(now, group, to, (consistency, Place::default()), question, tag)
+    }
+
+    /// The same for someone who has read the group's state at `after`, a place that an answer told of:
+    /// [`Refused::Truncated`](crate::wire::client::Refused::Truncated) says that some of it is lost.
+    pub fn query_after(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        to: QueryTarget,
+        (consistency, after): (Consistency, Place),
+        question: Bytes,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
         let shards = self.admit(group)?;
         if question.len() > BLOCK_BYTES_MAX - HEADER_BYTES {
             return Err(SubmitError::TooLarge(question.len()));
         }
         let goal = self.goal(to)?;
         self.sessions.open(group, self.map.nodes.len());
-        let subject = Subject::Query { group, consistency, question };
+        let subject = Subject::Query { group, consistency, after, question };
         self.ask(now, goal, subject, group.0 % shards, tag)
     }
 
@@ -221,6 +277,18 @@ impl ClientCore {
             _ => {}
         }
         self.ask(now, Goal::Node(node_index), Subject::Status, shard, tag)
+    }
+
+    /// A hint names a node that is not in the list: the node that gave it is asked who the members
+    /// are. Once a while, and only if there is room for another node.
+    pub(super) fn learn_members(&mut self, now: Tick, group: GroupId, node: usize, shard: u32) {
+        if now < self.map.learn_at || self.map.nodes.len() >= self.map.stride {
+            return;
+        }
+        self.map.learn_at = now.plus(self.config.resend_us);
+        let request = Bytes::from(AdminRequest::Members.to_json());
+        // If it does not answer, the next hint asks again.
+        let _ = self.ask(now, Goal::Node(node), Subject::Learn { group, request }, shard, 0);
     }
 
     fn ask(
@@ -328,7 +396,7 @@ impl ClientCore {
 
     /// Somebody has use for the connection: work is due, or the node is not known yet.
     fn wants(&self, link: &Link) -> bool {
-        let node = &self.map.nodes[link.node];
+        let Some(node) = self.map.nodes.get(link.node) else { return false };
         let unknown = link.shard == 0 && (node.id.is_none() || self.map.extent.is_none());
         node.refused.is_none() && self.fault.is_none() && (unknown || link.has_work())
     }
@@ -425,10 +493,12 @@ impl ClientCore {
                 continue;
             }
             match &question.subject {
-                Subject::Query { group, consistency, question } => {
-                    write_query(out, token, *group, *consistency, question);
+                Subject::Query { group, consistency, after, question } => {
+                    write_query_after(out, token, *group, *consistency, *after, question);
                 }
-                Subject::Admin { group, request } => write_admin(out, token, *group, request),
+                Subject::Admin { group, request } | Subject::Learn { group, request } => {
+                    write_admin(out, token, *group, request);
+                }
                 Subject::Status => write_status(out, token),
             }
             question.stage = question::Stage::Sent;
@@ -439,7 +509,7 @@ impl ClientCore {
     /// Slot of the link to a node's shard.
     #[inline]
     pub(super) fn slot(&self, node: usize, shard: u32) -> usize {
-        shard as usize * self.map.nodes.len() + node
+        shard as usize * self.map.stride + node
     }
 
     /// Slot of a link whose present connection this is.

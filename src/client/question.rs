@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::session::NEVER;
 use crate::ids::{GroupId, Tick};
-use crate::wire::client::Consistency;
+use crate::wire::client::{Consistency, Place};
 
 /// Who is to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +24,17 @@ pub(super) enum Subject {
     Query {
         group: GroupId,
         consistency: Consistency,
+        /// How far the asker has read.
+        after: Place,
         question: Bytes,
     },
     /// An operator's command, JSON.
     Admin {
+        group: GroupId,
+        request: Bytes,
+    },
+    /// The same, of the client itself: who the members are.
+    Learn {
         group: GroupId,
         request: Bytes,
     },
@@ -39,7 +46,7 @@ impl Subject {
     pub fn group(&self) -> Option<GroupId> {
         match self {
             Self::Query { group, .. } | Self::Admin { group, .. } => Some(*group),
-            Self::Status => None,
+            Self::Learn { .. } | Self::Status => None,
         }
     }
 }
@@ -131,11 +138,11 @@ impl Questions {
         same.then_some(slot)
     }
 
-    /// Ends a question: its tag, if it was not over before.
-    pub fn finish(&mut self, slot: u32) -> Option<u64> {
+    /// Ends a question, if it was not over before.
+    pub fn finish(&mut self, slot: u32) -> Option<Question> {
         let question = self.slots.get_mut(slot as usize)?.question.take()?;
         self.free.push(slot);
-        Some(question.tag)
+        Some(question)
     }
 
     /// Asks again, not before `hold`.

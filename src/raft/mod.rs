@@ -189,11 +189,15 @@ pub struct Raft {
     epoch: u32,
     /// There while the group is RECOVERING (durability.md R4).
     recovery: Option<Recovery>,
+    /// While it is: its newest configuration may be an old one.
+    damaged: bool,
     /// Of the last round of ReadIndex; given back in heartbeat replies. It grows through all terms of
     /// a start, so that no answer fits a later round.
     context: u64,
     reads: Reads,
     transfer: Option<Transfer>,
+    /// This node is stopping and does not want to lead any more.
+    retired: bool,
     disk_watch: DiskWatch,
     /// With leases: no vote before this, because an earlier start may have promised a leader not to.
     silent_until: Tick,
@@ -209,7 +213,7 @@ impl Raft {
     pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
         config.validate().expect("the caller has validated the configuration");
         restored.check().expect("the caller has checked what it found");
-        let Restored { hard_state, terms, start, last, applied, recovering, memberships } =
+        let Restored { hard_state, terms, start, last, applied, recovering, damaged, memberships } =
             restored;
         let log = Log::new(start, last, terms, hard_state.commit, applied);
         let first = Membership::of_voters(config.voters.clone());
@@ -238,9 +242,11 @@ impl Raft {
             announced: applied,
             epoch: 0,
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
+            damaged: damaged && !mutants::is(Mutant::DamagedWinsWithLoss),
             context: 0,
             reads: Reads::default(),
             transfer: None,
+            retired: false,
             disk_watch: DiskWatch::default(),
             silent_until: Tick::ZERO,
             config,
@@ -300,7 +306,7 @@ impl Raft {
             Role::Leader => self.heartbeat_deadline.min(Transfer::deadline(&self.transfer)),
             // Its own vote is being written; nobody else is asked.
             Role::Candidate if self.votes_alone() => Tick(u64::MAX),
-            _ if !self.may_campaign() => Tick(u64::MAX),
+            _ if self.leader.is_none() && !self.may_campaign() => Tick(u64::MAX),
             _ => self.election_deadline,
         }
     }
@@ -444,6 +450,9 @@ impl Raft {
         assert!(seq <= self.issued, "only what was asked for is persisted");
         if seq <= self.persisted {
             return;
+        }
+        if self.vote.is_some() && (self.persisted.next()..=seq).contains(&self.hard_state_seq) {
+            self.vote_is_durable(now);
         }
         self.persisted = seq;
         let moved = self.log.written(seq);

@@ -11,6 +11,7 @@ pub mod files;
 pub mod links;
 pub mod machine;
 pub mod net;
+pub mod offline;
 pub mod placement;
 pub mod probe;
 pub mod process;

@@ -223,6 +223,7 @@ impl ShardPlan {
             peer_egress_bytes_max: (limits.inflight_mib as usize) << 20,
             client_egress_bytes_max: 1 << 20,
             client_blocks_max: 16_384,
+            leaders: cluster.leaders(),
         }
     }
 
@@ -247,6 +248,8 @@ impl ShardPlan {
             inflight_bytes_max: u64::from(limits.inflight_mib) << 20,
             uncommitted_bytes_max: u64::from(limits.uncommitted_mib) << 20,
             cache_bytes_max: cache,
+            lease_reads: cluster.reads.lease,
+            clock_drift_percent_max: cluster.reads.clock_drift_percent_max,
             ..raft::Config::new(NodeId(*id), GroupId(0), voters, self.incarnation)
         }
     }
@@ -264,6 +267,7 @@ impl ShardPlan {
             sync_lag_us: wal.sync_lag_ms * 1000,
             sync_lag_bytes: wal.sync_lag_bytes,
             staged_bytes_max: u64::from(self.config.limits.staged_mib) << 20,
+            staged_age_max_us: self.config.cluster.timing.election_timeout_min_ms * 500,
             ..WalConfig::default()
         }
     }

@@ -86,7 +86,7 @@ impl<M: StateMachine> Shard<M> {
             groups: self.groups.len() as u32,
             recovered: self.is_recovered(),
             recovering: self.recovering() as u32,
-            draining: self.draining,
+            draining: self.handover.draining,
             peers: self.peer_figures(),
             stats: self.stats,
             stages: self.stages.clone(),

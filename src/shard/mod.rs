@@ -17,7 +17,9 @@
 
 mod admin;
 mod apply;
+mod expiry;
 pub mod figures;
+pub mod forced;
 mod group;
 mod handover;
 mod members;
@@ -35,14 +37,17 @@ use std::collections::VecDeque;
 
 use self::admin::Admin;
 use self::group::Group;
+use self::handover::Handover;
+pub use self::handover::LeaderConfig;
 pub use self::members::LinkChange;
 use self::members::LinkWatch;
 use self::proposals::Clients;
 use self::reads::Reads;
 use self::sessions::SessionLimits;
+pub use self::snapshots::start::restored;
 use self::snapshots::{FileOp, Found, SnapshotConfig, Snapshots};
 use self::stages::StageTimes;
-pub use self::status::{GroupStatus, ShardStatus};
+pub use self::status::{GroupStatus, ShardStats, ShardStatus};
 use self::timers::Timers;
 use self::transport::{Outgoing, Peer};
 pub use self::view::GroupView;
@@ -54,10 +59,7 @@ use crate::raft::ready::{
     Fetch, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role, Transition,
 };
 use crate::raft::{self, Event, Raft, Restored};
-use crate::wal::{
-    Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Suspect, Wal, WalError,
-};
-use crate::wire::client::Refused;
+use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, Suspect, Wal, WalError};
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -93,6 +95,8 @@ pub struct ShardConfig {
     pub client_egress_bytes_max: usize,
     /// Blocks of one connection that may wait for their answer.
     pub client_blocks_max: u32,
+    /// Who is to lead, where there is a choice.
+    pub leaders: LeaderConfig,
 }
 
 impl ShardConfig {
@@ -128,31 +132,6 @@ pub struct Output {
     pub links: Vec<LinkChange>,
     /// The first error of the log: say why and stop the process.
     pub fatal: Option<WalError>,
-}
-
-/// Counters since the start, for reports.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ShardStats {
-    pub commands_applied: u64,
-    pub blocks_applied: u64,
-    /// By the reason's [`Refused::kind`].
-    pub refused: [u64; Refused::REASONS.len()],
-    pub appends_held_back: u64,
-    pub turns: u64,
-    /// Elections on this node after which acknowledged commands may be missing.
-    pub possible_data_loss: u64,
-    /// Elections that this node stood in, and those it won.
-    pub campaigns: u64,
-    pub elections_won: u64,
-    /// Questions answered, by their [`Consistency`](crate::wire::client::Consistency).
-    pub reads: [u64; 4],
-}
-
-impl ShardStats {
-    /// Proposals refused, whatever the reason.
-    pub fn proposals_refused(&self) -> u64 {
-        self.refused.iter().sum()
-    }
 }
 
 /// Deadlines are kept to this part of a heartbeat.
@@ -205,11 +184,13 @@ pub struct Shard<M> {
     recovered: Lsn,
     /// Groups that are RECOVERING.
     recovering: usize,
+    /// When sessions are next looked through for those that rest.
+    next_look: Tick,
     /// Until the log is durable up to here the shard counts as RECOVERING: a group has left, and
     /// what it left with is not on stable storage yet (`None`: it is not even staged).
     recovered_at: Option<Lsn>,
     fatal: Option<WalError>,
-    draining: bool,
+    handover: Handover,
     stats: ShardStats,
     stages: StageTimes,
     /// Since when what was applied in this turn had been committed, a time for each probe.
@@ -267,10 +248,11 @@ impl<M: StateMachine> Shard<M> {
             claimed: 0,
             recovered: if wal.staged_bytes() > 0 { wal.staged() } else { wal.written() },
             recovering: 0,
+            next_look: Tick::ZERO,
             recovered_at: Some(Lsn::ZERO),
             wal,
             fatal: None,
-            draining: false,
+            handover: Handover::default(),
             stats: ShardStats::default(),
             stages: StageTimes::default(),
             answering: Vec::new(),
@@ -280,6 +262,7 @@ impl<M: StateMachine> Shard<M> {
             let group = GroupId(id);
             let mut restored = recovered.remove(&group).unwrap_or_default();
             restored.recovering |= shard.config.is_suspect(group);
+            restored.damaged |= shard.config.suspect == Suspect::Everything;
             let raft = Raft::new(shard.raft_config(group), restored, now);
             let local = shard.groups.len() as u32;
             shard.recovering += usize::from(raft.is_recovering());
@@ -287,12 +270,7 @@ impl<M: StateMachine> Shard<M> {
             shard.groups.push(Group::new(raft, empty, &shard.config));
             shard.reschedule(local);
         }
-        for loaded in found.loaded {
-            let local = shard.local(loaded.header.group).expect("of this shard's groups");
-            let group = &mut shard.groups[local as usize];
-            group.snapshot = loaded.offer;
-            group.restore(loaded.machine, loaded.sessions, loaded.offer.start.index);
-        }
+        shard.take_loaded(found.loaded);
         shard.meet_members();
         shard
     }
@@ -306,8 +284,7 @@ impl<M: StateMachine> Shard<M> {
         config.incarnation = self.config.incarnation;
         config.seed = seed(self.config.node, self.config.incarnation, group);
         // Leaders of the groups of one shard are spread over the nodes at the first start.
-        let turn = (group.0 / self.config.shards) as usize % voters.len().max(1);
-        config.preferred = voters.get(turn) == Some(&self.config.node);
+        config.preferred = self.home(group.0 / self.config.shards) == self.config.node;
         config
     }
 
@@ -362,6 +339,8 @@ impl<M: StateMachine> Shard<M> {
         }
         self.run_timers(now);
         self.run_admin(now);
+        self.expire_sessions(now);
+        self.hand_over_some(now);
         self.propose(now);
         self.ask_reads(now);
         self.settle(now);
@@ -484,7 +463,9 @@ impl<M: StateMachine> Shard<M> {
             self.stats.elections_won += u64::from(transition.role == Role::Leader);
             if transition.role != Role::Leader {
                 let local = local_of(transition.group, &self.config);
-                self.disown(local, transition.leader);
+                // Whoever it was handed to is about to lead.
+                let heir = self.groups[local as usize].heir;
+                self.disown(local, transition.leader.or(heir));
                 self.stop_sending_of(transition.group);
             }
         }
@@ -531,23 +512,15 @@ impl<M: StateMachine> Shard<M> {
         if left_over {
             return now;
         }
-        self.timers
-            .next()
-            .min(self.wal.deadline())
-            .min(self.snapshots.deadline())
-            .min(self.questions.deadline())
-            .min(self.links_deadline())
+        let handover = self.handover.deadline(self.config.leaders.balance_us);
+        let questions = self.questions.deadline().min(self.next_look);
+        let own = questions.min(handover).min(self.links_deadline()).min(self.snapshots.deadline());
+        self.timers.next().min(self.wal.deadline()).min(own)
     }
 
     /// True when [`Shard::apply`] has something to do.
     pub fn has_work_to_apply(&self) -> bool {
         !self.applying.is_empty()
-    }
-
-    /// Refuses new proposals from now on; what is in flight goes on, and is synced.
-    pub fn drain(&mut self) {
-        self.draining = true;
-        self.wal.sync();
     }
 
     /// One step of the start: `false` once everything that recovery found is on stable storage. A
@@ -561,12 +534,15 @@ impl<M: StateMachine> Shard<M> {
         !self.is_recovered()
     }
 
-    /// True when no proposal waits for its answer and everything staged is on stable storage.
+    /// True when nobody waits for an answer, everything staged is on stable storage, and after
+    /// [`Shard::drain`] when others lead what this node led.
     pub fn is_quiet(&self) -> bool {
         let idle = |group: &Group<M>| {
             group.pending.is_empty() && group.proposals.is_empty() && group.reads.is_empty()
         };
-        self.groups.iter().all(idle) && self.wal.durable() >= self.wal.staged()
+        self.handover.is_over()
+            && self.groups.iter().all(idle)
+            && self.wal.durable() >= self.wal.staged()
     }
 
     /// Counters since the start.
@@ -593,21 +569,6 @@ impl<M: StateMachine> Shard<M> {
         let unsettled = suspected && !(held && self.is_recovered());
         self.recovering.max(usize::from(unsettled))
     }
-
-    /// Checks what must hold between turns; for tests and the simulator.
-    pub fn check_invariants(&self) {
-        let recovering = self.groups.iter().filter(|group| group.raft.is_recovering()).count();
-        assert_eq!(recovering, self.recovering);
-        for group in &self.groups {
-            group.raft.check_invariants();
-            assert!(group.applied <= group.raft.commit(), "applied <= committed");
-        }
-    }
-}
-
-/// What a group starts from, out of what its log alone holds; the shard says whether it is RECOVERING.
-pub fn restored(group: &RecoveredGroup) -> Restored {
-    snapshots::start::meet(group, None).restored
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {

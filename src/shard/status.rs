@@ -6,6 +6,32 @@ use super::Shard;
 use crate::machine::StateMachine;
 use crate::raft::ready::Role;
 use crate::wal::Space;
+use crate::wire::client::Refused;
+
+/// Counters since the start, for reports.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardStats {
+    pub commands_applied: u64,
+    pub blocks_applied: u64,
+    /// By the reason's [`Refused::kind`].
+    pub refused: [u64; Refused::REASONS.len()],
+    pub appends_held_back: u64,
+    pub turns: u64,
+    /// Elections on this node after which acknowledged commands may be missing.
+    pub possible_data_loss: u64,
+    /// Elections that this node stood in, and those it won.
+    pub campaigns: u64,
+    pub elections_won: u64,
+    /// Questions answered, by their [`Consistency`](crate::wire::client::Consistency).
+    pub reads: [u64; 4],
+}
+
+impl ShardStats {
+    /// Proposals refused, whatever the reason.
+    pub fn proposals_refused(&self) -> u64 {
+        self.refused.iter().sum()
+    }
+}
 
 /// One group on one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

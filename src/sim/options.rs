@@ -2,7 +2,8 @@
 
 use super::nemesis::{Fault, Kind, Kinds, plan};
 use super::rng::Rng;
-use crate::ids::GroupId;
+use crate::ids::{GroupId, NodeId};
+use crate::shard::LeaderConfig;
 use crate::shard::snapshots::SnapshotConfig;
 
 /// Labels of the streams of random numbers that a seed gives.
@@ -12,6 +13,7 @@ pub(super) const NETWORK: u64 = 3;
 pub(super) const CLIENTS: u64 = 4;
 pub(super) const DISKS: u64 = 5;
 pub(super) const FAULTS: u64 = 6;
+pub(super) const RESTS: u64 = 20;
 pub(super) const MEMBERS: u64 = 7;
 pub(super) const SNAPSHOTS: u64 = 8;
 
@@ -118,8 +120,12 @@ pub struct Shape {
     pub inflight: u32,
     pub apply_bytes: u64,
     pub snapshots: SnapshotConfig,
+    /// Most sessions in a group's table, and how long they may rest (microseconds, 0 = for ever).
+    pub sessions_max: u32,
+    pub session_idle_us: u64,
     /// Leaders may answer by a lease; clocks then keep the bound that it relies on.
     pub lease_reads: bool,
+    pub leaders: LeaderConfig,
     pub plan: Vec<Fault>,
 }
 
@@ -158,6 +164,7 @@ impl Shape {
         if let Some(only) = &options.only {
             plan.retain(|fault| only.contains(&fault.number));
         }
+        let mut rests = base.fork(RESTS);
         // The control is about what was promised to be safe.
         let mixed = rng.chance(30) && !options.lying_disks;
         let except = (0..groups).filter(|group| mixed && group % 2 == 1).map(GroupId).collect();
@@ -183,7 +190,10 @@ impl Shape {
             inflight: [2, 8, 256][rng.below(3) as usize],
             apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
             snapshots: snapshots(base.fork(SNAPSHOTS)),
+            sessions_max: [65_536, 65_536, 65_536, 2][rests.below(4) as usize],
+            session_idle_us: [0, 400_000, 1_000_000, 3_000_000][rests.below(4) as usize],
             lease_reads: rng.chance(35),
+            leaders: leaders(&mut rng, nodes),
             plan,
         }
     }
@@ -201,4 +211,12 @@ fn snapshots(mut rng: Rng) -> SnapshotConfig {
         chunk_bytes: [64, 256, 1024, 4096][rng.below(4) as usize],
         window_bytes: [64, 2048, 16 << 10][rng.below(3) as usize],
     }
+}
+
+/// Some runs move leadership about by themselves, and some nodes want it more than others.
+fn leaders(rng: &mut Rng, nodes: u32) -> LeaderConfig {
+    let balance_us = [0, 0, 100_000, 1_000_000][rng.below(4) as usize];
+    let differ = rng.chance(50);
+    let priorities = (1..=nodes).filter(|_| differ).map(|id| (NodeId(id), rng.below(3) as u32));
+    LeaderConfig { priorities: priorities.collect(), balance_us }
 }

@@ -11,6 +11,7 @@ use crate::machine::StateMachine;
 use crate::raft::ready::{PossibleLoss, Role};
 use crate::raft::{Body, Message, Raft};
 use crate::shard::GroupView;
+use crate::shard::forced::Forced;
 use crate::wire::client::Committed;
 
 use super::subject::Observed;
@@ -55,7 +56,7 @@ struct Truth {
     /// By index, from 1.
     committed: Vec<Entry>,
     /// By term: the node that led it (its position + 1).
-    leaders: Vec<u8>,
+    leaders: BTreeMap<u64, u8>,
     /// By applied index; 0 = nobody was seen there.
     digests: Vec<u64>,
     /// Highest index that a client was told of.
@@ -66,6 +67,8 @@ struct Truth {
     losses: Vec<u64>,
     /// Highest recovery epoch in which something was committed.
     epoch: u32,
+    /// An operator goes on without what is missing; the next leader shows what that is.
+    forced: bool,
     has_lost: bool,
     /// What was committed and is lost, as told: by index, what stood there last.
     lost: BTreeMap<u64, Entry>,
@@ -94,6 +97,8 @@ pub struct Seen {
     leads: bool,
     pub commit: u64,
     pub applied: u64,
+    /// Of a leader whose last entries are not durable: how far its log is, and since when.
+    pub stands_still: Option<(u64, u64)>,
     /// Index of the configuration in use, and of the newest one that was seen committed.
     pub config: (u64, u64),
     /// Uncommitted bytes that it may have while it leads.
@@ -234,12 +239,9 @@ impl Oracle {
 
     fn elected(&mut self, node: usize, raft: &Raft) -> Verdict {
         self.elections += 1;
-        let (group, term) = (raft.group(), raft.term().0 as usize);
+        let (group, term) = (raft.group(), raft.term().0);
         let truth = &mut self.groups[group.0 as usize];
-        if truth.leaders.len() <= term {
-            truth.leaders.resize(term + 1, 0);
-        }
-        let known = &mut truth.leaders[term];
+        let known = truth.leaders.entry(term).or_default();
         if *known != 0 && *known as usize != node + 1 {
             let what = format!("g{group} t{term}: n{known} and n{}", node + 1);
             return broken("one leader a term", what);
@@ -247,13 +249,14 @@ impl Oracle {
         *known = node as u8 + 1;
         // Entries that a leader of an earlier term has committed; those of a later one (this node
         // may have won late) are none of its business.
-        let count = truth.committed.partition_point(|entry| (entry.by as usize) < term);
+        let count = truth.committed.partition_point(|entry| u64::from(entry.by) < term);
         if let Some(last) = count.checked_sub(1) {
             let expected = Some(Term(u64::from(truth.committed[last].term)));
             let index = Index(count as u64);
             let found = raft.log().term_at(index);
             let found = if index < raft.log().start().index { expected } else { found };
-            if found != expected && truth.losses.contains(&(term as u64)) {
+            let forced = std::mem::take(&mut truth.forced);
+            if found != expected && (forced || truth.losses.contains(&term)) {
                 truth.cut(raft, &mut self.gone);
             } else if found != expected {
                 let what = format!(
@@ -277,6 +280,24 @@ impl Oracle {
             let what = format!("{loss:?} after epoch {}", truth.epoch);
             return broken("a possible loss begins a new epoch", what);
         }
+        Ok(())
+    }
+
+    /// An operator has accepted a loss, and a group begins anew.
+    pub fn forced(&mut self, forced: &Forced) -> Verdict {
+        let Forced { group, term, epoch, .. } = *forced;
+        let truth = &mut self.groups[group.0 as usize];
+        truth.forced = true;
+        truth.losses.push(term.0);
+        // What an earlier attempt began, nobody may have seen.
+        let before = truth.committed.last().map_or(0, |entry| entry.epoch);
+        if epoch <= before {
+            return broken(
+                "a possible loss begins a new epoch",
+                format!("{forced:?} after {before}"),
+            );
+        }
+        truth.epoch = truth.epoch.max(epoch);
         Ok(())
     }
 
@@ -465,6 +486,12 @@ impl Oracle {
     /// Highest index of the group that a client was told of.
     pub fn floor(&self, group: GroupId) -> u64 {
         self.groups[group.0 as usize].acknowledged
+    }
+
+    /// Recovery epoch of a committed entry.
+    pub fn epoch_of(&self, group: GroupId, index: Index) -> Option<u32> {
+        let at = (index.0 as usize).checked_sub(1)?;
+        self.groups[group.0 as usize].committed.get(at).map(|entry| entry.epoch)
     }
 
     /// Highest index of the group that is committed anywhere.

@@ -94,6 +94,8 @@ pub struct Wal {
     next_op: u64,
     /// When the front flush began to linger.
     lingers_since: Option<Tick>,
+    /// The flush that went out last had waited too long, and others wait behind it.
+    is_late: bool,
     poisoned: Option<WalError>,
     stats: WalStats,
     flush_commands: Histogram,
@@ -169,6 +171,7 @@ impl Wal {
             fetches: Vec::new(),
             next_op: 1,
             lingers_since: None,
+            is_late: false,
             poisoned: None,
             stats: WalStats::default(),
             flush_commands: Histogram::default(),
@@ -271,9 +274,11 @@ impl Wal {
             self.segments.prepare_issued(op, recycle);
             ops.push(DiskOp::Prepare { op, segment, recycle });
         }
+        self.writer.note_waiting(now);
+        self.is_late &= self.writer.front().is_some();
         while self.may_flush() && self.front_is_due(now) {
             let full = self.writer.front_is_full();
-            self.issue_flush(ops);
+            self.issue_flush(now, ops);
             if !full {
                 break;
             }
@@ -302,7 +307,10 @@ impl Wal {
         now >= since.plus(self.config.linger_us)
     }
 
-    fn issue_flush(&mut self, ops: &mut Vec<DiskOp>) {
+    fn issue_flush(&mut self, now: Tick, ops: &mut Vec<DiskOp>) {
+        let since = self.writer.front().and_then(|front| front.since);
+        let waited = since.map_or(0, |since| now.since(since));
+        self.is_late = waited > self.config.staged_age_max_us && self.writer.front_is_full();
         let Some(sealed) = self.writer.seal(self.marks.durable()) else { return };
         let op = self.op();
         self.lingers_since = None;
@@ -458,13 +466,17 @@ impl Wal {
         self.segments.room(self.writer.head_room())
     }
 
-    /// Whether the caller may stage more: less than `staged_bytes_max` waits.
+    /// Whether the caller may stage more: less than `staged_bytes_max` waits, and not for longer than
+    /// `staged_age_max_us`.
     pub fn has_capacity(&self) -> bool {
         self.capacity() > 0
     }
 
     /// Bytes that may still be staged before `staged_bytes_max` wait; the last record may go over.
     pub fn capacity(&self) -> u64 {
+        if self.is_late {
+            return 0;
+        }
         self.config.staged_bytes_max.saturating_sub(self.writer.staged_bytes())
     }
 

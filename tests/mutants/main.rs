@@ -9,7 +9,9 @@
 //! ```
 
 mod log;
+mod members;
 mod plan;
+mod reads;
 mod stories;
 
 use std::ops::Range;

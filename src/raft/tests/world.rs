@@ -109,6 +109,7 @@ impl Node {
             last,
             applied: start.index,
             recovering: self.recovering,
+            damaged: false,
             memberships: memberships(&self.disk.blocks).collect(),
         }
     }

@@ -190,6 +190,16 @@ impl<M> Snapshots<M> {
 }
 
 impl<M: StateMachine> Shard<M> {
+    /// Groups whose state a start has read begin with it.
+    pub(super) fn take_loaded(&mut self, all: Vec<Loaded<M>>) {
+        for loaded in all {
+            let local = self.local(loaded.header.group).expect("of this shard's groups");
+            let group = &mut self.groups[local as usize];
+            group.snapshot = loaded.offer;
+            group.restore(loaded.machine, loaded.sessions, loaded.offer.start.index);
+        }
+    }
+
     /// One turn's worth of work on snapshots.
     pub(super) fn drive_snapshots(&mut self, now: Tick, out: &mut Vec<FileOp>) {
         let mut at = 0;

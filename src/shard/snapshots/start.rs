@@ -140,17 +140,25 @@ pub fn meet(found: &RecoveredGroup, snapshot: Option<&Header>) -> Start {
             let (start, last, applied) = (at, at.index, at.index);
             let memberships =
                 snapshot.map(|header| header.membership.clone()).into_iter().collect();
-            let recovering = true;
+            let (recovering, damaged) = (true, true);
             let terms = Vec::new();
-            let restored =
-                Restored { hard_state, terms, start, last, applied, recovering, memberships };
+            let restored = Restored {
+                hard_state,
+                terms,
+                start,
+                last,
+                applied,
+                recovering,
+                damaged,
+                memberships,
+            };
             return Start { restored, state: None, begin: Some((at, true)), is_lost };
         }
         let (start, applied) = (LogStart::default(), Index::ZERO);
         let memberships = found.memberships.clone();
-        let recovering = false;
+        let (recovering, damaged) = (false, false);
         let restored =
-            Restored { hard_state, terms, start, last, applied, recovering, memberships };
+            Restored { hard_state, terms, start, last, applied, recovering, damaged, memberships };
         return Start { restored, state: None, begin: None, is_lost };
     };
     let at = header.start();
@@ -176,9 +184,15 @@ pub fn meet(found: &RecoveredGroup, snapshot: Option<&Header>) -> Start {
     memberships.extend(later.cloned());
     // A log whose own record of its beginning is damaged begins where the snapshot ends.
     let (start, terms) = if whole { (logged, terms) } else { (at, terms_behind(&terms, at, last)) };
-    let (applied, recovering) = (at.index, false);
-    let restored = Restored { hard_state, terms, start, last, applied, recovering, memberships };
+    let (applied, recovering, damaged) = (at.index, false, false);
+    let restored =
+        Restored { hard_state, terms, start, last, applied, recovering, damaged, memberships };
     Start { restored, state, begin: (!whole).then_some((at, false)), is_lost: false }
+}
+
+/// What a group starts from, out of what its log alone holds; the shard says whether it is RECOVERING.
+pub fn restored(group: &RecoveredGroup) -> Restored {
+    meet(group, None).restored
 }
 
 /// Logs what the starts of a shard's groups call for, behind what recovery found; nothing leaves the
