@@ -213,6 +213,15 @@ pub(super) const CLIENT_BLOCKS_MAX: u32 = 1024;
 /// Bytes that wait for the log.
 pub(super) const STAGED_MAX: u64 = 128 << 10;
 
+/// Of all nodes; a snapshot taken under others is refused.
+pub(super) fn session_limits(shape: &Shape) -> SessionLimits {
+    SessionLimits {
+        sessions_max: shape.sessions_max,
+        idle_us: shape.session_idle_us,
+        ..SessionLimits::default()
+    }
+}
+
 pub(super) fn shard_config(
     shape: &Shape,
     node: usize,
@@ -241,11 +250,7 @@ pub(super) fn shard_config(
         wal_sync: shape.wal_sync,
         wal_sync_except: shape.wal_sync_except.clone(),
         suspect,
-        sessions: SessionLimits {
-            sessions_max: shape.sessions_max,
-            idle_us: shape.session_idle_us,
-            ..SessionLimits::default()
-        },
+        sessions: session_limits(shape),
         snapshots: shape.snapshots,
         raft,
         block_bytes_max: BLOCK_MAX,
