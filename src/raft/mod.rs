@@ -10,9 +10,10 @@
 //! 2. sends each of [`Ready::messages`], but not before the persist it names in `after` is done;
 //!    `Seq::ZERO` leaves at once, in parallel with the leader's own write (dissertation §10.2.1);
 //! 3. reads [`Ready::fetches`] from its log and answers each with exactly one `Fetched`;
-//! 4. applies what [`Ready::committed`] covers ([`Log::blocks_from`], or the log on disk for blocks
+//! 4. carries on with what [`Ready::installs`] says of snapshots under way;
+//! 5. applies what [`Ready::committed`] covers ([`Log::blocks_from`], or the log on disk for blocks
 //!    of an earlier start) and reports `Applied { index }`;
-//! 5. calls `Timeout` at [`Raft::deadline`]. Earlier is harmless, later only slow.
+//! 6. calls `Timeout` at [`Raft::deadline`]. Earlier is harmless, later only slow.
 //!
 //! Messages may be lost, doubled, late and out of order. Persists may not be lost except by a crash,
 //! after which a new `Raft` starts from what is on disk.
@@ -27,9 +28,9 @@
 //!
 //! `election` terms, votes, timeouts · `leader` proposals, replication, commit, heartbeats ·
 //! `follower` appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
-//! follower · [`quorum`] majorities · `membership` who takes part, `promotion` learners on their way to
-//! a vote · `recovering` the way back after a loss · `read_index` reads without the log ·
-//! [`transfer`] handing over · [`message`], [`ready`] what goes out.
+//! follower · `install` snapshots in place of entries · [`quorum`] majorities · `membership` who takes
+//! part, `promotion` learners on their way to a vote · `recovering` the way back after a loss ·
+//! `read_index` reads without the log · [`transfer`] handing over · [`message`], [`ready`] what goes out.
 
 pub mod config;
 mod election;
@@ -38,6 +39,7 @@ mod fingerprint;
 mod follower;
 #[doc(hidden)]
 pub mod harness;
+mod install;
 mod leader;
 pub mod log;
 mod membership;
@@ -57,15 +59,15 @@ pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
 pub use ready::{
-    BlockRange, Committed, Fetch, GroupMembership, Outbound, Persist, PersistOp, PossibleLoss,
-    ReadIndex, Ready, Role, Transition,
+    BlockRange, Committed, Fetch, GroupMembership, Install, InstallStep, Outbound, Persist,
+    PersistOp, PossibleLoss, ReadIndex, Ready, Role, Transition,
 };
 pub use transfer::TransferRefused;
 
 use thiserror::Error;
 
 use crate::block::Block;
-use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
+use crate::ids::{HardState, Incarnation, Index, LogStart, NodeId, Seq, Term, Tick};
 use crate::membership::{ChangeError, Membership, Preflight, Step};
 use crate::mutants::{self, Mutant};
 use membership::{History, Standing};
@@ -97,6 +99,13 @@ pub enum Event<'a> {
     Persisted { seq: Seq },
     /// The state machine has applied everything through `index`.
     Applied { index: Index },
+    /// A snapshot of `through` or more is published: the log may begin behind it.
+    Compacted { through: Index },
+    /// A snapshot that this term's leader sent has arrived whole, is published, and stands for the
+    /// log through `start`, under `membership`; the state machine has it. Ask [`Raft::wants_snapshot`] first.
+    Installed { start: LogStart, membership: Membership },
+    /// The snapshot that [`Ready::installs`] asked for cannot be sent now: tried again later.
+    SnapshotFailed { to: NodeId },
     /// The answer to a [`Fetch`]: blocks from the one that holds `from` on. None = the read failed
     /// and is tried again after an rpc timeout.
     Fetched { to: NodeId, from: Index, blocks: &'a mut Vec<Block> },
@@ -204,10 +213,11 @@ impl Raft {
     pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
         config.validate().expect("the caller has validated the configuration");
         restored.check().expect("the caller has checked what it found");
-        let Restored { hard_state, terms, first, last, recovering, damaged, memberships } =
+        let Restored { hard_state, terms, start, last, applied, recovering, damaged, memberships } =
             restored;
-        let log = Log::new(first, last, terms, hard_state.commit);
-        let history = History::new(Membership::of_voters(config.voters.clone()), memberships);
+        let log = Log::new(start, last, terms, hard_state.commit, applied);
+        let first = Membership::of_voters(config.voters.clone());
+        let history = History::restored(first, memberships);
         let mut raft = Self {
             peers: Vec::new(),
             members: 0,
@@ -229,7 +239,7 @@ impl Raft {
             heard_at: None,
             election_deadline: now,
             heartbeat_deadline: now,
-            announced: Index::ZERO,
+            announced: applied,
             epoch: 0,
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
             damaged: damaged && !mutants::is(Mutant::DamagedWinsWithLoss),
@@ -261,6 +271,11 @@ impl Raft {
             }
             Event::Persisted { seq } => self.on_persisted(now, seq, ready),
             Event::Applied { index } => self.log.applied_to(index),
+            Event::Compacted { through } => self.log.begin_at(through),
+            Event::Installed { start, membership } => {
+                self.on_installed(now, start, membership, ready);
+            }
+            Event::SnapshotFailed { to } => self.on_snapshot_failed(to),
             Event::Fetched { to, from, blocks } => {
                 self.on_fetched(now, to, from, blocks, ready);
                 blocks.clear();
@@ -359,6 +374,18 @@ impl Raft {
                     if message.echo == self.config.incarnation { commit } else { Index(0) };
                 self.on_heartbeat(now, i, commit, context, ready);
             }
+            Body::SnapshotOffer(offer) => {
+                if self.refuses_second_leader(i) {
+                    return;
+                }
+                self.on_snapshot_offer(now, i, offer, ready);
+            }
+            Body::SnapshotChunk { .. } => {
+                if self.refuses_second_leader(i) {
+                    return;
+                }
+                self.on_snapshot_chunk(now, i, &message.body, blocks, ready);
+            }
             Body::TimeoutNow => self.on_timeout_now(now, i, ready),
             Body::ReadReply { number, index } => self.on_read_reply(i, number, index, ready),
             // The rest are for a leader. An answer of this term proves that this node led or leads
@@ -367,6 +394,9 @@ impl Raft {
             Body::AppendReply { matched } => self.on_append_reply(now, i, matched, ready),
             Body::AppendReject { prev_index, hint_index, hint_term } => {
                 self.on_append_reject(now, i, prev_index, (hint_index, hint_term), ready);
+            }
+            Body::SnapshotReply { index, offset } => {
+                self.on_snapshot_reply(now, i, index, offset, ready);
             }
             Body::HeartbeatReply { context } => {
                 self.note_leave(i);
@@ -385,6 +415,8 @@ impl Raft {
             Body::VoteRequest { .. }
                 | Body::Append { .. }
                 | Body::Heartbeat { .. }
+                | Body::SnapshotOffer(_)
+                | Body::SnapshotChunk { .. }
                 | Body::TimeoutNow
         );
         let echo = message.echo;
@@ -418,6 +450,9 @@ impl Raft {
         assert!(seq <= self.issued, "only what was asked for is persisted");
         if seq <= self.persisted {
             return;
+        }
+        if self.vote.is_some() && (self.persisted.next()..=seq).contains(&self.hard_state_seq) {
+            self.vote_is_durable(now);
         }
         self.persisted = seq;
         let moved = self.log.written(seq);

@@ -26,6 +26,7 @@ mod members;
 mod proposals;
 mod reads;
 pub mod sessions;
+pub mod snapshots;
 pub mod stages;
 mod status;
 mod timers;
@@ -43,8 +44,10 @@ use self::members::LinkWatch;
 use self::proposals::Clients;
 use self::reads::Reads;
 use self::sessions::SessionLimits;
+pub use self::snapshots::start::restored;
+use self::snapshots::{FileOp, Found, SnapshotConfig, Snapshots};
 use self::stages::StageTimes;
-pub use self::status::{GroupStatus, ShardStatus};
+pub use self::status::{GroupStatus, ShardStats, ShardStatus};
 use self::timers::Timers;
 use self::transport::{Outgoing, Peer};
 pub use self::view::GroupView;
@@ -55,11 +58,8 @@ use crate::mutants::{self, Mutant};
 use crate::raft::ready::{
     Fetch, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role, Transition,
 };
-use crate::raft::{self, Event, Raft, Restored, TermRun};
-use crate::wal::{
-    Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Suspect, TermStart, Wal, WalError,
-};
-use crate::wire::client::Refused;
+use crate::raft::{self, Event, Raft, Restored};
+use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, Suspect, Wal, WalError};
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -82,6 +82,7 @@ pub struct ShardConfig {
     /// Groups that start RECOVERING.
     pub suspect: Suspect,
     pub sessions: SessionLimits,
+    pub snapshots: SnapshotConfig,
     /// Template for every group; id, group, voters, seed and preference are filled in.
     pub raft: raft::Config,
     /// Largest proposal, bytes.
@@ -121,6 +122,8 @@ pub type Recovered = std::collections::BTreeMap<GroupId, Restored>;
 #[derive(Debug, Default)]
 pub struct Output {
     pub disk: Vec<DiskOp>,
+    /// On the files of snapshots; answered by [`Shard::file_done`].
+    pub files: Vec<FileOp>,
     /// For the log of events.
     pub transitions: Vec<Transition>,
     /// To be told to an operator: acknowledged commands may be missing.
@@ -129,31 +132,6 @@ pub struct Output {
     pub links: Vec<LinkChange>,
     /// The first error of the log: say why and stop the process.
     pub fatal: Option<WalError>,
-}
-
-/// Counters since the start, for reports.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ShardStats {
-    pub commands_applied: u64,
-    pub blocks_applied: u64,
-    /// By the reason's [`Refused::kind`].
-    pub refused: [u64; Refused::REASONS.len()],
-    pub appends_held_back: u64,
-    pub turns: u64,
-    /// Elections on this node after which acknowledged commands may be missing.
-    pub possible_data_loss: u64,
-    /// Elections that this node stood in, and those it won.
-    pub campaigns: u64,
-    pub elections_won: u64,
-    /// Questions answered, by their [`Consistency`](crate::wire::client::Consistency).
-    pub reads: [u64; 4],
-}
-
-impl ShardStats {
-    /// Proposals refused, whatever the reason.
-    pub fn proposals_refused(&self) -> u64 {
-        self.refused.iter().sum()
-    }
 }
 
 /// Deadlines are kept to this part of a heartbeat.
@@ -194,6 +172,9 @@ pub struct Shard<M> {
     incoming: Vec<Block>,
     /// Reads that were started outside a turn.
     disk_queue: Vec<DiskOp>,
+    snapshots: Snapshots<M>,
+    /// Makes a group's empty state machine.
+    machines: Box<dyn FnMut(GroupId) -> M>,
     reads: Vec<FollowerRead>,
     next_read: u64,
     /// Bytes of blocks taken in since the log was last given its due: spoken for, not yet staged.
@@ -222,8 +203,20 @@ impl<M: StateMachine> Shard<M> {
     pub fn new(
         config: ShardConfig,
         wal: Wal,
+        recovered: Recovered,
+        machine: impl FnMut(GroupId) -> M + 'static,
+        now: Tick,
+    ) -> Self {
+        Self::with_snapshots(config, wal, recovered, Found::default(), machine, now)
+    }
+
+    /// The same, some groups beginning with the state of a snapshot (see [`snapshots::start::meet`]).
+    pub fn with_snapshots(
+        config: ShardConfig,
+        wal: Wal,
         mut recovered: Recovered,
-        mut machine: impl FnMut(GroupId) -> M,
+        found: Found<M>,
+        machine: impl FnMut(GroupId) -> M + 'static,
         now: Tick,
     ) -> Self {
         let named = config.voters.iter().chain(&config.peers).filter(|&&n| n != config.node);
@@ -248,6 +241,8 @@ impl<M: StateMachine> Shard<M> {
             applying: VecDeque::new(),
             incoming: Vec::new(),
             disk_queue: Vec::new(),
+            snapshots: Snapshots::new(found.parts, found.useless),
+            machines: Box::new(machine),
             reads: Vec::new(),
             next_read: 0,
             claimed: 0,
@@ -266,14 +261,16 @@ impl<M: StateMachine> Shard<M> {
         for id in (shard.config.shard..shard.config.groups).step_by(shard.config.shards as usize) {
             let group = GroupId(id);
             let mut restored = recovered.remove(&group).unwrap_or_default();
-            restored.recovering = shard.config.is_suspect(group);
-            restored.damaged = shard.config.suspect == Suspect::Everything;
+            restored.recovering |= shard.config.is_suspect(group);
+            restored.damaged |= shard.config.suspect == Suspect::Everything;
             let raft = Raft::new(shard.raft_config(group), restored, now);
             let local = shard.groups.len() as u32;
             shard.recovering += usize::from(raft.is_recovering());
-            shard.groups.push(Group::new(raft, machine(group), &shard.config));
+            let empty = (shard.machines)(group);
+            shard.groups.push(Group::new(raft, empty, &shard.config));
             shard.reschedule(local);
         }
+        shard.take_loaded(found.loaded);
         shard.meet_members();
         shard
     }
@@ -350,6 +347,7 @@ impl<M: StateMachine> Shard<M> {
         self.start_fetches(now);
         self.note_commits(now, out);
         self.note_memberships(now, out);
+        self.drive_snapshots(now, &mut out.files);
         self.note_reads();
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);
@@ -425,6 +423,7 @@ impl<M: StateMachine> Shard<M> {
                         || blocks.iter().any(Block::is_always_synced);
                     (self.wal.append(*group, blocks, *truncates, sync), sync)
                 }
+                PersistOp::Begin(start) => (self.wal.begin_at(*group, *start, true), true),
             };
             let alone = self.config.voters.len() == 1 && mutants::is(Mutant::AloneBeforeOwnWrite);
             let lsn = if alone { Lsn::ZERO } else { lsn };
@@ -467,6 +466,7 @@ impl<M: StateMachine> Shard<M> {
                 // Whoever it was handed to is about to lead.
                 let heir = self.groups[local as usize].heir;
                 self.disown(local, transition.leader.or(heir));
+                self.stop_sending_of(transition.group);
             }
         }
         self.stats.possible_data_loss += self.ready.losses.len() as u64;
@@ -500,6 +500,7 @@ impl<M: StateMachine> Shard<M> {
             || !self.disk_queue.is_empty()
             || !self.ready.is_empty()
             || !self.proposing.is_empty()
+            || self.snapshots.has_work(now)
             || !self.admin.is_empty()
             || self.questions.has_news();
         if self.fatal.is_some() {
@@ -513,7 +514,7 @@ impl<M: StateMachine> Shard<M> {
         }
         let handover = self.handover.deadline(self.config.leaders.balance_us);
         let questions = self.questions.deadline().min(self.next_look);
-        let own = questions.min(handover).min(self.links_deadline());
+        let own = questions.min(handover).min(self.links_deadline()).min(self.snapshots.deadline());
         self.timers.next().min(self.wal.deadline()).min(own)
     }
 
@@ -568,31 +569,6 @@ impl<M: StateMachine> Shard<M> {
         let unsettled = suspected && !(held && self.is_recovered());
         self.recovering.max(usize::from(unsettled))
     }
-
-    /// Checks what must hold between turns; for tests and the simulator.
-    pub fn check_invariants(&self) {
-        let recovering = self.groups.iter().filter(|group| group.raft.is_recovering()).count();
-        assert_eq!(recovering, self.recovering);
-        for group in &self.groups {
-            group.raft.check_invariants();
-            assert!(group.applied <= group.raft.commit(), "applied <= committed");
-        }
-    }
-}
-
-/// What a group starts from, out of what its log holds; the shard says whether it is RECOVERING. A log that names the group by a vote alone
-/// has no first entry.
-pub fn restored(group: &RecoveredGroup) -> Restored {
-    let run = |&TermStart { first, term, epoch }: &TermStart| TermRun { first, term, epoch };
-    let terms = group.terms.iter().map(run).collect();
-    let first = if group.last == Index::ZERO { Index(1) } else { group.first };
-    let mut hard_state = group.hard_state;
-    if mutants::is(Mutant::ForgetVoteAtStart) {
-        hard_state.vote = None;
-    }
-    let memberships = group.memberships.clone();
-    let (recovering, damaged) = (false, false);
-    Restored { hard_state, terms, first, last: group.last, recovering, damaged, memberships }
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {

@@ -360,6 +360,7 @@ impl Node {
     fn stage(&mut self, persist: &Persist, ready: &Ready) {
         let (write, sync) = match &persist.op {
             PersistOp::HardState(state) => (Write::HardState(*state), true),
+            PersistOp::Begin(_) => unreachable!("no snapshots in this model"),
             PersistOp::Append { blocks, truncates } => {
                 let blocks = ready.slice(blocks);
                 let first = blocks[0].first().get() as usize;
