@@ -241,11 +241,7 @@ pub(super) fn shard_config(
         wal_sync: shape.wal_sync,
         wal_sync_except: shape.wal_sync_except.clone(),
         suspect,
-        sessions: SessionLimits {
-            sessions_max: shape.sessions_max,
-            idle_us: shape.session_idle_us,
-            ..SessionLimits::default()
-        },
+        sessions: session_limits(shape),
         snapshots: shape.snapshots,
         raft,
         block_bytes_max: BLOCK_MAX,
@@ -255,6 +251,12 @@ pub(super) fn shard_config(
         client_blocks_max: CLIENT_BLOCKS_MAX,
         leaders: shape.leaders.clone(),
     }
+}
+
+/// What a group's table of sessions may hold.
+pub(super) fn session_limits(shape: &Shape) -> SessionLimits {
+    let (sessions_max, idle_us) = (shape.sessions_max, shape.session_idle_us);
+    SessionLimits { sessions_max, idle_us, ..SessionLimits::default() }
 }
 
 /// R8: what a node publishes of its own is durable in its log.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::network::node_id;
-use super::node::{Host, shard_config, wal_config};
+use super::node::{Host, session_limits, shard_config, wal_config};
 use super::oracle::Seen;
 use super::queue::Event;
 use super::subject::{Observed, Subject};
@@ -11,7 +11,6 @@ use super::trace::What;
 use super::world::World;
 use crate::ids::{GroupId, Incarnation, NodeId};
 use crate::shard::forced::{Forced, begin_anew, known_epoch};
-use crate::shard::sessions::SessionLimits;
 use crate::shard::snapshots::Found;
 use crate::shard::snapshots::gather::{Gathered, Gathering};
 use crate::shard::snapshots::start::{Start, log_starts};
@@ -227,7 +226,7 @@ impl<S: Subject> World<S> {
         let mut machines = self.subject.machines();
         let gathering = Gathering {
             machine: |group| Observed::new(machines(group)),
-            sessions: SessionLimits::default(),
+            sessions: session_limits(&self.shape),
             config_hash: self.shape.snapshots.config_hash,
         };
         let Gathered { mut found, damaged } = match gathering.run(&mut self.hosts[at].disk) {
