@@ -262,6 +262,12 @@ pub(super) fn shard_config(
     }
 }
 
+/// What a group's table of sessions may hold.
+pub(super) fn session_limits(shape: &Shape) -> SessionLimits {
+    let (sessions_max, idle_us) = (shape.sessions_max, shape.session_idle_us);
+    SessionLimits { sessions_max, idle_us, ..SessionLimits::default() }
+}
+
 /// R8: what a node publishes of its own is durable in its log.
 fn published<M: StateMachine>(host: &Host<M>) -> Result<(), String> {
     let shard = host.shard.as_ref().expect("it has just had its turn");
