@@ -131,6 +131,12 @@ mutants! {
     EgressWithoutBound = "egress-without-bound",
     /// Over a full link heartbeats are left out like appends (bug 36, etcd#15247).
     HeartbeatsBehindBulk = "heartbeats-behind-bulk",
+    /// A group sleeps while a follower lacks entries (tikv#1440, cockroach#315; bug 38).
+    HibernateWithLaggingFollower = "hibernate-with-lagging-follower",
+    /// A follower sleeps, and takes all it has for committed, without comparing the last term.
+    HibernateForUnconfirmedTerm = "hibernate-for-unconfirmed-term",
+    /// A sleeping follower does not notice that its leader's node has begun anew.
+    NoWakeOnIncarnationChange = "no-wake-on-incarnation-change",
     /// An event id that was seen is taken for a new one.
     DedupForgets = "dedup-forgets",
     /// Expiry leaves what lies in a segment with younger ids.

@@ -293,7 +293,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         "{} seeds, {:.2} simulated hours, {:.0} simulated s a s and core; {} faults ({} in the \
          quietest seed), {} kills, \
          {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts; {} blocks acknowledged of {} asked, {} sent \
-         again, {} answered from the table; {} elections, {} messages; {} violations",
+         again, {} answered from the table; {} elections, {} groups put to sleep, {} messages; {} violations",
         stats.seeds,
         simulated / 3600.0,
         simulated / (wall * jobs as f64),
@@ -311,6 +311,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.retries,
         stats.answered_retries,
         stats.elections,
+        stats.sleeps,
         stats.messages,
         violations
     )

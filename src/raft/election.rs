@@ -206,6 +206,7 @@ impl Raft {
                 Body::AppendReject { prev_index, hint_index: Index::ZERO, hint_term: Term::ZERO }
             }
             Body::Heartbeat { context, .. } => Body::HeartbeatReply { context },
+            Body::Hibernate { .. } => Body::HeartbeatReply { context: 0 },
             _ => return,
         };
         self.send(i, Seq::ZERO, reply, 0..0, ready);

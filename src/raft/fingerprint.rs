@@ -26,8 +26,9 @@ impl Raft {
         (self.hard_state, since(self.hard_state_seq), since(self.issued)).hash(state);
         (self.own_vote, self.heard_at.is_some(), self.announced).hash(state);
         (self.epoch, self.recovery, self.context).hash(state);
+        self.hibernation.fingerprint().hash(state);
         for peer in &self.peers {
-            (peer.incarnation, peer.vote).hash(state);
+            (peer.incarnation, peer.vote, peer.absent, peer.sleeps).hash(state);
             peer.progress.fingerprint(state);
         }
     }
@@ -38,6 +39,7 @@ impl Raft {
         self.heard_at = self.heard_at.map(|_| Tick::ZERO);
         self.election_deadline = Tick::ZERO;
         self.heartbeat_deadline = Tick::ZERO;
+        self.hibernation.forget_time();
         self.rng = super::rng::Rng::new(self.config.seed);
         for peer in &mut self.peers {
             peer.progress.forget_time();

@@ -18,6 +18,7 @@ impl Raft {
             peer.progress.contact(now);
         }
         self.set_heartbeat_deadline(now);
+        self.note_activity(now);
         // §5.4.2 and dissertation §6.4: an entry of its own term, so that earlier ones can commit.
         let from = ready.blocks.len();
         self.take_on(Block::noop(self.config.group), ready);
@@ -41,6 +42,7 @@ impl Raft {
             self.take_on(block, ready);
         }
         let range = self.issue_append(from, false, ready);
+        self.note_activity(now);
         self.replicate_new(now, range, first, bytes, ready);
     }
 
@@ -266,6 +268,9 @@ impl Raft {
             return self.become_follower(now, self.term, None, reason, ready);
         }
         self.set_heartbeat_deadline(now);
+        if self.offers_sleep(now, ready) {
+            return;
+        }
         for i in 0..self.peers.len() {
             let known = if mutants::is(Mutant::CommitPastMatched) {
                 self.log.last_index()

@@ -27,7 +27,8 @@
 //!
 //! `election` terms, votes, timeouts · `leader` proposals, replication, commit, heartbeats ·
 //! `follower` appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
-//! follower · [`quorum`] majorities · `recovering` the way back after a loss · [`message`], [`ready`] what goes out.
+//! follower · [`quorum`] majorities · `recovering` the way back after a loss · `hibernation` sleep of
+//! idle groups · [`message`], [`ready`] what goes out.
 
 pub mod config;
 mod election;
@@ -36,6 +37,7 @@ mod fingerprint;
 mod follower;
 #[doc(hidden)]
 pub mod harness;
+mod hibernation;
 mod leader;
 pub mod log;
 pub mod message;
@@ -58,6 +60,7 @@ pub use ready::{
 use crate::block::Block;
 use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
 use crate::mutants::{self, Mutant};
+use hibernation::Hibernation;
 use quorum::{Ballot, JointConfig};
 use recovering::Recovery;
 use rng::Rng;
@@ -83,6 +86,13 @@ pub enum Event<'a> {
     PeerConnected { peer: NodeId, incarnation: Incarnation },
     /// Messages under way to and from the peer are lost.
     PeerDisconnected { peer: NodeId },
+    /// Nothing was heard of the peer's shard for an election timeout, or it is heard again. Only
+    /// sleeping groups depend on it: the others have their own timers.
+    PeerSilent { peer: NodeId },
+    PeerHeard { peer: NodeId },
+    /// A group that sleeps is about to be told something. `by`: whose message it is; `heard`: when
+    /// the shards of the others were last heard. Nothing to a group that is awake.
+    Wake { by: Option<NodeId>, heard: &'a [(NodeId, Tick)] },
 }
 
 /// Another member, in whatever role this node is.
@@ -95,6 +105,10 @@ struct Peer {
     vote: Option<Ballot>,
     /// Means something only while this node leads.
     progress: Progress,
+    /// It has no connection, or was silent for an election timeout: the group may sleep without it.
+    absent: bool,
+    /// Its answer to the running offer to sleep.
+    sleeps: bool,
 }
 
 /// One group on one node. See the module's contract.
@@ -129,6 +143,7 @@ pub struct Raft {
     recovery: Option<Recovery>,
     /// Given back in heartbeat replies; rounds of ReadIndex will count it up.
     context: u64,
+    hibernation: Hibernation,
     rng: Rng,
 }
 
@@ -166,6 +181,7 @@ impl Raft {
             epoch: 0,
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
             context: 0,
+            hibernation: Hibernation::default(),
             config,
         };
         raft.first_election_deadline(now);
@@ -174,6 +190,11 @@ impl Raft {
 
     /// The only way in. See the module's contract.
     pub fn handle(&mut self, now: Tick, event: Event<'_>, ready: &mut Ready) {
+        if self.hibernation.asleep
+            && let Some(by) = event.wakes()
+        {
+            self.wake(now, by, &[], ready);
+        }
         match event {
             Event::Timeout => self.on_timeout(now, ready),
             Event::Propose { blocks } => self.on_propose(now, blocks, ready),
@@ -191,6 +212,9 @@ impl Raft {
                 self.on_connected(now, peer, incarnation, ready);
             }
             Event::PeerDisconnected { peer } => self.on_disconnected(now, peer),
+            Event::PeerSilent { peer } => self.on_silent(now, peer),
+            Event::PeerHeard { peer } => self.on_heard(now, peer, ready),
+            Event::Wake { by, heard } => self.wake(now, by, heard, ready),
         }
         self.leave_recovery_if_synced(ready);
         self.save_hard_state(ready);
@@ -203,6 +227,7 @@ impl Raft {
     /// When `Timeout` is next needed; `Tick(u64::MAX)` = never.
     pub fn deadline(&self) -> Tick {
         match self.role {
+            _ if self.hibernation.asleep => Tick(u64::MAX),
             Role::Leader if self.peers.is_empty() => Tick(u64::MAX),
             Role::Leader => self.heartbeat_deadline,
             // Its own vote is being written; nobody else is asked.
@@ -233,6 +258,7 @@ impl Raft {
         if !self.is_current(i, &message) {
             return;
         }
+        self.peers[i].absent = false;
         if let Body::VoteRequest { pre, last_index, last_term } = message.body {
             return self.on_vote_request(now, i, message.term, pre, (last_index, last_term), ready);
         }
@@ -267,6 +293,11 @@ impl Raft {
                     if message.echo == self.config.incarnation { commit } else { Index(0) };
                 self.on_heartbeat(now, i, commit, context, ready);
             }
+            Body::Hibernate { last, round } => {
+                if !self.refuses_second_leader(i) {
+                    self.on_hibernate(now, i, (last, round), ready);
+                }
+            }
             // The rest are answers to a leader. An answer of this term proves that this node led or
             // leads in it.
             _ if self.role != Role::Leader => {}
@@ -275,6 +306,9 @@ impl Raft {
                 self.on_append_reject(now, i, prev_index, (hint_index, hint_term), ready);
             }
             Body::HeartbeatReply { .. } => self.peers[i].progress.contact(now),
+            Body::HibernateReply { round, asleep } => {
+                self.on_hibernate_reply(now, i, round, asleep);
+            }
             Body::VoteRequest { .. } | Body::VoteReply { .. } => unreachable!("handled above"),
         }
     }
@@ -284,7 +318,10 @@ impl Raft {
     fn is_current(&mut self, i: usize, message: &Message) -> bool {
         let is_reply = !matches!(
             message.body,
-            Body::VoteRequest { .. } | Body::Append { .. } | Body::Heartbeat { .. }
+            Body::VoteRequest { .. }
+                | Body::Append { .. }
+                | Body::Heartbeat { .. }
+                | Body::Hibernate { .. }
         );
         let echo = message.echo;
         if is_reply && echo != Incarnation::ZERO && echo != self.config.incarnation {
@@ -334,11 +371,19 @@ impl Raft {
         ready: &mut Ready,
     ) {
         let Some(i) = self.peer(peer) else { return };
-        if incarnation < self.peers[i].incarnation {
+        let known = self.peers[i].incarnation;
+        if incarnation < known {
             return;
         }
+        self.peers[i].absent = false;
         self.learn_incarnation(i, incarnation);
+        let restarted = incarnation > known && !mutants::is(Mutant::NoWakeOnIncarnationChange);
+        if restarted && self.is_hibernating() && self.leader == Some(peer) {
+            // Who has begun anew leads nothing.
+            self.wake_from_lost_leader(now, self.config.heartbeat_us);
+        }
         if self.role == Role::Leader {
+            self.wake(now, Some(peer), &[], ready);
             let progress = &mut self.peers[i].progress;
             progress.become_probe(progress.next());
             self.replicate(now, i, ready);
@@ -349,8 +394,15 @@ impl Raft {
         let Some(i) = self.peer(peer) else { return };
         let progress = &mut self.peers[i].progress;
         progress.become_probe(progress.next());
-        if self.leader == Some(peer) {
+        self.peers[i].absent = true;
+        if self.leader == Some(peer) && self.is_hibernating() {
+            let patience = self.config.heartbeat_us;
+            let wakes = !mutants::is(Mutant::NoWakeOnIncarnationChange);
+            wakes.then(|| self.wake_from_lost_leader(now, patience));
+        } else if self.leader == Some(peer) {
             self.suspect_leader(now);
+        } else if self.role == Role::Leader && self.is_hibernating() {
+            self.wake_without_quorum(now);
         }
     }
 
@@ -448,7 +500,14 @@ impl Raft {
 
 impl Peer {
     fn new(id: NodeId) -> Self {
-        Self { id, incarnation: Incarnation::ZERO, vote: None, progress: Progress::new() }
+        Self {
+            id,
+            incarnation: Incarnation::ZERO,
+            vote: None,
+            progress: Progress::new(),
+            absent: true,
+            sleeps: false,
+        }
     }
 }
 

@@ -16,6 +16,7 @@
 mod apply;
 pub mod figures;
 mod group;
+mod hibernation;
 mod proposals;
 pub mod sessions;
 pub mod stages;
@@ -27,6 +28,7 @@ mod view;
 use std::collections::VecDeque;
 
 use self::group::Group;
+use self::hibernation::Liveness;
 use self::proposals::Clients;
 use self::sessions::SessionLimits;
 use self::stages::StageTimes;
@@ -153,6 +155,7 @@ pub struct Shard<M> {
     wal: Wal,
     ready: Ready,
     timers: Timers,
+    liveness: Liveness,
     peers: Vec<Peer>,
     clients: Clients,
     /// Messages of this turn, by peer.
@@ -202,6 +205,7 @@ impl<M: StateMachine> Shard<M> {
             groups: Vec::new(),
             ready: Ready::default(),
             timers: Timers::new(config.raft.heartbeat_us / TIMER_GRID),
+            liveness: Liveness::new(&config.raft, peers.iter().map(|peer| peer.node)),
             peers,
             clients: Clients::default(),
             outgoing,
@@ -260,10 +264,17 @@ impl<M: StateMachine> Shard<M> {
 
     /// The one place where a group is stepped.
     fn step(&mut self, now: Tick, local: u32, event: Event<'_>) {
+        if self.groups[local as usize].raft.is_hibernating()
+            && let Some(by) = event.wakes()
+        {
+            self.wake(now, local, by);
+        }
         let raft = &mut self.groups[local as usize].raft;
-        let before = raft.is_recovering();
+        let (recovering, asleep) = (raft.is_recovering(), raft.is_hibernating());
         raft.handle(now, event, &mut self.ready);
-        self.recovering -= usize::from(before && !raft.is_recovering());
+        self.recovering -= usize::from(recovering && !raft.is_recovering());
+        self.liveness.asleep += usize::from(raft.is_hibernating());
+        self.liveness.asleep -= usize::from(asleep);
         self.reschedule(local);
     }
 
@@ -298,6 +309,7 @@ impl<M: StateMachine> Shard<M> {
             return out.disk.append(&mut self.disk_queue);
         }
         self.run_timers(now);
+        self.watch(now);
         self.propose(now);
         self.settle(now);
         self.start_fetches(now);
@@ -447,7 +459,8 @@ impl<M: StateMachine> Shard<M> {
         let left_over = !self.applying.is_empty()
             || !self.disk_queue.is_empty()
             || !self.ready.is_empty()
-            || !self.proposing.is_empty();
+            || !self.proposing.is_empty()
+            || self.liveness.has_news();
         if self.fatal.is_some() {
             return now;
         }
@@ -457,7 +470,7 @@ impl<M: StateMachine> Shard<M> {
         if left_over {
             return now;
         }
-        self.timers.next().min(self.wal.deadline())
+        self.timers.next().min(self.wal.deadline()).min(self.liveness.deadline())
     }
 
     /// True when [`Shard::apply`] has something to do.
@@ -504,10 +517,17 @@ impl<M: StateMachine> Shard<M> {
         self.recovering.max(usize::from(unsettled))
     }
 
+    /// Groups that hibernate.
+    pub fn hibernating(&self) -> usize {
+        self.liveness.asleep
+    }
+
     /// Checks what must hold between turns; for tests and the simulator.
     pub fn check_invariants(&self) {
         let recovering = self.groups.iter().filter(|group| group.raft.is_recovering()).count();
         assert_eq!(recovering, self.recovering);
+        let asleep = self.groups.iter().filter(|group| group.raft.is_hibernating()).count();
+        assert_eq!(asleep, self.liveness.asleep);
         for group in &self.groups {
             group.raft.check_invariants();
             assert!(group.applied <= group.raft.commit(), "applied <= committed");

@@ -11,6 +11,8 @@ pub(super) const NETWORK: u64 = 3;
 pub(super) const CLIENTS: u64 = 4;
 pub(super) const DISKS: u64 = 5;
 pub(super) const FAULTS: u64 = 6;
+/// Numbers 14 on: what was added later draws from streams of its own.
+pub(super) const REST: u64 = 14;
 
 /// A run of the simulator. What is `None` the seed decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +111,10 @@ pub struct Shape {
     pub cache_bytes: u64,
     pub inflight: u32,
     pub apply_bytes: u64,
+    /// A group with nothing to do sleeps after this long, microseconds; 0 = never.
+    pub hibernate_us: u64,
+    /// Now and then a client has nothing to ask for up to this long, microseconds.
+    pub rest_us: u64,
     pub plan: Vec<Fault>,
 }
 
@@ -130,7 +136,8 @@ impl Shape {
         let nodes = [3, 3, 3, 3, 5, 5, 4, 3][rng.below(8) as usize];
         let shards = [1, 1, 1, 2, 1, 2, 3, 4][rng.below(8) as usize];
         let groups = [1, 2, 1, 3, 4, 2, 8, 1][rng.below(8) as usize].max(shards);
-        let groups = if rng.chance(2) { 64 } else { groups };
+        let mut rest = base.fork(REST);
+        let groups = if rng.chance(2) || rest.chance(4) { 64 } else { groups };
         let net = [20, 100, 500, 2000][rng.below(4) as usize];
         let disk = [20, 100, 1000, 4000][rng.below(4) as usize];
         let nodes = options.nodes.unwrap_or(nodes);
@@ -162,6 +169,8 @@ impl Shape {
             cache_bytes: [1 << 10, 64 << 10, 16 << 20][rng.below(3) as usize],
             inflight: [2, 8, 256][rng.below(3) as usize],
             apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
+            hibernate_us: [0, 50_000, 50_000, 100_000, 200_000, 500_000][rest.below(6) as usize],
+            rest_us: [0, 0, 1_000_000, 4_000_000][rest.below(4) as usize],
             plan,
         }
     }

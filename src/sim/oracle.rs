@@ -92,6 +92,8 @@ pub struct Seen {
     term: u64,
     vote: Option<NodeId>,
     leads: bool,
+    /// As a leader.
+    pub asleep: bool,
     pub commit: u64,
     pub applied: u64,
     /// Uncommitted bytes that it may have while it leads.

@@ -115,7 +115,10 @@ impl<S: Subject> World<S> {
             self.think(at);
             // After the trouble each of many groups is to be asked in time.
             let longest = if self.healed_at.is_some() { 20_000 } else { 2 * self.shape.think_us };
-            let pause = 1 + self.client_rng.below(longest);
+            let mut pause = 1 + self.client_rng.below(longest);
+            if self.shape.rest_us > 0 && self.healed_at.is_none() && self.client_rng.chance(10) {
+                pause += self.client_rng.below(self.shape.rest_us);
+            }
             self.clients[at].think_at = now + pause;
         }
         self.send_due(at);

@@ -125,5 +125,8 @@ fn describe_body(body: &Body, recovering: bool) -> String {
         }
         Body::Heartbeat { commit, last, .. } => format!("heartbeat commit={commit}{}", upto(last)),
         Body::HeartbeatReply { .. } => "heartbeat answered".into(),
+        Body::Hibernate { last, round } => format!("sleep? last={last} round={round}"),
+        Body::HibernateReply { round, asleep: true } => format!("sleeps round={round}"),
+        Body::HibernateReply { .. } => "is awake".into(),
     }
 }
