@@ -31,7 +31,7 @@
 //! ```
 //!
 //! A module may use only what stands to its right ([`wire`] also names the types of
-//! [`raft::message`]; [`checksum`] and [`metrics`] stand beside [`ids`]; of its neighbours
+//! [`raft::message`]; [`checksum`], [`membership`] and [`metrics`] stand beside [`ids`]; of its neighbours
 //! [`snapshot`] uses only [`machine`]). [`shard`] and everything right of it know
 //! no socket, file, clock, thread, random source, executor or `async`: time comes in as an integer,
 //! randomness as a seed, bytes as `Bytes`. Every decision about order (when may I acknowledge, vote,
@@ -68,6 +68,7 @@ pub mod docs;
 pub mod ids;
 pub mod load;
 pub mod machine;
+pub mod membership;
 pub mod metrics;
 #[doc(hidden)]
 pub mod mutants;

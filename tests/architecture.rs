@@ -12,19 +12,27 @@ const FILE_BYTES_MAX: usize = 24 << 10;
 const LAYERS: &[(&str, &[&str])] = &[
     ("ids", &[]),
     ("block", &["ids"]),
-    ("raft", &["block", "ids"]),
+    // Who takes part: read and written wherever a group is.
+    ("membership", &["ids"]),
+    ("raft", &["membership", "block", "ids"]),
     // What every shard counts in; anybody may.
     ("metrics", &[]),
-    ("wal", &["metrics", "block", "ids"]),
+    ("wal", &["metrics", "membership", "block", "ids"]),
     ("machine", &["block", "ids"]),
     // Sideways, and only its messages: see `arrow`.
-    ("wire", &["block", "ids", "raft"]),
-    ("snapshot", &["machine", "block", "ids"]),
-    ("shard", &["snapshot", "wal", "raft", "machine", "wire", "metrics", "block", "ids"]),
-    ("sim", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
+    ("wire", &["membership", "block", "ids", "raft"]),
+    ("snapshot", &["machine", "membership", "block", "ids"]),
+    (
+        "shard",
+        &["snapshot", "membership", "wal", "raft", "machine", "wire", "metrics", "block", "ids"],
+    ),
+    ("sim", &["shard", "membership", "wal", "raft", "machine", "wire", "block", "ids"]),
     ("config", &["shard", "wal", "raft", "machine", "wire", "block", "ids"]),
-    ("runtime", &["metrics", "shard", "wal", "raft", "machine", "wire", "block", "ids"]),
-    ("client", &["runtime", "shard", "config", "metrics", "wire", "block", "ids"]),
+    (
+        "runtime",
+        &["metrics", "membership", "shard", "wal", "raft", "machine", "wire", "block", "ids"],
+    ),
+    ("client", &["membership", "runtime", "shard", "config", "metrics", "wire", "block", "ids"]),
     (
         "load",
         &["client", "runtime", "shard", "config", "metrics", "machine", "wire", "block", "ids"],
@@ -32,15 +40,35 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "runtime", "config", "metrics", "shard", "wal", "raft", "machine", "wire", "block",
+            "runtime",
+            "config",
+            "metrics",
+            "shard",
+            "membership",
+            "wal",
+            "raft",
+            "machine",
+            "wire",
+            "block",
             "ids",
         ],
     ),
 ];
 
 /// Layers that know no socket, file, clock, thread, random source or executor.
-const PURE: &[&str] =
-    &["ids", "metrics", "block", "raft", "wal", "machine", "wire", "snapshot", "shard", "sim"];
+const PURE: &[&str] = &[
+    "ids",
+    "metrics",
+    "membership",
+    "block",
+    "raft",
+    "wal",
+    "machine",
+    "wire",
+    "snapshot",
+    "shard",
+    "sim",
+];
 
 /// What a pure layer must not name. Its tests may use files, but nothing that makes a run differ
 /// from the last.

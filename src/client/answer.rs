@@ -18,7 +18,9 @@ impl ClientCore {
             (_, FrameKind::Close) => Err(ClientFault::Closed(read_close(&frame))),
             (Stage::Greeting, _) => self.greeted(now, slot, &frame),
             (Stage::Ready, FrameKind::Answers) => self.answers(now, slot, &frame),
-            (Stage::Ready, FrameKind::QueryReply) => self.query_reply(now, slot, &frame),
+            (Stage::Ready, FrameKind::QueryReply | FrameKind::AdminReply) => {
+                self.query_reply(now, slot, &frame)
+            }
             (Stage::Ready, FrameKind::StatusReply) => {
                 self.reply(frame.token, Ok(read_status_reply(&frame)));
                 Ok(())

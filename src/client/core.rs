@@ -11,7 +11,8 @@ use super::timer::Alarms;
 use super::*;
 use crate::block::{BLOCK_BYTES_MAX, Block, HEADER_BYTES};
 use crate::ids::Incarnation;
-use crate::wire::client::{write_query, write_status};
+use crate::wire::admin::AdminRequest;
+use crate::wire::client::{write_admin, write_query, write_status};
 use crate::wire::frame::{FRAME_HEADER_BYTES, FrameKind, FrameWriter};
 use crate::wire::hello::{Hello, Refusal, Role};
 
@@ -164,12 +165,33 @@ impl ClientCore {
         if question.len() > BLOCK_BYTES_MAX - HEADER_BYTES {
             return Err(SubmitError::TooLarge(question.len()));
         }
-        let goal = match to {
-            QueryTarget::Leader => Goal::Leader,
-            QueryTarget::Node(id) => Goal::Node(self.map.find(id).ok_or(SubmitError::NoNode(id))?),
-        };
+        let goal = self.goal(to)?;
         self.sessions.open(group, self.map.nodes.len());
         self.ask(now, goal, Subject::Query { group, question }, group.0 % shards, tag)
+    }
+
+    /// Gives an operator's command to a group. Answered like a query, with an
+    /// [`AdminReply`](crate::wire::admin::AdminReply).
+    pub fn admin(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        to: QueryTarget,
+        request: &AdminRequest,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
+        let shards = self.admit(group)?;
+        let goal = self.goal(to)?;
+        self.sessions.open(group, self.map.nodes.len());
+        let request = Bytes::from(request.to_json());
+        self.ask(now, goal, Subject::Admin { group, request }, group.0 % shards, tag)
+    }
+
+    fn goal(&self, to: QueryTarget) -> Result<Goal, SubmitError> {
+        Ok(match to {
+            QueryTarget::Leader => Goal::Leader,
+            QueryTarget::Node(id) => Goal::Node(self.map.find(id).ok_or(SubmitError::NoNode(id))?),
+        })
     }
 
     /// Asks one shard of one node about itself; the answer is JSON. Before the first handshake
@@ -398,6 +420,7 @@ impl ClientCore {
             }
             match &question.subject {
                 Subject::Query { group, question } => write_query(out, token, *group, question),
+                Subject::Admin { group, request } => write_admin(out, token, *group, request),
                 Subject::Status => write_status(out, token),
             }
             question.stage = question::Stage::Sent;

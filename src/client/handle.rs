@@ -28,11 +28,12 @@ use crossbeam::queue::ArrayQueue;
 use thiserror::Error;
 
 use super::driver::Driver;
-use super::{ClientConfig, ClientError, QueryTarget, SubmitError};
+use super::{ClientConfig, ClientCore, ClientError, QueryTarget, SubmitError};
 use crate::block::BlockBuilder;
-use crate::ids::{GroupId, NodeId};
+use crate::ids::{GroupId, NodeId, Tick};
 use crate::runtime::entropy::random;
 use crate::runtime::ring::Waker;
+use crate::wire::admin::AdminRequest;
 use crate::wire::client::Committed;
 
 /// Requests that may wait for the client's thread.
@@ -70,6 +71,7 @@ type Answer<T> = mpsc::SyncSender<Result<T, RequestError>>;
 enum Work {
     Submit(BlockBuilder, Answer<Committed>),
     Query(Option<NodeId>, Bytes, Answer<Bytes>),
+    Admin(Option<NodeId>, AdminRequest, Answer<Bytes>),
 }
 
 struct Request {
@@ -168,6 +170,19 @@ impl Client {
         Ok(Ticket(ticket))
     }
 
+    /// Gives an operator's command to a group: to its leader, or to `node`. The answer is an
+    /// [`AdminReply`](crate::wire::admin::AdminReply) as JSON.
+    pub fn admin(
+        &self,
+        group: GroupId,
+        node: Option<NodeId>,
+        request: AdminRequest,
+    ) -> Result<Ticket<Bytes>, RequestError> {
+        let (answer, ticket) = mpsc::sync_channel(1);
+        self.push(group, Work::Admin(node, request, answer))?;
+        Ok(Ticket(ticket))
+    }
+
     fn push(&self, group: GroupId, work: Work) -> Result<(), RequestError> {
         let request = Request { group, since_us: 0, work };
         self.shared.requests.push(request).map_err(|_| RequestError::Busy)?;
@@ -237,7 +252,16 @@ impl Worker {
         }
         match work {
             Work::Submit(block, answer) => self.submit(group, block, answer),
-            Work::Query(node, question, answer) => self.query(group, node, question, answer),
+            Work::Query(node, question, answer) => {
+                self.ask(node, answer, |core, now, to, tag| {
+                    core.query(now, group, to, question, tag)
+                });
+            }
+            Work::Admin(node, request, answer) => {
+                self.ask(node, answer, |core, now, to, tag| {
+                    core.admin(now, group, to, &request, tag)
+                });
+            }
         }
     }
 
@@ -252,16 +276,15 @@ impl Worker {
         }
     }
 
-    fn query(
+    fn ask(
         &mut self,
-        group: GroupId,
         node: Option<NodeId>,
-        question: Bytes,
         answer: Answer<Bytes>,
+        ask: impl FnOnce(&mut ClientCore, Tick, QueryTarget, u64) -> Result<(), SubmitError>,
     ) {
         let (now, tag) = (self.driver.now(), self.tag());
         let target = node.map_or(QueryTarget::Leader, QueryTarget::Node);
-        match self.driver.core(0).query(now, group, target, question, tag as u64) {
+        match ask(self.driver.core(0), now, target, tag as u64) {
             Ok(()) => self.waiting[tag] = Some(Waiting::Bytes(answer)),
             Err(error) => drop(answer.send(Err(error.into()))),
         }

@@ -69,6 +69,7 @@ pub mod driver;
 mod error;
 pub mod handle;
 mod link;
+pub mod operator;
 mod question;
 mod route;
 mod session;

@@ -18,8 +18,26 @@ pub(super) enum Goal {
 /// What is asked.
 #[derive(Clone, Debug)]
 pub(super) enum Subject {
-    Query { group: GroupId, question: Bytes },
+    Query {
+        group: GroupId,
+        question: Bytes,
+    },
+    /// An operator's command, JSON.
+    Admin {
+        group: GroupId,
+        request: Bytes,
+    },
     Status,
+}
+
+impl Subject {
+    /// The group whose leader may be meant.
+    pub fn group(&self) -> Option<GroupId> {
+        match self {
+            Self::Query { group, .. } | Self::Admin { group, .. } => Some(*group),
+            Self::Status => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@
 //! waits for it; a copy still on its way then is `Stale`.
 
 use super::link::{Link, Stage};
-use super::question::{self, Goal, Subject};
+use super::question::{self, Goal};
 use super::route::Map;
 use super::session::NEVER;
 use super::*;
@@ -102,11 +102,10 @@ impl ClientCore {
     fn ask_elsewhere(&mut self, now: Tick, slot: u32, link: usize) {
         let node = self.links[link].node;
         let Some(question) = self.questions.get_mut(slot) else { return };
-        let (Goal::Leader, Subject::Query { group, .. }) = (question.goal, &question.subject)
-        else {
+        let (Goal::Leader, Some(group)) = (question.goal, question.subject.group()) else {
             return;
         };
-        let Some(session) = self.sessions.get_mut(*group) else { return };
+        let Some(session) = self.sessions.get_mut(group) else { return };
         session.route.leave(node, self.map.nodes.len(), now, &mut self.backoff);
         self.questions.retry(slot, session.route.hold);
         self.counters.retries += 1;
@@ -248,9 +247,9 @@ impl ClientCore {
         if question.hold > now {
             return Some(Err(question.hold));
         }
-        let placed = match (question.goal, &question.subject) {
-            (Goal::Leader, Subject::Query { group, .. }) => {
-                let session = self.sessions.get_mut(*group)?;
+        let placed = match (question.goal, question.subject.group()) {
+            (Goal::Leader, Some(group)) => {
+                let session = self.sessions.get_mut(group)?;
                 if session.route.hold > now {
                     Err(session.route.hold)
                 } else {
@@ -268,7 +267,7 @@ impl ClientCore {
                 self.reply(self.questions.token(slot), Err(ClientError::Handshake(refusal)));
                 return None;
             }
-            (Goal::Leader, Subject::Status) => unreachable!("status is asked of a node"),
+            (Goal::Leader, None) => unreachable!("status is asked of a node"),
         };
         match placed {
             Ok(link) => {

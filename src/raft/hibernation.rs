@@ -110,7 +110,8 @@ impl Raft {
         self.heard_at = self.heard_at.max(leader_heard.map(|(_, at)| *at));
         self.reset_election_deadline(now);
         // The leader sleeps, too: it has to beat again before this node loses its patience.
-        if let Some(i) = self.leader.filter(|leader| by != Some(*leader)).and_then(|l| self.peer(l)) {
+        if let Some(i) = self.leader.filter(|leader| by != Some(*leader)).and_then(|l| self.peer(l))
+        {
             let round = self.hibernation.round;
             self.send(i, Seq::ZERO, Body::HibernateReply { round, asleep: false }, 0..0, ready);
         }
@@ -168,10 +169,10 @@ impl Raft {
 
     /// The log ends at `last`, in this term, all of it durable here and nothing else to be logged.
     fn is_at_rest(&self, last: Index) -> bool {
-        let own = self.log.last_term() == self.term
-            || mutants::is(Mutant::HibernateForUnconfirmedTerm);
-        let ends = self.log.last_index() == last
-            || mutants::is(Mutant::HibernateWithLaggingFollower);
+        let own =
+            self.log.last_term() == self.term || mutants::is(Mutant::HibernateForUnconfirmedTerm);
+        let ends =
+            self.log.last_index() == last || mutants::is(Mutant::HibernateWithLaggingFollower);
         let done = self.role != Role::Leader || self.log.commit() == last;
         let settled = self.log.durable() == last && self.persisted == self.issued;
         own && ends

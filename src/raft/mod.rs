@@ -72,27 +72,53 @@ pub enum Event<'a> {
     Timeout,
     /// All proposals of a turn. What is taken on is drained from the front, in order; what is left
     /// was refused: this node does not lead, or the leader's uncommitted bytes are at their limit.
-    Propose { blocks: &'a mut Vec<Block> },
+    Propose {
+        blocks: &'a mut Vec<Block>,
+    },
     /// A message from a peer; `blocks` are those of an `Append` and are drained.
-    Receive { from: NodeId, message: Message, blocks: &'a mut Vec<Block> },
+    Receive {
+        from: NodeId,
+        message: Message,
+        blocks: &'a mut Vec<Block>,
+    },
     /// All persists through `seq` are durable (or written, where the group does not sync).
-    Persisted { seq: Seq },
+    Persisted {
+        seq: Seq,
+    },
     /// The state machine has applied everything through `index`.
-    Applied { index: Index },
+    Applied {
+        index: Index,
+    },
     /// The answer to a [`Fetch`]: blocks from the one that holds `from` on. None = the read failed
     /// and is tried again after an rpc timeout.
-    Fetched { to: NodeId, from: Index, blocks: &'a mut Vec<Block> },
+    Fetched {
+        to: NodeId,
+        from: Index,
+        blocks: &'a mut Vec<Block>,
+    },
     /// A connection to the peer stands and its handshake named this incarnation.
-    PeerConnected { peer: NodeId, incarnation: Incarnation },
+    PeerConnected {
+        peer: NodeId,
+        incarnation: Incarnation,
+    },
     /// Messages under way to and from the peer are lost.
-    PeerDisconnected { peer: NodeId },
+    PeerDisconnected {
+        peer: NodeId,
+    },
     /// Nothing was heard of the peer's shard for an election timeout, or it is heard again. Only
     /// sleeping groups depend on it: the others have their own timers.
-    PeerSilent { peer: NodeId },
-    PeerHeard { peer: NodeId },
+    PeerSilent {
+        peer: NodeId,
+    },
+    PeerHeard {
+        peer: NodeId,
+    },
     /// A group that sleeps is about to be told something. `by`: whose message it is; `heard`: when
     /// the shards of the others were last heard. Nothing to a group that is awake.
-    Wake { by: Option<NodeId>, heard: &'a [(NodeId, Tick)] },
+    Wake {
+        by: Option<NodeId>,
+        heard: &'a [(NodeId, Tick)],
+    },
 }
 
 /// Another member, in whatever role this node is.

@@ -13,6 +13,7 @@
 //! - a client hears of a block only when it is committed and applied (`apply`);
 //! - after the log's first error nothing is acknowledged, voted or sent any more.
 
+mod admin;
 mod apply;
 pub mod figures;
 mod group;
@@ -27,6 +28,7 @@ mod view;
 
 use std::collections::VecDeque;
 
+use self::admin::Admin;
 use self::group::Group;
 use self::hibernation::Liveness;
 use self::proposals::Clients;
@@ -158,6 +160,7 @@ pub struct Shard<M> {
     liveness: Liveness,
     peers: Vec<Peer>,
     clients: Clients,
+    admin: Admin,
     /// Messages of this turn, by peer.
     outgoing: Vec<Vec<Outgoing>>,
     /// Groups with a persist that waits for the durable, and for the written, mark.
@@ -208,6 +211,7 @@ impl<M: StateMachine> Shard<M> {
             liveness: Liveness::new(&config.raft, peers.iter().map(|peer| peer.node)),
             peers,
             clients: Clients::default(),
+            admin: Admin::default(),
             outgoing,
             durable_marks: VecDeque::new(),
             written_marks: VecDeque::new(),
@@ -310,6 +314,7 @@ impl<M: StateMachine> Shard<M> {
         }
         self.run_timers(now);
         self.watch(now);
+        self.run_admin(now);
         self.propose(now);
         self.settle(now);
         self.start_fetches(now);
@@ -460,7 +465,8 @@ impl<M: StateMachine> Shard<M> {
             || !self.disk_queue.is_empty()
             || !self.ready.is_empty()
             || !self.proposing.is_empty()
-            || self.liveness.has_news();
+            || self.liveness.has_news()
+            || !self.admin.is_empty();
         if self.fatal.is_some() {
             return now;
         }

@@ -11,8 +11,8 @@ use crate::mutants::{self, Mutant};
 use crate::raft::Event;
 use crate::raft::ready::Role;
 use crate::wire::client::{
-    Answer, AnswerEntry, Committed, Durability, Refused, read_query, write_answers,
-    write_query_reply, write_status_reply,
+    Answer, AnswerEntry, Committed, Durability, Refused, read_query, write_admin_reply,
+    write_answers, write_query_reply, write_status_reply,
 };
 use crate::wire::frame::{FRAME_BYTES_MAX, Frame, FrameError, FrameKind};
 
@@ -58,6 +58,19 @@ impl Clients {
         let Some(client) = self.get(conn) else { return };
         client.waiting = client.waiting.saturating_sub(1);
         client.answers.push(AnswerEntry::encode(answer));
+        self.touch(conn);
+    }
+
+    /// Queues what became of an operator's command.
+    pub fn reply_admin(
+        &mut self,
+        conn: u64,
+        token: u64,
+        group: GroupId,
+        result: Result<&[u8], Refused>,
+    ) {
+        let Some(client) = self.get(conn) else { return };
+        write_admin_reply(&mut client.egress, token, group, result);
         self.touch(conn);
     }
 
@@ -119,6 +132,7 @@ impl<M: StateMachine> Shard<M> {
         match frame.kind {
             FrameKind::Submit => self.submit(conn, &mut frame),
             FrameKind::Query => self.query(conn, &frame),
+            FrameKind::Admin => self.admin(conn, &frame),
             FrameKind::Status => {
                 self.answer_status(conn, frame.token);
                 Ok(())

@@ -27,6 +27,9 @@ pub struct GroupStatus {
     pub epoch: u32,
     /// Of the state machine and the sessions at `applied`; equal on all replicas at equal indices.
     pub digest: String,
+    /// Idle: it neither sends nor awaits heartbeats until something happens.
+    #[serde(default)]
+    pub hibernating: bool,
 }
 
 /// One shard of one node.
@@ -97,7 +100,7 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    fn group_status(&self, local: usize) -> GroupStatus {
+    pub(super) fn group_status(&self, local: usize) -> GroupStatus {
         let group = &self.groups[local];
         let raft = &group.raft;
         let role = match raft.role() {
@@ -118,6 +121,7 @@ impl<M: StateMachine> Shard<M> {
             recovering: raft.is_recovering(),
             epoch: raft.epoch(),
             digest: format!("{digest:016x}"),
+            hibernating: raft.is_hibernating(),
         }
     }
 }

@@ -22,10 +22,12 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use header::{Header, MEMBERS_MAX, Membership};
+pub use header::Header;
 pub use reader::{Piece, SnapshotReader};
 use thiserror::Error;
 pub use writer::SnapshotWriter;
+
+pub use crate::membership::{MEMBERS_MAX, Membership};
 
 /// First bytes of every snapshot: `RRSN`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"RRSN");

@@ -6,6 +6,8 @@
 //! - [`FrameKind::Query`] / [`FrameKind::QueryReply`]: a 16-byte head, then the state machine's own
 //!   bytes; the token ties them together.
 //! - [`FrameKind::Status`] / [`FrameKind::StatusReply`]: empty / JSON.
+//! - [`FrameKind::Admin`] / [`FrameKind::AdminReply`]: as a query; the bytes are JSON
+//!   ([`super::admin`]).
 //!
 //! ```text
 //! answer, 48 bytes
@@ -29,6 +31,8 @@
 //! [`FrameKind::QueryReply`]: super::frame::FrameKind::QueryReply
 //! [`FrameKind::Status`]: super::frame::FrameKind::Status
 //! [`FrameKind::StatusReply`]: super::frame::FrameKind::StatusReply
+//! [`FrameKind::Admin`]: super::frame::FrameKind::Admin
+//! [`FrameKind::AdminReply`]: super::frame::FrameKind::AdminReply
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -305,6 +309,21 @@ pub fn write_query_reply(
     result: Result<&[u8], Refused>,
 ) {
     write_query_frame(out, FrameKind::QueryReply, token, group, result);
+}
+
+/// Writes an operator's command; `request` is JSON.
+pub fn write_admin(out: &mut Vec<u8>, token: u64, group: GroupId, request: &[u8]) {
+    write_query_frame(out, FrameKind::Admin, token, group, Ok(request));
+}
+
+/// Writes what became of an operator's command.
+pub fn write_admin_reply(
+    out: &mut Vec<u8>,
+    token: u64,
+    group: GroupId,
+    result: Result<&[u8], Refused>,
+) {
+    write_query_frame(out, FrameKind::AdminReply, token, group, result);
 }
 
 fn write_query_frame(

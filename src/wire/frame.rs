@@ -57,6 +57,10 @@ pub enum FrameKind {
     StatusReply = 9,
     /// The last frame before an orderly close, with the reason as text.
     Close = 10,
+    /// An operator's command to a group, JSON: see [`crate::wire::admin`].
+    Admin = 11,
+    /// What became of it, JSON.
+    AdminReply = 12,
 }
 
 impl FrameKind {
@@ -72,6 +76,8 @@ impl FrameKind {
             8 => Self::Status,
             9 => Self::StatusReply,
             10 => Self::Close,
+            11 => Self::Admin,
+            12 => Self::AdminReply,
             _ => return None,
         })
     }

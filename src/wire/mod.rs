@@ -5,6 +5,7 @@
 //!
 //! The one arrow sideways: [`peer`] carries [`crate::raft::message`], whose types it names.
 
+pub mod admin;
 pub mod client;
 pub mod frame;
 pub mod hello;

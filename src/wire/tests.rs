@@ -250,13 +250,14 @@ proptest! {
     /// Past the frame's checksum everything must still hold for contents that a hostile peer chose.
     #[test]
     fn any_contents_under_a_true_header_never_panic(
-        kind in 1u16..=10,
+        kind in 1u16..=12,
         control in proptest::collection::vec(any::<u8>(), 0..300),
         count in 0u32..10,
     ) {
         let kinds = [FrameKind::Hello, FrameKind::HelloReply, FrameKind::Peer, FrameKind::Submit,
             FrameKind::Answers, FrameKind::Query, FrameKind::QueryReply, FrameKind::Status,
-            FrameKind::StatusReply, FrameKind::Close];
+            FrameKind::StatusReply, FrameKind::Close,
+            FrameKind::Admin, FrameKind::AdminReply];
         let mut out = Vec::new();
         let mut writer = FrameWriter::begin(&mut out);
         writer.control_bytes(&control);

@@ -48,7 +48,7 @@ impl World {
             let line = match &node.raft {
                 None => format!("{:?} down", node.id),
                 Some(r) => format!(
-                    "{:?} {:?} {:?} leader={} commit={} durable={} last={}{}{}",
+                    "{:?} {:?} {:?} leader={} commit={} durable={} last={}{}{}{}",
                     node.id,
                     r.role(),
                     r.term(),
@@ -58,6 +58,7 @@ impl World {
                     r.last_index(),
                     if r.epoch() > 0 { format!(" epoch={}", r.epoch()) } else { String::new() },
                     if r.is_recovering() { " RECOVERING" } else { "" },
+                    if r.is_hibernating() { " asleep" } else { "" },
                 ),
             };
             self.trace.push(line);

@@ -15,6 +15,7 @@
 //! cut n1 n2 | isolate n1 | heal  messages vanish | .. to and from it | no more
 //! crash n1 [K] | restart n1      K writes under way are done before (0)
 //! connect n1 n2 | disconnect n1 n2    n1 is told of its connection to n2
+//! silent n1 n2 | heard n1 n2     n1 is told that n2's shard says nothing, or speaks again
 //! fetch n1 [fail] | disk n1 hangs|works   answer its oldest fetch | settle leaves its writes alone
 //! ask n1->n2 T INDEX@TERM        put n1's request for a vote in term T into the network
 //! settle | elect n1              everything until it is quiet | timeout n1 and settle, untraced
@@ -132,6 +133,8 @@ fn run_command(world: &mut World, command: &str, rest: &[&str]) {
             let incarnation = world.node(peer).config.incarnation;
             world.handle(first(), Event::PeerConnected { peer, incarnation });
         }
+        "silent" => world.handle(first(), Event::PeerSilent { peer: id(rest[1]) }),
+        "heard" => world.handle(first(), Event::PeerHeard { peer: id(rest[1]) }),
         "disconnect" => world.handle(first(), Event::PeerDisconnected { peer: id(rest[1]) }),
         "disk" => world.node_mut(first()).disk_hangs = rest[1] == "hangs",
         "ask" => ask(world, rest),
@@ -159,6 +162,7 @@ fn cluster(rest: &[&str]) -> World {
         for (key, value) in rest[1..].iter().map(|w| w.split_once('=').unwrap()) {
             let number = || value.parse::<u64>().unwrap();
             match key {
+                "hibernate_after_us" => config.hibernate_after_us = number(),
                 "append_bytes_max" => config.append_bytes_max = number() as u32,
                 "inflight_count_max" => config.inflight_count_max = number() as u32,
                 "inflight_bytes_max" => config.inflight_bytes_max = number(),

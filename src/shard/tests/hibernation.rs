@@ -94,9 +94,7 @@ fn a_leader_whose_wires_fall_silent_is_replaced_though_no_connection_ends() {
     let others: Vec<_> = (0..3).filter(|&i| i != leader).collect();
     // Its sockets take nothing; what it would hear still arrives.
     others.iter().for_each(|&other| c.stick(leader, other, true));
-    c.run_until("somebody else leads", 700 * MS, |c| {
-        c.leader(0).is_some_and(|now| now != leader)
-    });
+    c.run_until("somebody else leads", 700 * MS, |c| c.leader(0).is_some_and(|now| now != leader));
     c.run_until("it hears of that", 700 * MS, |c| c.raft(leader, 0).role() == Role::Follower);
     others.iter().for_each(|&other| c.stick(leader, other, false));
     c.converge();
@@ -174,7 +172,9 @@ fn thousands_of_groups_of_a_dead_leader_wake_in_slices_and_all_find_a_leader() {
     let mut c = asleep(setup(GROUPS));
     let turns: u64 = c.nodes.iter().map(|node| node.turns).sum();
     c.kill(0);
-    c.run_until("all groups have leaders", 1500 * MS, |c| (0..GROUPS).all(|g| c.leader(g).is_some()));
+    c.run_until("all groups have leaders", 1500 * MS, |c| {
+        (0..GROUPS).all(|g| c.leader(g).is_some())
+    });
     assert!(c.nodes.iter().map(|node| node.turns).sum::<u64>() > turns);
     c.run_until("they sleep again", 3000 * MS, |c| {
         (1..3).all(|i| c.shard(i).hibernating() == GROUPS as usize)

@@ -6,7 +6,8 @@ use crate::ids::{GroupId, Index};
 use crate::machine::events::query::{Query, ReadReply};
 use crate::machine::events::{EventLimits, EventStore};
 use crate::shard::ShardStatus;
-use crate::wire::client::{Refused, write_query, write_status};
+use crate::wire::admin::{AdminReply, AdminRequest};
+use crate::wire::client::{Refused, write_admin, write_query, write_status};
 use crate::wire::frame::Frame;
 
 fn one(write: impl FnOnce(&mut Vec<u8>)) -> Frame {
@@ -88,4 +89,22 @@ fn status_tells_roles_indices_and_equal_digests() {
         assert_eq!(group.digest, seen[0].groups[2].digest);
         assert_ne!(group.digest, status.groups[1].digest);
     }
+}
+
+#[test]
+fn an_operators_command_is_answered_with_what_became_of_it() {
+    let mut c = Setup::new(2).start();
+    let client = c.client(0);
+    let mut tell = |group: u32, json: &[u8]| {
+        c.give(client, one(|out| write_admin(out, 3, GroupId(group), json))).unwrap();
+        c.run(MS);
+        let reply = c.clients[client].replies.pop().expect("an answer");
+        assert_eq!((reply.token, reply.group), (3, GroupId(group)));
+        reply.result.map(|json| AdminReply::from_json(&json).expect("JSON"))
+    };
+    let shown = tell(1, &AdminRequest::Show.to_json()).expect("the group is there");
+    assert!(shown.done && shown.data["group"] == 1, "{shown:?}");
+    let strange = tell(1, br#"{"command":"dance"}"#).expect("the group is there");
+    assert!(!strange.done && strange.text.contains("dance"), "{strange:?}");
+    assert_eq!(tell(2, &AdminRequest::Show.to_json()), Err(Refused::NoGroup));
 }

@@ -583,7 +583,9 @@ impl Client {
                 let entries = frame.entries::<AnswerEntry>().expect("well formed");
                 self.answers.extend(entries.map(|e| e.decode().expect("well formed")));
             }
-            FrameKind::QueryReply => self.replies.push(read_query(frame).expect("well formed")),
+            FrameKind::QueryReply | FrameKind::AdminReply => {
+                self.replies.push(read_query(frame).expect("well formed"))
+            }
             FrameKind::StatusReply => self.statuses.push(read_status_reply(frame)),
             other => panic!("a client is not sent {other:?}"),
         }

@@ -5,6 +5,7 @@ use ringraft::block::{Block, BlockBuilder, Command, CommandKind, FLAG_EVENT_ID};
 use ringraft::ids::{GroupId, Incarnation, Index, NodeId, Term};
 use ringraft::machine::events::query::{DigestReply, ListReply, ReadReply};
 use ringraft::shard::ShardStatus;
+use ringraft::wire::admin::{AdminReply, AdminRequest};
 use ringraft::wire::client::{
     Answer, AnswerEntry, Committed, Durability, Refused, read_query, read_status_reply,
     write_answers, write_query, write_query_reply, write_status, write_status_reply,
@@ -66,6 +67,10 @@ fn read_everything(mut frame: Frame) {
     }
     match frame.kind {
         FrameKind::Close => assert!(read_close(&frame).len() <= 3 * frame.control.len()),
+        FrameKind::Admin | FrameKind::AdminReply => {
+            drop(AdminRequest::from_json(&frame.control));
+            drop(AdminReply::from_json(&frame.control));
+        }
         FrameKind::StatusReply => drop(ShardStatus::from_json(&read_status_reply(&frame))),
         _ => {}
     }
