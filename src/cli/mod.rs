@@ -10,6 +10,7 @@
 
 mod bench;
 mod doctor;
+mod idle;
 mod logging;
 mod runner;
 mod serve;

@@ -73,7 +73,7 @@ fn flags_that_a_message_does_not_have_are_refused() {
     for body in all_bodies() {
         let mut entry = PeerEntry::encode(GroupId(1), &message(body), 0);
         let bytes = zerocopy::IntoBytes::as_mut_bytes(&mut entry);
-        bytes[5] |= 8;
+        bytes[5] |= 16;
         assert_eq!(entry.decode(), None, "{body:?}");
     }
     let mut entry = PeerEntry::encode(GroupId(1), &message(Body::HeartbeatReply { context: 6 }), 0);
