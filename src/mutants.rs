@@ -137,6 +137,24 @@ mutants! {
     HibernateForUnconfirmedTerm = "hibernate-for-unconfirmed-term",
     /// A sleeping follower does not notice that its leader's node has begun anew.
     NoWakeOnIncarnationChange = "no-wake-on-incarnation-change",
+    /// A leader answers reads without asking anybody whether it still leads.
+    ReadWithoutRound = "read-without-round",
+    /// A new leader answers reads before an entry of its own term has committed (bug 24, tikv#9239).
+    ReadBeforeCommitInTerm = "read-before-commit-in-term",
+    /// Answers to earlier rounds confirm a read.
+    OldContextCounts = "old-context-counts",
+    /// A read is answered before the state machine has come as far as its index.
+    ReadBeforeApplied = "read-before-applied",
+    /// A lease lasts an election timeout, however fast the others' clocks run (bug 25).
+    LeaseIgnoresDrift = "lease-ignores-drift",
+    /// A leader that told somebody to campaign goes on by its lease.
+    LeaseOutlivesTransfer = "lease-outlives-transfer",
+    /// Leadership is handed to a follower that is behind (bug 39, redpanda#2592).
+    TransferToLagging = "transfer-to-lagging",
+    /// A late word of an earlier leader starts an election.
+    OldTimeoutNow = "old-timeout-now",
+    /// A leader whose disk completes nothing stays leader (bug 28, tarantool#12292).
+    LeadWithDeadDisk = "lead-with-dead-disk",
     /// An event id that was seen is taken for a new one.
     DedupForgets = "dedup-forgets",
     /// Expiry leaves what lies in a segment with younger ids.

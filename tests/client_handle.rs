@@ -10,6 +10,7 @@ use ringraft::config::Profile;
 use ringraft::ids::GroupId;
 use ringraft::machine::events::query::{Query, ReadReply};
 use ringraft::server::embedded::EmbeddedCluster;
+use ringraft::wire::client::Consistency;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -40,9 +41,11 @@ fn what_a_program_stores_it_reads_back_from_the_leader() {
         limit: 10,
         bytes_max: 1000,
     };
-    let ticket = client.query(GroupId(0), None, Bytes::from(question.encode())).unwrap();
+    let ticket = client
+        .query(GroupId(0), Consistency::Linearizable, Bytes::from(question.encode()))
+        .unwrap();
     let answer = ticket.wait(LIMIT).unwrap();
-    let read = ReadReply::decode(&answer).unwrap();
+    let read = ReadReply::decode(&answer.bytes).unwrap();
     let values: Vec<_> = read.events.iter().map(|event| event.value.to_vec()).collect();
     assert_eq!(values, [b"one".to_vec(), b"two".to_vec()]);
     assert!(matches!(client.submit(GroupId(0), BlockBuilder::default()), Err(RequestError::Empty)));

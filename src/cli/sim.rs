@@ -293,7 +293,8 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         "{} seeds, {:.2} simulated hours, {:.0} simulated s a s and core; {} faults ({} in the \
          quietest seed), {} kills, \
          {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts; {} blocks acknowledged of {} asked, {} sent \
-         again, {} answered from the table; {} elections, {} groups put to sleep, {} messages; {} violations",
+         again, {} answered from the table; {} of {} reads answered (linearizable {}, follower {}, \
+         lease {}, stale {}); {} transfers; {} elections, {} groups put to sleep, {} messages; {} violations",
         stats.seeds,
         simulated / 3600.0,
         simulated / (wall * jobs as f64),
@@ -310,6 +311,13 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.asked,
         stats.retries,
         stats.answered_retries,
+        stats.answered_questions.iter().sum::<u64>(),
+        stats.questions,
+        stats.answered_questions[0],
+        stats.answered_questions[1],
+        stats.answered_questions[2],
+        stats.answered_questions[3],
+        stats.transfers,
         stats.elections,
         stats.sleeps,
         stats.messages,

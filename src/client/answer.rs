@@ -22,7 +22,8 @@ impl ClientCore {
                 self.query_reply(now, slot, &frame)
             }
             (Stage::Ready, FrameKind::StatusReply) => {
-                self.reply(frame.token, Ok(read_status_reply(&frame)));
+                let json = Ok(read_status_reply(&frame));
+                self.reply(frame.token, Place::default(), json);
                 Ok(())
             }
             (_, kind) => Err(FrameError::Unexpected(kind).into()),
@@ -182,7 +183,7 @@ impl ClientCore {
         let query = read_query(frame)?;
         let refused = match query.result {
             Ok(bytes) => {
-                self.reply(query.token, Ok(bytes));
+                self.reply(query.token, query.place, Ok(bytes));
                 return Ok(());
             }
             Err(refused) => refused,
@@ -196,26 +197,36 @@ impl ClientCore {
         let again = match goal {
             Goal::Leader => self.heed(now, slot, query.group, refused),
             Goal::Node(_) => refused == Refused::Busy,
+            Goal::Any(_) => refused.may_pass(),
         };
         if !again {
-            self.reply(query.token, Err(ClientError::Refused(refused)));
+            self.fail_question(query.token, ClientError::Refused(refused));
             return Ok(());
         }
         let hold = match goal {
             Goal::Leader => self.sessions.get(query.group).map_or(now, |s| s.route.hold),
-            Goal::Node(_) => now.plus(self.backoff.delay(0)),
+            Goal::Node(_) | Goal::Any(_) => now.plus(self.backoff.delay(0)),
         };
+        if let (Goal::Any(_), Some(question)) = (goal, self.questions.get_mut(at)) {
+            let next = (self.links[slot].node + 1) % self.map.nodes.len();
+            question.goal = Goal::Any(next);
+        }
         self.counters.retries += 1;
         self.questions.retry(at, hold);
         Ok(())
     }
 
     /// Ends a question, if it is not over.
-    pub(super) fn reply(&mut self, token: u64, result: Result<bytes::Bytes, ClientError>) {
+    fn reply(&mut self, token: u64, place: Place, result: Result<bytes::Bytes, ClientError>) {
         if let Some(slot) = self.questions.find(token)
             && let Some(tag) = self.questions.finish(slot)
         {
-            self.replies.push(QueryDone { tag, result });
+            self.replies.push(QueryDone { tag, place, result });
         }
+    }
+
+    /// Ends a question without an answer.
+    pub(super) fn fail_question(&mut self, token: u64, error: ClientError) {
+        self.reply(token, Place::default(), Err(error));
     }
 }

@@ -153,11 +153,14 @@ impl ClientCore {
 
     /// Asks a group's state machine. Answered exactly once, under `tag`, in some later
     /// [`ClientOutput::replies`].
+    ///
+    /// `Linearizable` and `Lease` are answered by the leader only.
     pub fn query(
         &mut self,
         now: Tick,
         group: GroupId,
         to: QueryTarget,
+        consistency: Consistency,
         question: Bytes,
         tag: u64,
     ) -> Result<(), SubmitError> {
@@ -167,7 +170,8 @@ impl ClientCore {
         }
         let goal = self.goal(to)?;
         self.sessions.open(group, self.map.nodes.len());
-        self.ask(now, goal, Subject::Query { group, question }, group.0 % shards, tag)
+        let subject = Subject::Query { group, consistency, question };
+        self.ask(now, goal, subject, group.0 % shards, tag)
     }
 
     /// Gives an operator's command to a group. Answered like a query, with an
@@ -190,6 +194,7 @@ impl ClientCore {
     fn goal(&self, to: QueryTarget) -> Result<Goal, SubmitError> {
         Ok(match to {
             QueryTarget::Leader => Goal::Leader,
+            QueryTarget::Any => Goal::Any(0),
             QueryTarget::Node(id) => Goal::Node(self.map.find(id).ok_or(SubmitError::NoNode(id))?),
         })
     }
@@ -419,7 +424,9 @@ impl ClientCore {
                 continue;
             }
             match &question.subject {
-                Subject::Query { group, question } => write_query(out, token, *group, question),
+                Subject::Query { group, consistency, question } => {
+                    write_query(out, token, *group, *consistency, question);
+                }
                 Subject::Admin { group, request } => write_admin(out, token, *group, request),
                 Subject::Status => write_status(out, token),
             }

@@ -34,7 +34,7 @@ use crate::ids::{GroupId, NodeId, Tick};
 use crate::runtime::entropy::random;
 use crate::runtime::ring::Waker;
 use crate::wire::admin::AdminRequest;
-use crate::wire::client::Committed;
+use crate::wire::client::{Committed, Consistency, Place};
 
 /// Requests that may wait for the client's thread.
 const REQUESTS_MAX: usize = 4096;
@@ -70,7 +70,7 @@ type Answer<T> = mpsc::SyncSender<Result<T, RequestError>>;
 
 enum Work {
     Submit(BlockBuilder, Answer<Committed>),
-    Query(Option<NodeId>, Bytes, Answer<Bytes>),
+    Query(Consistency, Bytes, Answer<Reading>),
     Admin(Option<NodeId>, AdminRequest, Answer<Bytes>),
 }
 
@@ -83,6 +83,7 @@ struct Request {
 
 enum Waiting {
     Commit(Answer<Committed>),
+    Reading(Answer<Reading>),
     Bytes(Answer<Bytes>),
 }
 
@@ -96,6 +97,14 @@ struct Shared {
 pub struct Client {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What a state machine said, and how far it was when it did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Everything up to here is in the answer, and nothing after it.
+    pub place: Place,
+    pub bytes: Bytes,
 }
 
 /// The answer to come.
@@ -157,16 +166,16 @@ impl Client {
         Ok(Ticket(ticket))
     }
 
-    /// Asks a group's state machine on `node`, or on the leader: answered from what that node has
-    /// applied, which may lag behind what is committed.
+    /// Asks a group's state machine: its leader, or for `Follower` and `Stale` the first node of the
+    /// list that can be reached.
     pub fn query(
         &self,
         group: GroupId,
-        node: Option<NodeId>,
+        consistency: Consistency,
         question: Bytes,
-    ) -> Result<Ticket<Bytes>, RequestError> {
+    ) -> Result<Ticket<Reading>, RequestError> {
         let (answer, ticket) = mpsc::sync_channel(1);
-        self.push(group, Work::Query(node, question, answer))?;
+        self.push(group, Work::Query(consistency, question, answer))?;
         Ok(Ticket(ticket))
     }
 
@@ -252,13 +261,18 @@ impl Worker {
         }
         match work {
             Work::Submit(block, answer) => self.submit(group, block, answer),
-            Work::Query(node, question, answer) => {
-                self.ask(node, answer, |core, now, to, tag| {
-                    core.query(now, group, to, question, tag)
+            Work::Query(consistency, question, answer) => {
+                let to = match consistency {
+                    Consistency::Linearizable | Consistency::Lease => QueryTarget::Leader,
+                    Consistency::Follower | Consistency::Stale => QueryTarget::Any,
+                };
+                self.ask(to, answer, Waiting::Reading, |core, now, to, tag| {
+                    core.query(now, group, to, consistency, question, tag)
                 });
             }
             Work::Admin(node, request, answer) => {
-                self.ask(node, answer, |core, now, to, tag| {
+                let to = node.map_or(QueryTarget::Leader, QueryTarget::Node);
+                self.ask(to, answer, Waiting::Bytes, |core, now, to, tag| {
                     core.admin(now, group, to, &request, tag)
                 });
             }
@@ -276,16 +290,16 @@ impl Worker {
         }
     }
 
-    fn ask(
+    fn ask<T>(
         &mut self,
-        node: Option<NodeId>,
-        answer: Answer<Bytes>,
+        to: QueryTarget,
+        answer: Answer<T>,
+        wait: impl FnOnce(Answer<T>) -> Waiting,
         ask: impl FnOnce(&mut ClientCore, Tick, QueryTarget, u64) -> Result<(), SubmitError>,
     ) {
         let (now, tag) = (self.driver.now(), self.tag());
-        let target = node.map_or(QueryTarget::Leader, QueryTarget::Node);
-        match ask(self.driver.core(0), now, target, tag as u64) {
-            Ok(()) => self.waiting[tag] = Some(Waiting::Bytes(answer)),
+        match ask(self.driver.core(0), now, to, tag as u64) {
+            Ok(()) => self.waiting[tag] = Some(wait(answer)),
             Err(error) => drop(answer.send(Err(error.into()))),
         }
     }
@@ -308,8 +322,14 @@ impl Worker {
             }
         }
         for (_, reply) in self.driver.take_replies() {
-            if let Some(Waiting::Bytes(answer)) = self.waiting[reply.tag as usize].take() {
-                let _ = answer.send(reply.result.map_err(RequestError::from));
+            let result = reply.result.map_err(RequestError::from);
+            match self.waiting[reply.tag as usize].take() {
+                Some(Waiting::Bytes(answer)) => drop(answer.send(result)),
+                Some(Waiting::Reading(answer)) => {
+                    let reading = |bytes| Reading { place: reply.place, bytes };
+                    let _ = answer.send(result.map(reading));
+                }
+                _ => {}
             }
         }
     }

@@ -85,7 +85,7 @@ use bytes::Bytes;
 pub use self::core::ClientCore;
 pub use self::error::{ClientError, ClientFault, SubmitError};
 use crate::ids::{GroupId, NodeId, Tick};
-use crate::wire::client::Committed;
+use crate::wire::client::{Committed, Consistency, Place};
 
 /// Most nodes in a client's list.
 pub const NODES_MAX: usize = 64;
@@ -183,8 +183,10 @@ pub struct Stamp {
 pub enum QueryTarget {
     /// Whoever leads the group.
     Leader,
-    /// This node, from what it has applied so far.
+    /// This node; if it cannot answer, that is the answer.
     Node(NodeId),
+    /// The first node of the list that can be reached and answers: put the nearest one there.
+    Any,
 }
 
 /// The end of a block.
@@ -202,6 +204,8 @@ pub struct Done {
 pub struct QueryDone {
     /// As asked.
     pub tag: u64,
+    /// Of an answered query: what the state machine had applied.
+    pub place: Place,
     pub result: Result<Bytes, ClientError>,
 }
 

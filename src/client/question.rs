@@ -5,12 +5,15 @@ use bytes::Bytes;
 
 use super::session::NEVER;
 use crate::ids::{GroupId, Tick};
+use crate::wire::client::Consistency;
 
 /// Who is to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Goal {
     /// Whoever leads the group; hints are followed.
     Leader,
+    /// Any node; the next one to try, as a position in the list.
+    Any(usize),
     /// This node, as a position in the list; if it cannot be reached, that is the answer.
     Node(usize),
 }
@@ -20,6 +23,7 @@ pub(super) enum Goal {
 pub(super) enum Subject {
     Query {
         group: GroupId,
+        consistency: Consistency,
         question: Bytes,
     },
     /// An operator's command, JSON.

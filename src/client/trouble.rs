@@ -80,7 +80,7 @@ impl ClientCore {
         let mut slots = Vec::new();
         self.questions.select(&mut slots, |q| q.asked.plus(deadline_us) <= now);
         for slot in slots.drain(..) {
-            self.reply(self.questions.token(slot), Err(ClientError::Timeout));
+            self.fail_question(self.questions.token(slot), ClientError::Timeout);
         }
         self.questions.select(&mut slots, |q| {
             q.stage != question::Stage::Waiting && q.since.plus(resend_us) <= now
@@ -102,6 +102,12 @@ impl ClientCore {
     fn ask_elsewhere(&mut self, now: Tick, slot: u32, link: usize) {
         let node = self.links[link].node;
         let Some(question) = self.questions.get_mut(slot) else { return };
+        if let Goal::Any(_) = question.goal {
+            question.goal = Goal::Any((node + 1) % self.map.nodes.len());
+            self.questions.retry(slot, now);
+            self.counters.retries += 1;
+            return;
+        }
         let (Goal::Leader, Some(group)) = (question.goal, question.subject.group()) else {
             return;
         };
@@ -157,13 +163,13 @@ impl ClientCore {
             .select(&mut slots, |q| q.stage != question::Stage::Waiting && q.link == link as u32);
         for slot in slots {
             match self.questions.get_mut(slot).map(|q| q.goal) {
-                Some(Goal::Leader) => self.ask_elsewhere(now, slot, link),
+                Some(Goal::Leader | Goal::Any(_)) => self.ask_elsewhere(now, slot, link),
                 Some(Goal::Node(node)) => {
                     let error = match self.map.nodes[node].refused {
                         Some(refusal) => ClientError::Handshake(refusal),
                         None => ClientError::Unreachable { reason: reason.to_owned() },
                     };
-                    self.reply(self.questions.token(slot), Err(error));
+                    self.fail_question(self.questions.token(slot), error);
                 }
                 None => {}
             }
@@ -185,7 +191,7 @@ impl ClientCore {
         let mut slots = Vec::new();
         self.questions.select(&mut slots, |_| true);
         for slot in slots {
-            self.reply(self.questions.token(slot), Err(ClientError::Handshake(reason)));
+            self.fail_question(self.questions.token(slot), ClientError::Handshake(reason));
         }
     }
 
@@ -258,13 +264,14 @@ impl ClientCore {
                         .inspect(|link| session.route.target = self.links[*link].node)
                 }
             }
+            (Goal::Any(node), _) => pick(&self.map, &self.links, node, question.shard, now),
             (Goal::Node(node), _) if self.map.nodes[node].refused.is_none() => {
                 let link = question.shard as usize * self.map.nodes.len() + node;
                 self.links[link].resting(now).map_or(Ok(link), Err)
             }
             (Goal::Node(node), _) => {
                 let refusal = self.map.nodes[node].refused?;
-                self.reply(self.questions.token(slot), Err(ClientError::Handshake(refusal)));
+                self.fail_question(self.questions.token(slot), ClientError::Handshake(refusal));
                 return None;
             }
             (Goal::Leader, None) => unreachable!("status is asked of a node"),

@@ -40,7 +40,18 @@ pub struct Config {
     pub seed: u64,
     /// Campaigns first on a cold start. Only the first timeout is shorter.
     pub preferred: bool,
+    /// Leaders may answer reads by a lease instead of a round (dissertation §6.4.1). Safe only as
+    /// long as no clock of a member runs faster than another's by more than
+    /// `clock_drift_percent_max`, and none jumps; must be the same on all members. It costs
+    /// failover: whoever starts again is silent for an election timeout.
+    pub lease_reads: bool,
+    /// While the slowest clock advances 100, the fastest advances 100 + this at most. Only for
+    /// leases.
+    pub clock_drift_percent_max: u32,
 }
+
+/// Generous: quartz clocks of one room differ by 0.01 %.
+pub const CLOCK_DRIFT_PERCENT: u32 = 20;
 
 /// Why a configuration is refused; each text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -61,6 +72,8 @@ pub enum ConfigError {
     ElectionRange { min: u64, max: u64 },
     #[error("heartbeat_us {heartbeat} must be below half of election_timeout_min_us {election}")]
     HeartbeatTooSlow { heartbeat: u64, election: u64 },
+    #[error("clock_drift_percent_max {0} must be below 100")]
+    Drift(u32),
 }
 
 impl Config {
@@ -83,6 +96,8 @@ impl Config {
             cache_bytes_max: 16 << 20,
             seed: u64::from(id.0) << 32 | u64::from(group.0),
             preferred: false,
+            lease_reads: false,
+            clock_drift_percent_max: CLOCK_DRIFT_PERCENT,
         }
     }
 
@@ -108,6 +123,9 @@ impl Config {
         if self.heartbeat_us.saturating_mul(2) >= min {
             let heartbeat = self.heartbeat_us;
             return Err(ConfigError::HeartbeatTooSlow { heartbeat, election: min });
+        }
+        if self.clock_drift_percent_max >= 100 {
+            return Err(ConfigError::Drift(self.clock_drift_percent_max));
         }
         Ok(())
     }

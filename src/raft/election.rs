@@ -15,6 +15,11 @@ impl Raft {
             (config.election_timeout_min_us, config.election_timeout_max_us)
         };
         self.election_deadline = now.plus(self.rng.between(low, high));
+        // Who never took part has promised nobody anything.
+        if self.config.lease_reads && self.term > Term::ZERO {
+            self.silent_until = now.plus(self.config.election_timeout_min_us);
+            self.election_deadline = self.election_deadline.max(self.silent_until);
+        }
     }
 
     pub(super) fn reset_election_deadline(&mut self, now: Tick) {
@@ -26,30 +31,43 @@ impl Raft {
     /// The leader's connection broke: ask within a heartbeat whether one could win. Only this node
     /// gives up its patience; voters that still hear the leader go on ignoring the question.
     pub(super) fn suspect_leader(&mut self, now: Tick) {
-        self.heard_at = None;
         let soon = now.plus(self.rng.between(0, self.config.heartbeat_us));
+        if self.config.lease_reads {
+            // The leader may live, and answer by its lease: it was promised an election timeout.
+            let promised = |at: Tick| at.plus(self.config.election_timeout_min_us);
+            let soon = soon.max(self.heard_at.map_or(now, promised));
+            self.election_deadline = self.election_deadline.min(soon);
+            return;
+        }
+        self.heard_at = None;
         self.election_deadline = self.election_deadline.min(soon);
     }
 
     pub(super) fn on_election_due(&mut self, now: Tick, ready: &mut Ready) {
+        // It could not even vote for itself (bug 28).
+        if self.is_disk_stalled(now) {
+            return self.reset_election_deadline(now);
+        }
         self.role = Role::PreCandidate;
         self.leader = None;
         self.start_round(now);
         self.own_vote = Some(self.own_ballot());
         self.transition("election timeout", ready);
-        self.ask_for_votes(true, ready);
+        self.ask_for_votes(true, false, ready);
         self.count_votes(now, ready);
     }
 
-    fn become_candidate(&mut self, now: Tick, ready: &mut Ready) {
+    /// `handed`: at the leader's own wish.
+    pub(super) fn become_candidate(&mut self, now: Tick, handed: bool, ready: &mut Ready) {
         self.role = Role::Candidate;
         self.term = self.term.next();
         self.vote = Some(self.config.id);
         self.start_round(now);
-        self.transition("won the pre-vote", ready);
+        let reason = if handed { "is handed leadership" } else { "won the pre-vote" };
+        self.transition(reason, ready);
         // Its own vote counts, and the request leaves, when (term, vote) are durable.
         self.save_hard_state(ready);
-        self.ask_for_votes(false, ready);
+        self.ask_for_votes(false, handed, ready);
     }
 
     fn start_round(&mut self, now: Tick) {
@@ -60,10 +78,10 @@ impl Raft {
         self.reset_election_deadline(now);
     }
 
-    fn ask_for_votes(&mut self, pre: bool, ready: &mut Ready) {
+    fn ask_for_votes(&mut self, pre: bool, handed: bool, ready: &mut Ready) {
         let (last_index, last_term) = (self.log.last_index(), self.log.last_term());
         for i in 0..self.peers.len() {
-            let body = Body::VoteRequest { pre, last_index, last_term };
+            let body = Body::VoteRequest { pre, handed, last_index, last_term };
             self.send(i, Seq::ZERO, body, 0..0, ready);
         }
     }
@@ -85,7 +103,7 @@ impl Raft {
         });
         match (result, self.role) {
             (VoteResult::Won | VoteResult::WonWithLoss, Role::PreCandidate) => {
-                self.become_candidate(now, ready);
+                self.become_candidate(now, false, ready);
             }
             (VoteResult::Won, Role::Candidate) => self.become_leader(now, false, ready),
             (VoteResult::WonWithLoss, Role::Candidate) => self.become_leader(now, true, ready),
@@ -116,6 +134,10 @@ impl Raft {
         if self.role != Role::Follower {
             self.reset_election_deadline(now);
         }
+        if self.role == Role::Leader {
+            self.abandon_rounds();
+            self.transfer = None;
+        }
         self.role = Role::Follower;
         self.leader = leader;
         self.transition(reason, ready);
@@ -134,10 +156,12 @@ impl Raft {
     /// found by check-quorum.
     fn is_sticky(&self, now: Tick) -> bool {
         let patience = self.config.election_timeout_min_us;
+        let heard = || self.heard_at.is_some_and(|at| now.since(at) < patience);
         match (self.role, self.leader) {
             (Role::Leader, _) => now.since(self.quorum_contact(now)) < patience,
-            (_, Some(_)) => self.heard_at.is_some_and(|at| now.since(at) < patience),
-            (_, None) => false,
+            (_, Some(_)) => heard() || now < self.silent_until,
+            // With leases what a leader was promised holds whatever is heard of others.
+            (_, None) => self.config.lease_reads && (heard() || now < self.silent_until),
         }
     }
 
@@ -146,11 +170,11 @@ impl Raft {
         now: Tick,
         i: usize,
         term: Term,
-        pre: bool,
+        (pre, handed): (bool, bool),
         (last_index, last_term): (Index, Term),
         ready: &mut Ready,
     ) {
-        if self.is_sticky(now) {
+        if self.is_sticky(now) && !handed {
             return;
         }
         // §5.4.1: the later last term wins, then the longer log.
@@ -200,13 +224,14 @@ impl Raft {
     }
 
     /// A leader of an older term is told of ours, so that it steps down.
-    pub(super) fn on_older_term(&mut self, i: usize, body: &Body, ready: &mut Ready) {
+    pub(super) fn on_older_term(&mut self, now: Tick, i: usize, body: &Body, ready: &mut Ready) {
         let reply = match *body {
             Body::Append { prev_index, .. } => {
                 Body::AppendReject { prev_index, hint_index: Index::ZERO, hint_term: Term::ZERO }
             }
             Body::Heartbeat { context, .. } => Body::HeartbeatReply { context },
             Body::Hibernate { .. } => Body::HeartbeatReply { context: 0 },
+            Body::TimeoutNow => return self.on_old_timeout_now(now, ready),
             _ => return,
         };
         self.send(i, Seq::ZERO, reply, 0..0, ready);

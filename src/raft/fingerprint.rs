@@ -25,10 +25,12 @@ impl Raft {
         (self.config.incarnation, self.role, self.leader, self.term, self.vote).hash(state);
         (self.hard_state, since(self.hard_state_seq), since(self.issued)).hash(state);
         (self.own_vote, self.heard_at.is_some(), self.announced).hash(state);
-        (self.epoch, self.recovery, self.context).hash(state);
         self.hibernation.fingerprint().hash(state);
+        (self.epoch, self.recovery, self.context, self.transfer).hash(state);
+        self.reads.fingerprint(state);
         for peer in &self.peers {
-            (peer.incarnation, peer.vote, peer.absent, peer.sleeps).hash(state);
+            (peer.incarnation, peer.vote, peer.reads, peer.context).hash(state);
+            (peer.absent, peer.sleeps).hash(state);
             peer.progress.fingerprint(state);
         }
     }
@@ -40,6 +42,10 @@ impl Raft {
         self.election_deadline = Tick::ZERO;
         self.heartbeat_deadline = Tick::ZERO;
         self.hibernation.forget_time();
+        self.silent_until = Tick::ZERO;
+        self.reads.forget_time();
+        self.forget_disk_time();
+        self.transfer.iter_mut().for_each(super::Transfer::forget_time);
         self.rng = super::rng::Rng::new(self.config.seed);
         for peer in &mut self.peers {
             peer.progress.forget_time();

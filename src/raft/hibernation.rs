@@ -56,7 +56,7 @@ impl Event<'_> {
     /// Whether a sleeping group wakes before it is told this, and whose message it is.
     pub fn wakes(&self) -> Option<Option<NodeId>> {
         match self {
-            Self::Propose { .. } => Some(None),
+            Self::Propose { .. } | Self::ReadIndex { .. } | Self::Transfer { .. } => Some(None),
             Self::Receive { from, .. } => Some(Some(*from)),
             _ => None,
         }
@@ -117,12 +117,12 @@ impl Raft {
         }
     }
 
-    /// The connection to the node that leads is gone, or it is silent, or it has begun anew.
-    pub(super) fn wake_from_lost_leader(&mut self, now: Tick, patience_us: u64) {
+    /// The connection to the node that leads is gone, or it has begun anew.
+    pub(super) fn wake_from_lost_leader(&mut self, now: Tick) {
         self.hibernation.asleep = false;
         self.note_activity(now);
-        self.heard_at = None;
-        self.election_deadline = now.plus(self.rng.between(0, patience_us));
+        self.reset_election_deadline(now);
+        self.suspect_leader(now);
     }
 
     /// Instead of a heartbeat: true when the followers were asked to sleep.
@@ -157,6 +157,8 @@ impl Raft {
             && self.log.applied() == last
             && self.peers.iter().all(|peer| peer.absent || self.lacks_nothing(peer, last))
             && self.is_quorum_present()
+            && self.reads.is_idle()
+            && self.transfer.is_none()
     }
 
     fn lacks_nothing(&self, peer: &super::Peer, last: Index) -> bool {
@@ -237,9 +239,14 @@ impl Raft {
         if self.role == Role::Leader {
             self.wake_without_quorum(now);
         } else if self.leader == Some(peer) {
-            let config = &self.config;
-            let spread = config.election_timeout_max_us - config.election_timeout_min_us;
-            self.wake_from_lost_leader(now, spread);
+            self.hibernation.asleep = false;
+            self.note_activity(now);
+            // As if it had waited for heartbeats all the time: what the leader was promised when it
+            // was last heard in this group is kept.
+            let (min, max) =
+                (self.config.election_timeout_min_us, self.config.election_timeout_max_us);
+            let promised = self.heard_at.map_or(now, |at| at.plus(min).max(now));
+            self.election_deadline = promised.plus(self.rng.between(0, max - min));
         }
     }
 

@@ -12,6 +12,7 @@ impl Raft {
         self.leader = Some(self.config.id);
         self.transition("won the election", ready);
         self.begin_epoch(loss, ready);
+        self.abandon_rounds();
         let next = self.log.last_index().next();
         for peer in &mut self.peers {
             peer.progress.reset(next);
@@ -29,7 +30,7 @@ impl Raft {
     }
 
     pub(super) fn on_propose(&mut self, now: Tick, blocks: &mut Vec<Block>, ready: &mut Ready) {
-        if self.role != Role::Leader {
+        if self.role != Role::Leader || self.is_transferring() {
             return;
         }
         let (admitted, bytes) = self.admitted(blocks);
@@ -267,22 +268,33 @@ impl Raft {
             let reason = "no quorum for an election timeout";
             return self.become_follower(now, self.term, None, reason, ready);
         }
+        if self.quit_if_stalled(now, ready) {
+            return;
+        }
         self.set_heartbeat_deadline(now);
         if self.offers_sleep(now, ready) {
             return;
         }
+        let sent = self.renew_lease(now, ready);
         for i in 0..self.peers.len() {
-            let known = if mutants::is(Mutant::CommitPastMatched) {
-                self.log.last_index()
-            } else {
-                self.peers[i].progress.matched()
-            };
-            let commit = self.log.commit().min(known);
-            let last = self.log.last_index();
-            let body = Body::Heartbeat { commit, context: self.context, last };
-            self.send(i, Seq::ZERO, body, 0..0, ready);
+            if !sent {
+                self.send_heartbeat(i, ready);
+            }
             self.look_after(now, i, ready);
         }
+    }
+
+    /// A heartbeat with the context of the last round, so that it repeats a round that was lost.
+    pub(super) fn send_heartbeat(&mut self, i: usize, ready: &mut Ready) {
+        let known = if mutants::is(Mutant::CommitPastMatched) {
+            self.log.last_index()
+        } else {
+            self.peers[i].progress.matched()
+        };
+        let commit = self.log.commit().min(known);
+        let last = self.log.last_index();
+        let body = Body::Heartbeat { commit, context: self.context, last };
+        self.send(i, Seq::ZERO, body, 0..0, ready);
     }
 
     /// Without an answer for an rpc timeout, one empty append asks how far the follower is: a lost

@@ -18,8 +18,10 @@ pub struct Message {
 /// The kinds of message. §-numbers are those of the Raft paper (extended version).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Body {
-    /// RequestVote (§5.2, §5.4.1). `pre` asks without changing anything (dissertation §9.6).
-    VoteRequest { pre: bool, last_index: Index, last_term: Term },
+    /// RequestVote (§5.2, §5.4.1). `pre` asks without changing anything (dissertation §9.6). `handed`:
+    /// the leader itself asked for this election, so that voters that still hear it answer (§3.10
+    /// there).
+    VoteRequest { pre: bool, handed: bool, last_index: Index, last_term: Term },
     /// Answer to a `VoteRequest`; `term` is the voter's, also when it refuses. `recovering` marks the
     /// word of a voter that may have forgotten what it acknowledged (durability.md R6).
     VoteReply { pre: bool, granted: bool, recovering: bool },
@@ -44,4 +46,11 @@ pub enum Body {
     /// Answer to a `Hibernate`; with `asleep: false` also unasked: the sender woke, or never slept,
     /// and waits for heartbeats.
     HibernateReply { round: u32, asleep: bool },
+    /// The leader asks the receiver to campaign at once (dissertation §3.10).
+    TimeoutNow,
+    /// A follower has reads up to `number` and asks from which index on they may be answered
+    /// (dissertation §6.4).
+    ReadIndex { number: u64 },
+    /// The leader's answer: `index`, for all reads up to `number`.
+    ReadReply { number: u64, index: Index },
 }

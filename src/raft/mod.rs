@@ -27,8 +27,9 @@
 //!
 //! `election` terms, votes, timeouts · `leader` proposals, replication, commit, heartbeats ·
 //! `follower` appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
-//! follower · [`quorum`] majorities · `recovering` the way back after a loss · `hibernation` sleep of
-//! idle groups · [`message`], [`ready`] what goes out.
+//! follower · [`quorum`] majorities · `recovering` the way back after a loss · `read_index` reads
+//! without the log · [`transfer`] handing over · `hibernation` sleep of idle groups · [`message`],
+//! [`ready`] what goes out.
 
 pub mod config;
 mod election;
@@ -43,9 +44,11 @@ pub mod log;
 pub mod message;
 pub mod progress;
 pub mod quorum;
+mod read_index;
 pub mod ready;
 mod recovering;
 mod rng;
+pub mod transfer;
 mod view;
 
 pub use config::{Config, ConfigError, Restored};
@@ -53,17 +56,20 @@ pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
 pub use ready::{
-    BlockRange, Committed, Fetch, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role,
-    Transition,
+    BlockRange, Committed, Fetch, Outbound, Persist, PersistOp, PossibleLoss, ReadIndex, Ready,
+    Role, Transition,
 };
+pub use transfer::TransferRefused;
 
 use crate::block::Block;
 use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
 use crate::mutants::{self, Mutant};
 use hibernation::Hibernation;
 use quorum::{Ballot, JointConfig};
+use read_index::{Reads, Waits};
 use recovering::Recovery;
 use rng::Rng;
+use transfer::{DiskWatch, Transfer};
 
 /// What can happen to a group. Blocks are lent in a vector and drained, so that its memory is reused.
 #[derive(Debug)]
@@ -119,6 +125,16 @@ pub enum Event<'a> {
         by: Option<NodeId>,
         heard: &'a [(NodeId, Tick)],
     },
+    /// Reads up to this number want an index from which on they may be answered; numbers grow.
+    /// Answered in [`Ready::reads`], perhaps late, and with a leader's help if this node follows;
+    /// never while nobody leads.
+    ReadIndex {
+        number: u64,
+    },
+    /// This leader is to hand over to `to`. [`Raft::may_transfer`] says whether it will try.
+    Transfer {
+        to: NodeId,
+    },
 }
 
 /// Another member, in whatever role this node is.
@@ -135,6 +151,9 @@ struct Peer {
     absent: bool,
     /// Its answer to the running offer to sleep.
     sleeps: bool,
+    /// Its reads, and the highest context of a heartbeat that it has answered; as `progress`.
+    reads: Waits,
+    context: u64,
 }
 
 /// One group on one node. See the module's contract.
@@ -167,9 +186,15 @@ pub struct Raft {
     epoch: u32,
     /// There while the group is RECOVERING (durability.md R4).
     recovery: Option<Recovery>,
-    /// Given back in heartbeat replies; rounds of ReadIndex will count it up.
+    /// Of the last round of ReadIndex; given back in heartbeat replies. It grows through all terms of
+    /// a start, so that no answer fits a later round.
     context: u64,
     hibernation: Hibernation,
+    reads: Reads,
+    transfer: Option<Transfer>,
+    disk_watch: DiskWatch,
+    /// With leases: no vote before this, because an earlier start may have promised a leader not to.
+    silent_until: Tick,
     rng: Rng,
 }
 
@@ -208,6 +233,10 @@ impl Raft {
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
             context: 0,
             hibernation: Hibernation::default(),
+            reads: Reads::default(),
+            transfer: None,
+            disk_watch: DiskWatch::default(),
+            silent_until: Tick::ZERO,
             config,
         };
         raft.first_election_deadline(now);
@@ -241,11 +270,16 @@ impl Raft {
             Event::PeerSilent { peer } => self.on_silent(now, peer),
             Event::PeerHeard { peer } => self.on_heard(now, peer, ready),
             Event::Wake { by, heard } => self.wake(now, by, heard, ready),
+            Event::ReadIndex { number } => self.on_read_index(number),
+            Event::Transfer { to } => self.on_transfer(now, to, ready),
         }
         self.leave_recovery_if_synced(ready);
+        self.drive_transfer(now, ready);
+        self.drive_reads(now, ready);
         self.save_hard_state(ready);
         self.announce_commit(ready);
         self.evict(now);
+        self.watch_disk(now);
         #[cfg(debug_assertions)]
         self.check_invariants();
     }
@@ -255,7 +289,7 @@ impl Raft {
         match self.role {
             _ if self.hibernation.asleep => Tick(u64::MAX),
             Role::Leader if self.peers.is_empty() => Tick(u64::MAX),
-            Role::Leader => self.heartbeat_deadline,
+            Role::Leader => self.heartbeat_deadline.min(Transfer::deadline(&self.transfer)),
             // Its own vote is being written; nobody else is asked.
             Role::Candidate if self.peers.is_empty() => Tick(u64::MAX),
             _ => self.election_deadline,
@@ -267,6 +301,8 @@ impl Raft {
             return;
         }
         match self.role {
+            // A transfer that has run out is looked after in any case.
+            Role::Leader if now < self.heartbeat_deadline => {}
             Role::Leader => self.on_heartbeat_due(now, ready),
             _ => self.on_election_due(now, ready),
         }
@@ -285,8 +321,9 @@ impl Raft {
             return;
         }
         self.peers[i].absent = false;
-        if let Body::VoteRequest { pre, last_index, last_term } = message.body {
-            return self.on_vote_request(now, i, message.term, pre, (last_index, last_term), ready);
+        if let Body::VoteRequest { pre, handed, last_index, last_term } = message.body {
+            let last = (last_index, last_term);
+            return self.on_vote_request(now, i, message.term, (pre, handed), last, ready);
         }
         if message.term > self.term {
             self.become_follower(now, message.term, None, "higher term", ready);
@@ -300,7 +337,7 @@ impl Raft {
             return self.on_vote_reply(now, i, message.term, pre, ballot, ready);
         }
         if message.term < self.term {
-            return self.on_older_term(i, &message.body, ready);
+            return self.on_older_term(now, i, &message.body, ready);
         }
         match message.body {
             Body::Append { prev_index, prev_term, commit, last } => {
@@ -324,17 +361,20 @@ impl Raft {
                     self.on_hibernate(now, i, (last, round), ready);
                 }
             }
-            // The rest are answers to a leader. An answer of this term proves that this node led or
-            // leads in it.
+            Body::TimeoutNow => self.on_timeout_now(now, i, ready),
+            Body::ReadReply { number, index } => self.on_read_reply(i, number, index, ready),
+            // The rest are for a leader. An answer of this term proves that this node led or leads
+            // in it.
             _ if self.role != Role::Leader => {}
             Body::AppendReply { matched } => self.on_append_reply(now, i, matched, ready),
             Body::AppendReject { prev_index, hint_index, hint_term } => {
                 self.on_append_reject(now, i, prev_index, (hint_index, hint_term), ready);
             }
-            Body::HeartbeatReply { .. } => self.peers[i].progress.contact(now),
             Body::HibernateReply { round, asleep } => {
                 self.on_hibernate_reply(now, i, round, asleep);
             }
+            Body::HeartbeatReply { context } => self.on_heartbeat_reply(now, i, context),
+            Body::ReadIndex { number } => self.on_follower_reads(i, number),
             Body::VoteRequest { .. } | Body::VoteReply { .. } => unreachable!("handled above"),
         }
     }
@@ -348,6 +388,7 @@ impl Raft {
                 | Body::Append { .. }
                 | Body::Heartbeat { .. }
                 | Body::Hibernate { .. }
+                | Body::TimeoutNow
         );
         let echo = message.echo;
         if is_reply && echo != Incarnation::ZERO && echo != self.config.incarnation {
@@ -371,6 +412,7 @@ impl Raft {
         if peer.incarnation != Incarnation::ZERO && !keep {
             peer.progress.reset(next);
             peer.vote = None;
+            peer.reads = Waits::default();
         }
         peer.incarnation = incarnation;
     }
@@ -406,7 +448,7 @@ impl Raft {
         let restarted = incarnation > known && !mutants::is(Mutant::NoWakeOnIncarnationChange);
         if restarted && self.is_hibernating() && self.leader == Some(peer) {
             // Who has begun anew leads nothing.
-            self.wake_from_lost_leader(now, self.config.heartbeat_us);
+            self.wake_from_lost_leader(now);
         }
         if self.role == Role::Leader {
             self.wake(now, Some(peer), &[], ready);
@@ -422,9 +464,9 @@ impl Raft {
         progress.become_probe(progress.next());
         self.peers[i].absent = true;
         if self.leader == Some(peer) && self.is_hibernating() {
-            let patience = self.config.heartbeat_us;
-            let wakes = !mutants::is(Mutant::NoWakeOnIncarnationChange);
-            wakes.then(|| self.wake_from_lost_leader(now, patience));
+            if !mutants::is(Mutant::NoWakeOnIncarnationChange) {
+                self.wake_from_lost_leader(now);
+            }
         } else if self.leader == Some(peer) {
             self.suspect_leader(now);
         } else if self.role == Role::Leader && self.is_hibernating() {
@@ -533,6 +575,8 @@ impl Peer {
             progress: Progress::new(),
             absent: true,
             sleeps: false,
+            reads: Waits::default(),
+            context: 0,
         }
     }
 }

@@ -239,6 +239,12 @@ impl Progress {
         waiting && now.since(self.waiting_since) >= rpc_timeout_us
     }
 
+    /// Lacks no more than what its window holds: it gets there within a few round trips.
+    pub(super) fn is_close(&self, config: &Config) -> bool {
+        let full = self.inflights.is_full(config.inflight_count_max, config.inflight_bytes_max);
+        self.state == State::Replicate && !full && self.fetching == Fetching::No
+    }
+
     pub(super) fn contact(&mut self, now: Tick) {
         self.contact_at = now;
     }

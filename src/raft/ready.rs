@@ -30,6 +30,8 @@ pub struct Ready {
     pub transitions: Vec<Transition>,
     /// Elections after which acknowledged commands may be missing.
     pub losses: Vec<PossibleLoss>,
+    /// Reads that may be answered.
+    pub reads: Vec<ReadIndex>,
 }
 
 impl Ready {
@@ -42,6 +44,7 @@ impl Ready {
         self.committed.clear();
         self.transitions.clear();
         self.losses.clear();
+        self.reads.clear();
     }
 
     /// True when nothing is asked for.
@@ -52,6 +55,7 @@ impl Ready {
             && self.committed.is_empty()
             && self.transitions.is_empty()
             && self.losses.is_empty()
+            && self.reads.is_empty()
     }
 
     /// The blocks that a persist or a message names.
@@ -117,6 +121,14 @@ pub struct PossibleLoss {
     pub term: Term,
     /// The group's recovery epoch from this leader's no-op on.
     pub epoch: u32,
+}
+
+/// The group's reads up to number `through` may be answered once `index` is applied here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadIndex {
+    pub group: GroupId,
+    pub through: u64,
+    pub index: Index,
 }
 
 /// What a node is in a group.

@@ -105,8 +105,7 @@ impl<M: StateMachine> Reactor<M> {
         self.finish_recovery();
         self.links.listen(&mut self.ring, &mut self.net);
         let result = loop {
-            let now = self.ring.now();
-            self.collect(now);
+            let now = self.collect();
             self.chores(now);
             self.shard.turn(now, &mut self.out);
             if let Some(error) = self.out.fatal.take() {
@@ -145,14 +144,16 @@ impl<M: StateMachine> Reactor<M> {
             if let Err(error) = self.ring.wait(until) {
                 panic!("io_uring refuses to work: {error}");
             }
-            self.collect(self.ring.now());
+            self.collect();
         }
         self.start_disk();
     }
 
-    /// Hands everything that has happened to the shard.
-    fn collect(&mut self, now: Tick) {
+    /// Hands everything that has happened to the shard. The clock is read after it has happened:
+    /// a process that was stopped in between must not date a leader's word back, nor a question.
+    fn collect(&mut self) -> Tick {
         self.ring.reap(&mut self.completions);
+        let now = self.ring.now();
         for completion in self.completions.drain(..) {
             let net = self.net.complete(&mut self.ring, &completion, &mut self.net_events);
             if !net {
@@ -179,6 +180,7 @@ impl<M: StateMachine> Reactor<M> {
             // Who asked may have gone: then nobody hears the answer.
             let _ = question.reply.try_send(self.report(now, question.want));
         }
+        now
     }
 
     fn report(&self, now: Tick, want: Want) -> ShardReport {

@@ -35,6 +35,7 @@ impl<M: StateMachine> Shard<M> {
             self.groups[local as usize].apply_dequeued();
             self.apply_group(now, local, &mut budget);
         }
+        self.answer_reads();
         self.clients.write_answers();
     }
 
@@ -58,6 +59,7 @@ impl<M: StateMachine> Shard<M> {
         }
         if applied > before {
             self.groups[local as usize].probes.applied(applied, &mut self.answering);
+            self.applied_for_reads(local);
             self.step(now, local, Event::Applied { index: applied });
         }
     }
@@ -119,6 +121,7 @@ impl<M: StateMachine> Shard<M> {
         if applied < commit {
             state.want_apply(local, &mut self.applying);
         }
+        self.applied_for_reads(local);
         self.step(now, local, Event::Applied { index: applied });
     }
 }

@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 
 use super::ShardConfig;
+use super::reads::GroupReads;
 use super::sessions::Sessions;
 use super::stages::Probes;
 use crate::block::Block;
@@ -67,6 +68,8 @@ pub(super) struct Group<M> {
     pub origins: Vec<Origin>,
     /// Proposed, not yet applied; by index.
     pub pending: VecDeque<Pending>,
+    /// Questions that wait.
+    pub reads: GroupReads,
     /// Measure what is proposed here.
     pub probes: Probes,
     unsettled: VecDeque<Unsettled>,
@@ -87,6 +90,7 @@ impl<M: StateMachine> Group<M> {
             proposals: Vec::new(),
             origins: Vec::new(),
             pending: VecDeque::new(),
+            reads: GroupReads::default(),
             probes: Probes::default(),
             unsettled: VecDeque::new(),
             held: VecDeque::new(),

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! in    peer_frame  client_frame  disk_done  (any number, each steps the groups it concerns)
-//! turn  timers -> proposals -> settle -> stage + one flush -> gather     => Output::disk, peer bytes
+//! turn  timers -> proposals, reads -> settle -> stage + one flush -> gather  => Output::disk, peer bytes
 //! apply committed blocks, answers                                        => client bytes
 //! out   Output, peer_egress, client_egress; then sleep until `deadline`
 //! ```
@@ -11,14 +11,18 @@
 //! Every ordering rule of the data path is in this module and in `raft` and `wal`:
 //! - a message leaves only when the persist it speaks for is settled (`group`);
 //! - a client hears of a block only when it is committed and applied (`apply`);
+//! - a read is answered from what was committed when it arrived, or later (`reads`): the `now` of a
+//!   turn is read after its last input was taken in;
 //! - after the log's first error nothing is acknowledged, voted or sent any more.
 
 mod admin;
 mod apply;
 pub mod figures;
 mod group;
+mod handover;
 mod hibernation;
 mod proposals;
+mod reads;
 pub mod sessions;
 pub mod stages;
 mod status;
@@ -32,6 +36,7 @@ use self::admin::Admin;
 use self::group::Group;
 use self::hibernation::Liveness;
 use self::proposals::Clients;
+use self::reads::Reads;
 use self::sessions::SessionLimits;
 use self::stages::StageTimes;
 pub use self::status::{GroupStatus, ShardStatus};
@@ -128,6 +133,8 @@ pub struct ShardStats {
     /// Elections that this node stood in, and those it won.
     pub campaigns: u64,
     pub elections_won: u64,
+    /// Questions answered, by their [`Consistency`](crate::wire::client::Consistency).
+    pub reads: [u64; 4],
 }
 
 impl ShardStats {
@@ -161,6 +168,7 @@ pub struct Shard<M> {
     peers: Vec<Peer>,
     clients: Clients,
     admin: Admin,
+    questions: Reads,
     /// Messages of this turn, by peer.
     outgoing: Vec<Vec<Outgoing>>,
     /// Groups with a persist that waits for the durable, and for the written, mark.
@@ -212,6 +220,7 @@ impl<M: StateMachine> Shard<M> {
             peers,
             clients: Clients::default(),
             admin: Admin::default(),
+            questions: Reads::default(),
             outgoing,
             durable_marks: VecDeque::new(),
             written_marks: VecDeque::new(),
@@ -316,9 +325,11 @@ impl<M: StateMachine> Shard<M> {
         self.watch(now);
         self.run_admin(now);
         self.propose(now);
+        self.ask_reads(now);
         self.settle(now);
         self.start_fetches(now);
         self.note_commits(now, out);
+        self.note_reads();
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);
         out.disk.append(&mut self.disk_queue);
@@ -466,7 +477,8 @@ impl<M: StateMachine> Shard<M> {
             || !self.ready.is_empty()
             || !self.proposing.is_empty()
             || self.liveness.has_news()
-            || !self.admin.is_empty();
+            || !self.admin.is_empty()
+            || self.questions.has_news();
         if self.fatal.is_some() {
             return now;
         }
@@ -476,7 +488,8 @@ impl<M: StateMachine> Shard<M> {
         if left_over {
             return now;
         }
-        self.timers.next().min(self.wal.deadline()).min(self.liveness.deadline())
+        let own = self.timers.next().min(self.wal.deadline());
+        own.min(self.questions.deadline()).min(self.liveness.deadline())
     }
 
     /// True when [`Shard::apply`] has something to do.
@@ -503,7 +516,9 @@ impl<M: StateMachine> Shard<M> {
 
     /// True when no proposal waits for its answer and everything staged is on stable storage.
     pub fn is_quiet(&self) -> bool {
-        let idle = |group: &Group<M>| group.pending.is_empty() && group.proposals.is_empty();
+        let idle = |group: &Group<M>| {
+            group.pending.is_empty() && group.proposals.is_empty() && group.reads.is_empty()
+        };
         self.groups.iter().all(idle) && self.wal.durable() >= self.wal.staged()
     }
 

@@ -1,7 +1,5 @@
 //! Clients: their frames, their proposals, their answers.
 
-use zerocopy::IntoBytes;
-
 use super::Shard;
 use super::group::{Origin, Pending};
 use crate::block::Block;
@@ -11,8 +9,8 @@ use crate::mutants::{self, Mutant};
 use crate::raft::Event;
 use crate::raft::ready::Role;
 use crate::wire::client::{
-    Answer, AnswerEntry, Committed, Durability, Refused, read_query, write_admin_reply,
-    write_answers, write_query_reply, write_status_reply,
+    Answer, AnswerEntry, Committed, Durability, Place, Refused, write_admin_reply, write_answers,
+    write_query_reply, write_status_reply,
 };
 use crate::wire::frame::{FRAME_BYTES_MAX, Frame, FrameError, FrameKind};
 
@@ -71,6 +69,28 @@ impl Clients {
     ) {
         let Some(client) = self.get(conn) else { return };
         write_admin_reply(&mut client.egress, token, group, result);
+        self.touch(conn);
+    }
+
+    /// Counts a question that waits. `false`: too many do, or nobody is there.
+    pub fn admit_question(&mut self, conn: u64, limit: u32) -> bool {
+        let Some(client) = self.get(conn) else { return false };
+        let room = client.waiting < limit;
+        client.waiting += u32::from(room);
+        room
+    }
+
+    /// Writes the answer to a question; `waited` if it was counted.
+    pub fn reply(
+        &mut self,
+        (conn, token, group): (u64, u64, GroupId),
+        waited: bool,
+        place: Place,
+        result: Result<&[u8], Refused>,
+    ) {
+        let Some(client) = self.get(conn) else { return };
+        client.waiting = client.waiting.saturating_sub(u32::from(waited));
+        write_query_reply(&mut client.egress, token, group, place, result);
         self.touch(conn);
     }
 
@@ -262,30 +282,6 @@ impl<M: StateMachine> Shard<M> {
         }
     }
 
-    /// Questions are answered from what this replica has applied.
-    fn query(&mut self, conn: u64, frame: &Frame) -> Result<(), FrameError> {
-        let query = read_query(frame)?;
-        let question = query.result.map_err(|_| FrameError::BadEntry(0))?;
-        let mut reply = Vec::new();
-        let result = match self.local(query.group) {
-            _ if !self.client_may_send(conn) => Err(Refused::Busy),
-            None => Err(Refused::NoGroup),
-            Some(local) if self.groups[local as usize].raft.is_recovering() => {
-                Err(Refused::Recovering)
-            }
-            Some(local) => self.groups[local as usize]
-                .machine
-                .query(&question, &mut reply)
-                .map_err(|_| Refused::BadRequest),
-        };
-        if let Some(client) = self.clients.get(conn) {
-            let result = result.map(|()| reply.as_bytes());
-            write_query_reply(&mut client.egress, query.token, query.group, result);
-            self.clients.touch(conn);
-        }
-        Ok(())
-    }
-
     fn answer_status(&mut self, conn: u64, token: u64) {
         let json = self.client_may_send(conn).then(|| {
             let mut status = self.status();
@@ -295,7 +291,10 @@ impl<M: StateMachine> Shard<M> {
         let Some(client) = self.clients.get(conn) else { return };
         match json {
             Some(json) => write_status_reply(&mut client.egress, token, &json),
-            None => write_query_reply(&mut client.egress, token, GroupId(0), Err(Refused::Busy)),
+            None => {
+                let (group, busy) = (GroupId(0), Err(Refused::Busy));
+                write_query_reply(&mut client.egress, token, group, Place::default(), busy);
+            }
         }
         self.clients.touch(conn);
     }

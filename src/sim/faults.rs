@@ -87,6 +87,7 @@ impl<S: Subject> World<S> {
                 self.pause(node);
             }
             Kind::Clock => self.disturb_clock(node, amount),
+            Kind::Transfer => return self.transfer(node, fault.other, amount),
             Kind::Slow => self.nodes[node].slow_us = 1000 + amount % 20_000,
             Kind::Partition | Kind::OneWay | Kind::Bridge | Kind::Flap => {
                 self.cut(fault, amount >> 40 & 1 == 1);
@@ -157,7 +158,7 @@ impl<S: Subject> World<S> {
             | Kind::Narrow
             | Kind::Stuck => self.set_wires(&fault, false),
             Kind::Latency | Kind::Full | Kind::Io => self.calm_disks(&fault),
-            Kind::Stall | Kind::Reset | Kind::Misdirect => {}
+            Kind::Stall | Kind::Reset | Kind::Misdirect | Kind::Transfer => {}
         }
     }
 
@@ -288,8 +289,31 @@ impl<S: Subject> World<S> {
         }
     }
 
+    /// Whatever the node leads is to go to another one.
+    fn transfer(&mut self, node: usize, other: usize, amount: u64) -> bool {
+        let (to, local) = (node_id(other), self.local(node));
+        let mut begun = 0;
+        for host in self.hosts_of(node) {
+            let serving = self.hosts[host].serving && !self.nodes[node].paused;
+            let Some(shard) = self.hosts[host].shard.as_mut().filter(|_| serving) else { continue };
+            let groups: Vec<_> = shard.groups().map(|view| view.raft().group()).collect();
+            // Sometimes all at once, sometimes one.
+            let one = amount as usize % groups.len();
+            let all = amount >> 32 & 1 == 1;
+            for (i, group) in groups.into_iter().enumerate() {
+                begun += u64::from((all || i == one) && shard.transfer(local, group, to).is_ok());
+            }
+            self.poke(host);
+        }
+        self.stats.transfers += begun;
+        begun > 0
+    }
+
     fn disturb_clock(&mut self, node: usize, amount: u64) {
-        if amount.is_multiple_of(3) {
+        if self.shape.lease_reads {
+            // The fastest gains less than 20 % on the slowest, and none jumps: that is the bound.
+            self.set_rate(node, 915_000 + amount % 180_001);
+        } else if amount.is_multiple_of(3) {
             let by = 1000 + amount / 3 % 2_000_000;
             self.nodes[node].clock.jump(self.now, by);
             self.hosts_of(node).for_each(|host| self.schedule(host));

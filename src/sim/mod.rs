@@ -12,6 +12,7 @@ mod network;
 mod node;
 pub mod options;
 pub mod oracle;
+mod queries;
 pub mod queue;
 pub mod registers;
 pub mod regressions;

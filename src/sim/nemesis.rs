@@ -80,6 +80,8 @@ kinds! {
     Full = "full", 3, "disk";
     /// Writes, syncs or preparations fail, once or for good.
     Io = "io", 3, "disk";
+    /// Leadership of what a node leads is handed to another one.
+    Transfer = "transfer", 4, "node";
     /// Bits flip in what was synced, while the node is down.
     Rot = "rot", 1, "disk";
     /// A write lands elsewhere, and is reported as done.
@@ -203,7 +205,9 @@ mod tests {
 
     #[test]
     fn a_list_of_kinds_is_printed_as_it_is_read() {
-        for text in ["all", "none", "kill,power", "kill,power,pause,clock,slow,shards,wipe"] {
+        for text in
+            ["all", "none", "kill,power", "kill,power,pause,clock,slow,shards,wipe,transfer"]
+        {
             assert_eq!(Kinds::parse(text).unwrap().names(), text);
         }
         assert_eq!(

@@ -115,6 +115,8 @@ pub struct Shape {
     pub hibernate_us: u64,
     /// Now and then a client has nothing to ask for up to this long, microseconds.
     pub rest_us: u64,
+    /// Leaders may answer by a lease; clocks then keep the bound that it relies on.
+    pub lease_reads: bool,
     pub plan: Vec<Fault>,
 }
 
@@ -171,6 +173,7 @@ impl Shape {
             apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
             hibernate_us: [0, 50_000, 50_000, 100_000, 200_000, 500_000][rest.below(6) as usize],
             rest_us: [0, 0, 1_000_000, 4_000_000][rest.below(4) as usize],
+            lease_reads: rng.chance(35),
             plan,
         }
     }

@@ -10,7 +10,7 @@ use crate::block::{Block, BlockBuilder, Command};
 use crate::ids::GroupId;
 use crate::machine::hash::{mix, mix_bytes};
 use crate::machine::{Outcome, QueryError, StateMachine};
-use crate::wire::client::Committed;
+use crate::wire::client::{Committed, Consistency, Place};
 
 /// value = 8 bytes, the new content.
 pub const WRITE: u8 = 1;
@@ -82,6 +82,11 @@ pub struct Registers {
     /// What each block without an answer does, by its number.
     open: BTreeMap<u64, Vec<(OpRef, u64, Op)>>,
     history: History,
+    /// What each question without an answer reads, by its number; of a stale one nothing can be
+    /// concluded but what it says.
+    reading: BTreeMap<u64, (u64, Option<OpRef>)>,
+    /// What was read, by register and place.
+    read: BTreeMap<(u64, Place), u64>,
 }
 
 impl Subject for Registers {
@@ -122,6 +127,45 @@ impl Subject for Registers {
             if let Some(new) = new.filter(|_| told != Told::Swapped(false)) {
                 self.heard.insert(register, new);
             }
+        }
+    }
+
+    fn question(
+        &mut self,
+        ask: &Ask,
+        consistency: Consistency,
+        rng: &mut Rng,
+        into: &mut Vec<u8>,
+    ) -> bool {
+        let key = rng.below(KEYS);
+        let register = u64::from(ask.group.0) * KEYS + key;
+        let place = (consistency != Consistency::Stale)
+            .then(|| self.history.invoke(u64::from(ask.client), register, Op::Read, ask.asked_at));
+        self.reading.insert(ask.number, (register, place));
+        into.extend_from_slice(&key.to_le_bytes());
+        true
+    }
+
+    fn told(
+        &mut self,
+        ask: &Ask,
+        _: Consistency,
+        at: u64,
+        place: Place,
+        reply: &[u8],
+    ) -> Result<(), String> {
+        let Some((register, read)) = self.reading.remove(&ask.number) else { return Ok(()) };
+        let value = reply.try_into().map(u64::from_le_bytes);
+        let value = value.map_err(|_| "a register has 8 bytes".to_owned())?;
+        if let Some(read) = read {
+            let told = Told::Value((value != 0).then_some(value));
+            self.history.respond(read, at, told);
+        }
+        let known = *self.read.entry((register, place)).or_insert(value);
+        if known == value {
+            Ok(())
+        } else {
+            Err(format!("register {register} held {value}, and {known} for another reader"))
         }
     }
 

@@ -40,6 +40,12 @@ pub struct Stats {
     pub answered_retries: u64,
     /// Blocks sent again.
     pub retries: u64,
+    /// Questions that clients asked, and those answered by what they were asked for: linearizable,
+    /// follower, lease, stale.
+    pub questions: u64,
+    pub answered_questions: [u64; 4],
+    /// Transfers of leadership that began.
+    pub transfers: u64,
 }
 
 impl Stats {
@@ -73,6 +79,9 @@ impl Stats {
             acknowledged,
             answered_retries,
             retries,
+            questions,
+            answered_questions,
+            transfers,
         } = other;
         let least = if self.seeds == 0 { u64::MAX } else { self.faults_least };
         self.faults_least = least.min(*faults_least);
@@ -102,5 +111,9 @@ impl Stats {
         self.acknowledged += acknowledged;
         self.answered_retries += answered_retries;
         self.retries += retries;
+        self.questions += questions;
+        let pairs = self.answered_questions.iter_mut().zip(answered_questions);
+        pairs.for_each(|(sum, more)| *sum += more);
+        self.transfers += transfers;
     }
 }

@@ -6,7 +6,7 @@ use crate::block::{Block, BlockBuilder};
 use crate::ids::GroupId;
 use crate::machine::hash::mix;
 use crate::machine::{Outcome, QueryError, StateMachine};
-use crate::wire::client::Committed;
+use crate::wire::client::{Committed, Consistency, Place};
 
 /// One block that a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,30 @@ pub trait Subject {
 
     /// The block was acknowledged at `at` (simulated microseconds). Comes once for each.
     fn answered(&mut self, _ask: &Ask, _at: u64, _done: &Committed) {}
+
+    /// Writes a question to the group's state machine; `false`: this subject has none.
+    fn question(
+        &mut self,
+        _ask: &Ask,
+        _consistency: Consistency,
+        _rng: &mut Rng,
+        _into: &mut Vec<u8>,
+    ) -> bool {
+        false
+    }
+
+    /// The question was answered at `at` by a replica that was at `place`. Comes at most once. The
+    /// error says why that cannot be.
+    fn told(
+        &mut self,
+        _ask: &Ask,
+        _consistency: Consistency,
+        _at: u64,
+        _place: Place,
+        _reply: &[u8],
+    ) -> Result<(), String> {
+        Ok(())
+    }
 
     /// The run is over: is what was answered possible? The error says what is not. `has_lost`: the
     /// group has lost acknowledged blocks, as was told; what they did may have been seen before.

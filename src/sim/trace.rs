@@ -166,8 +166,12 @@ fn line(what: &What, at: u64, out: &mut String) {
 
 fn message(message: &Message, blocks: u32, out: &mut String) {
     let _ = match message.body {
-        Body::VoteRequest { pre, last_index, last_term } => {
-            let name = if pre { "pre-vote?" } else { "vote?" };
+        Body::VoteRequest { pre, handed, last_index, last_term } => {
+            let name = match (pre, handed) {
+                (true, _) => "pre-vote?",
+                (_, true) => "vote, handed over?",
+                _ => "vote?",
+            };
             write!(out, "{name} last i{last_index}/t{last_term}")
         }
         Body::AppendReply { matched } => write!(out, "matched i{matched}"),

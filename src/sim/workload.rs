@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::network::delay;
 use super::options::Shape;
+use super::queries::Questions;
 use super::queue::Event;
 use super::subject::{Ask, Subject};
 use super::trace::What;
@@ -60,6 +61,7 @@ pub struct Client {
     /// When its next look is due.
     wake_at: u64,
     think_at: u64,
+    pub(super) questions: Questions,
 }
 
 impl Client {
@@ -79,7 +81,24 @@ impl Client {
             hears_from: 0,
             wake_at: 0,
             think_at: 0,
+            questions: Questions::new(shape),
         }
+    }
+
+    /// Where it takes the group's leader to be.
+    pub fn leader_guess(&self, group: usize) -> usize {
+        self.sessions[group].node
+    }
+
+    /// The number of its connection to a host; 0 = none.
+    pub fn life(&self, host: usize) -> u32 {
+        self.conns[host]
+    }
+
+    /// When something is to be sent.
+    fn due(&self) -> Option<u64> {
+        let blocks = self.sessions.iter().flat_map(|s| &s.open).map(|open| open.due).min();
+        [blocks, self.questions.due()].into_iter().flatten().min()
     }
 
     /// Blocks without an answer.
@@ -122,7 +141,8 @@ impl<S: Subject> World<S> {
             self.clients[at].think_at = now + pause;
         }
         self.send_due(at);
-        let due = self.clients[at].sessions.iter().flat_map(|s| &s.open).map(|o| o.due).min();
+        self.send_questions(at);
+        let due = self.clients[at].due();
         let next = due.unwrap_or(u64::MAX).min(self.clients[at].think_at).max(now + 1);
         self.clients[at].wake_at = next;
         self.queue.push(next, Event::Client(at as u32));
@@ -130,6 +150,9 @@ impl<S: Subject> World<S> {
 
     /// During the trouble: any group. After it: those that have not shown progress yet.
     fn think(&mut self, at: usize) {
+        if self.client_rng.chance(40) {
+            return self.think_of_a_question(at);
+        }
         let groups = self.sessions_to_ask();
         if groups.is_empty() {
             return;
@@ -137,6 +160,15 @@ impl<S: Subject> World<S> {
         let group = groups[self.client_rng.below(groups.len() as u64) as usize];
         if self.clients[at].sessions[group].open.len() < self.shape.window {
             self.ask(at, group);
+        }
+    }
+
+    fn think_of_a_question(&mut self, at: usize) {
+        let settled = |group: &usize| self.healed_at.is_none() || !self.read_since[*group];
+        let groups: Vec<_> = (0..self.shape.groups as usize).filter(settled).collect();
+        if !groups.is_empty() {
+            let group = groups[self.client_rng.below(groups.len() as u64) as usize];
+            self.inquire(at, group);
         }
     }
 
@@ -205,7 +237,7 @@ impl<S: Subject> World<S> {
         }
     }
 
-    fn request(&mut self, at: usize, host: usize, bytes: Bytes) {
+    pub(super) fn request(&mut self, at: usize, host: usize, bytes: Bytes) {
         let node = self.node_of(host);
         if !self.hosts[host].serving {
             return self.move_on(at, node);
@@ -282,6 +314,10 @@ impl<S: Subject> World<S> {
         }
         let mut inbox = BytesMut::from(&bytes[..]);
         while let Ok(Some(frame)) = Frame::take(&mut inbox) {
+            if frame.kind == FrameKind::QueryReply {
+                self.on_reply(client, host, life, &frame);
+                continue;
+            }
             let Ok(entries) = frame.entries::<AnswerEntry>() else {
                 return self.fail("clients understand shards", format!("c{client}"));
             };
@@ -294,7 +330,7 @@ impl<S: Subject> World<S> {
 
     /// What was just heard may make something due.
     fn on_client_soon(&mut self, at: usize) {
-        let due = self.clients[at].sessions.iter().flat_map(|s| &s.open).map(|o| o.due).min();
+        let due = self.clients[at].due();
         if let Some(due) = due.filter(|&due| due < self.clients[at].wake_at) {
             self.clients[at].wake_at = due;
             self.queue.push(due.max(self.now), Event::Client(at as u32));

@@ -98,6 +98,8 @@ pub struct World<S: Subject> {
     pub(super) losses: Vec<PossibleLoss>,
     /// By group: a block asked for after the trouble was acknowledged.
     pub(super) progressed: Vec<bool>,
+    /// The same for a linearizable read.
+    pub(super) read_since: Vec<bool>,
     /// Flapping wires that are cut now, by the number of their fault.
     pub(super) flapping: BTreeSet<u32>,
     /// By fault of the plan: it was tried, and nobody would have felt it.
@@ -136,6 +138,7 @@ impl<S: Subject> World<S> {
             healed_at: None,
             losses: Vec::new(),
             progressed: vec![false; shape.groups as usize],
+            read_since: vec![false; shape.groups as usize],
             flapping: BTreeSet::new(),
             waiting: vec![false; shape.plan.len()],
             over: false,
@@ -283,10 +286,16 @@ impl<S: Subject> World<S> {
         if self.options.lying_disks && since > PROGRESS_US / 2 {
             self.look_for_losses();
         }
-        let stuck = self.progressed.iter().position(|done| !done);
+        let mut both = self.progressed.iter().zip(&self.read_since);
+        let stuck = both.position(|(done, read)| !done || !read);
         if let Some(group) = stuck {
             if since > PROGRESS_US {
-                let what = format!("g{group} acknowledged nothing new: {}", self.describe(group));
+                let stuck = if self.progressed[group] {
+                    "answered no read"
+                } else {
+                    "acknowledged nothing"
+                };
+                let what = format!("g{group} {stuck}: {}", self.describe(group));
                 self.fail("every group makes progress within 10 s after the trouble", what);
                 self.over = true;
             }

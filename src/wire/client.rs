@@ -3,7 +3,7 @@
 //! - [`FrameKind::Submit`]: `count` blocks, nothing in the control section. Each block names its
 //!   group, session and sequence number.
 //! - [`FrameKind::Answers`]: `count` entries of 48 bytes, one for each block, in any order.
-//! - [`FrameKind::Query`] / [`FrameKind::QueryReply`]: a 16-byte head, then the state machine's own
+//! - [`FrameKind::Query`] / [`FrameKind::QueryReply`]: a 32-byte head, then the state machine's own
 //!   bytes; the token ties them together.
 //! - [`FrameKind::Status`] / [`FrameKind::StatusReply`]: empty / JSON.
 //! - [`FrameKind::Admin`] / [`FrameKind::AdminReply`]: as a query; the bytes are JSON
@@ -25,6 +25,19 @@
 //!                    (epoch, index): after a loss an index can be used again under a higher epoch
 //! ```
 //!
+//! ```text
+//! question head, 32 bytes
+//!    0 u32 group
+//!    4 u8  status      of a reply: 0, or the refusal's
+//!    5 u8  consistency of a question: 0 linearizable, 1 follower, 2 lease, 3 stale
+//!    6 u16 zero
+//!    8 u32 size        of the bytes that follow
+//!   12 u32 hint        NotLeader: the leader's node id, 0 = unknown
+//!   16 u64 index       of a reply: what the state machine had applied ...
+//!   24 u32 epoch       ... in this recovery epoch
+//!   28 u32 zero
+//! ```
+//!
 //! [`FrameKind::Submit`]: super::frame::FrameKind::Submit
 //! [`FrameKind::Answers`]: super::frame::FrameKind::Answers
 //! [`FrameKind::Query`]: super::frame::FrameKind::Query
@@ -44,7 +57,10 @@ use crate::ids::{GroupId, Index, NodeId, Term};
 /// Bytes of one answer.
 pub const ANSWER_BYTES: usize = 48;
 const _: () = assert!(size_of::<AnswerEntry>() == ANSWER_BYTES);
-const _: () = assert!(size_of::<QueryHead>() == 16);
+const _: () = assert!(size_of::<QueryHead>() == QUERY_HEAD_BYTES);
+
+/// Bytes before a question or its answer.
+pub const QUERY_HEAD_BYTES: usize = 32;
 
 /// Answer flag: the block had been applied before; this is the first answer again.
 pub const ANSWER_RETRY: u16 = 1;
@@ -105,6 +121,14 @@ impl Refused {
         "no_group",
         "session_epoch_changed",
     ];
+
+    /// Whether the same, asked again a little later or elsewhere, may be carried out.
+    pub fn may_pass(self) -> bool {
+        matches!(
+            self,
+            Self::NotLeader(_) | Self::Busy | Self::Recovering | Self::Shutdown | Self::ReadOnly
+        )
+    }
 
     /// Place of this reason in [`Refused::REASONS`].
     pub fn kind(self) -> usize {
@@ -280,12 +304,47 @@ const _: () = assert!(ANSWERS_PER_FRAME * ANSWER_BYTES + 32 <= super::frame::FRA
 #[repr(C)]
 struct QueryHead {
     group: u32,
-    /// Of a reply: 0, or the refusal's status.
     status: u8,
-    zero8: u8,
+    consistency: u8,
     zero16: u16,
     size: u32,
     hint: u32,
+    index: u64,
+    epoch: u32,
+    zero32: u32,
+}
+
+/// What a reader may rely on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Consistency {
+    /// Sees everything that was acknowledged before it was asked; answered by the leader, which makes
+    /// sure that it still leads (dissertation §6.4).
+    #[default]
+    Linearizable = 0,
+    /// As good, answered by whichever replica is asked, with the leader's help.
+    Follower = 1,
+    /// As good while the clocks keep the bound in the cluster's configuration, and then without a
+    /// round trip; without `lease_reads` it is the same as `Linearizable`.
+    Lease = 2,
+    /// Whatever the replica has applied. The answer's [`Place`] says how far that is.
+    Stale = 3,
+}
+
+impl Consistency {
+    /// All of them, by their number.
+    pub const ALL: [Self; 4] = [Self::Linearizable, Self::Follower, Self::Lease, Self::Stale];
+
+    /// For labels and the command line, by number.
+    pub const NAMES: [&'static str; 4] = ["linearizable", "follower", "lease", "stale"];
+}
+
+/// A place in a group's log for good: after a loss an index can be used again, under a higher
+/// recovery epoch (durability.md R9). Ordered as the places are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub epoch: u32,
+    pub index: Index,
 }
 
 /// A question to a group's state machine, or its answer: opaque to the engine.
@@ -293,12 +352,23 @@ struct QueryHead {
 pub struct Query {
     pub token: u64,
     pub group: GroupId,
+    /// Of a question.
+    pub consistency: Consistency,
+    /// Of an answer: how far the state machine was that gave it.
+    pub place: Place,
     pub result: Result<Bytes, Refused>,
 }
 
 /// Writes a question.
-pub fn write_query(out: &mut Vec<u8>, token: u64, group: GroupId, question: &[u8]) {
-    write_query_frame(out, FrameKind::Query, token, group, Ok(question));
+pub fn write_query(
+    out: &mut Vec<u8>,
+    token: u64,
+    group: GroupId,
+    consistency: Consistency,
+    question: &[u8],
+) {
+    let head = QueryHead { consistency: consistency as u8, ..QueryHead::of(group, Ok(question)) };
+    write_query_frame(out, FrameKind::Query, token, head, question);
 }
 
 /// Writes the answer to a question.
@@ -306,14 +376,18 @@ pub fn write_query_reply(
     out: &mut Vec<u8>,
     token: u64,
     group: GroupId,
+    place: Place,
     result: Result<&[u8], Refused>,
 ) {
-    write_query_frame(out, FrameKind::QueryReply, token, group, result);
+    let (index, epoch) = (place.index.0, place.epoch);
+    let head = QueryHead { index, epoch, ..QueryHead::of(group, result) };
+    write_query_frame(out, FrameKind::QueryReply, token, head, result.unwrap_or_default());
 }
 
 /// Writes an operator's command; `request` is JSON.
 pub fn write_admin(out: &mut Vec<u8>, token: u64, group: GroupId, request: &[u8]) {
-    write_query_frame(out, FrameKind::Admin, token, group, Ok(request));
+    let head = QueryHead::of(group, Ok(request));
+    write_query_frame(out, FrameKind::Admin, token, head, request);
 }
 
 /// Writes what became of an operator's command.
@@ -323,25 +397,32 @@ pub fn write_admin_reply(
     group: GroupId,
     result: Result<&[u8], Refused>,
 ) {
-    write_query_frame(out, FrameKind::AdminReply, token, group, result);
+    let head = QueryHead::of(group, result);
+    write_query_frame(out, FrameKind::AdminReply, token, head, result.unwrap_or_default());
+}
+
+impl QueryHead {
+    fn of(group: GroupId, result: Result<&[u8], Refused>) -> Self {
+        let (status, hint) = match result {
+            Ok(_) => (0, 0),
+            Err(Refused::NotLeader(hint)) => (1, NodeId::to_wire(hint)),
+            Err(refused) => (status_of(refused), 0),
+        };
+        let size = result.map_or(0, |bytes| bytes.len() as u32);
+        let (group, consistency, zero16, zero32) = (group.0, 0, 0, 0);
+        Self { group, status, consistency, zero16, size, hint, index: 0, epoch: 0, zero32 }
+    }
 }
 
 fn write_query_frame(
     out: &mut Vec<u8>,
     kind: FrameKind,
     token: u64,
-    group: GroupId,
-    result: Result<&[u8], Refused>,
+    head: QueryHead,
+    bytes: &[u8],
 ) {
-    let bytes = result.unwrap_or_default();
-    let (status, hint) = match result {
-        Ok(_) => (0, 0),
-        Err(Refused::NotLeader(hint)) => (1, NodeId::to_wire(hint)),
-        Err(refused) => (status_of(refused), 0),
-    };
-    let size = bytes.len() as u32;
     let mut writer = FrameWriter::begin(out);
-    writer.entry(&QueryHead { group: group.0, status, zero8: 0, zero16: 0, size, hint });
+    writer.entry(&head);
     writer.control_bytes(bytes);
     writer.finish(kind, 1, token);
 }
@@ -358,7 +439,10 @@ pub fn read_query(frame: &Frame) -> Result<Query, FrameError> {
         0 => Ok(frame.control.slice(start..start + head.size as usize)),
         status => Err(refused_of(status, head.hint).ok_or(FrameError::BadEntry(0))?),
     };
-    Ok(Query { token: frame.token, group: GroupId(head.group), result })
+    let known = Consistency::ALL.get(usize::from(head.consistency));
+    let consistency = *known.ok_or(FrameError::BadEntry(0))?;
+    let place = Place { epoch: head.epoch, index: Index(head.index) };
+    Ok(Query { token: frame.token, group: GroupId(head.group), consistency, place, result })
 }
 
 /// Writes a question about the shard.

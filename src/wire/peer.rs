@@ -4,9 +4,11 @@
 //! entry, 64 bytes, in the control section; the frame's token is zero
 //!    0 u32 group
 //!    4 u8  kind       1 vote request, 2 vote reply, 3 append, 4 append reply, 5 append reject,
-//!                     6 heartbeat, 7 heartbeat reply, 14 sleep?, 15 its answer,
-//!                     16 keep-alive: of no group, but of the whole shard (group and term are zero)
-//!    5 u8  flags      1 pre-vote, 2 granted, 4 the voter is RECOVERING, 8 asleep; others are refused
+//!                     6 heartbeat, 7 heartbeat reply, 8 timeout now, 9 read index, 10 read reply,
+//!                     14 sleep?, 15 its answer, 16 keep-alive: of no group, but of the whole shard
+//!                     (group and term are zero)
+//!    5 u8  flags      1 pre-vote, 2 granted, 4 the voter is RECOVERING, 8 the leader asked for this
+//!                     election (kind 1) or asleep (kind 15); others are refused
 //!    6 u16 zero
 //!    8 u32 blocks     of this append, in the frame's block section, in the order of the entries
 //!   12 u32 incarnation  of the sender
@@ -34,11 +36,12 @@ const FLAG_GRANTED: u8 = 2;
 const FLAG_RECOVERING: u8 = 4;
 const FLAG_ASLEEP: u8 = 8;
 const KEEP_ALIVE: u8 = 16;
+const FLAG_HANDED: u8 = 8;
 
 /// The flags that a kind of message may have; 0 for those without.
 const fn flags_of(kind: u8) -> u8 {
     match kind {
-        1 => FLAG_PRE,
+        1 => FLAG_PRE | FLAG_HANDED,
         2 => FLAG_PRE | FLAG_GRANTED | FLAG_RECOVERING,
         15 => FLAG_ASLEEP,
         _ => 0,
@@ -75,8 +78,9 @@ impl PeerEntry {
     /// The entry for `message`, with the number of blocks that travel beside it.
     pub fn encode(group: GroupId, message: &Message, blocks: u32) -> Self {
         let (kind, flags, fields) = match message.body {
-            Body::VoteRequest { pre, last_index, last_term } => {
-                (1, flag(pre, FLAG_PRE), [last_index.0, last_term.0, 0, 0])
+            Body::VoteRequest { pre, handed, last_index, last_term } => {
+                let flags = flag(pre, FLAG_PRE) | flag(handed, FLAG_HANDED);
+                (1, flags, [last_index.0, last_term.0, 0, 0])
             }
             Body::VoteReply { pre, granted, recovering } => {
                 let granted = flag(granted, FLAG_GRANTED) | flag(recovering, FLAG_RECOVERING);
@@ -95,6 +99,9 @@ impl PeerEntry {
             Body::HibernateReply { round, asleep } => {
                 (15, flag(asleep, FLAG_ASLEEP), [round.into(), 0, 0, 0])
             }
+            Body::TimeoutNow => (8, 0, [0; 4]),
+            Body::ReadIndex { number } => (9, 0, [number, 0, 0, 0]),
+            Body::ReadReply { number, index } => (10, 0, [number, index.0, 0, 0]),
         };
         Self {
             group: group.0,
@@ -144,7 +151,10 @@ impl PeerEntry {
         let recovering = self.flags & FLAG_RECOVERING != 0;
         let [a, b, c, d] = self.fields;
         let body = match self.kind {
-            1 => Body::VoteRequest { pre, last_index: Index(a), last_term: Term(b) },
+            1 => {
+                let handed = self.flags & FLAG_HANDED != 0;
+                Body::VoteRequest { pre, handed, last_index: Index(a), last_term: Term(b) }
+            }
             2 => Body::VoteReply { pre, granted, recovering },
             3 => Body::Append {
                 prev_index: Index(a),
@@ -165,9 +175,14 @@ impl PeerEntry {
                 let asleep = self.flags & FLAG_ASLEEP != 0;
                 Body::HibernateReply { round: u32::try_from(a).ok()?, asleep }
             }
+            8 => Body::TimeoutNow,
+            9 => Body::ReadIndex { number: a },
+            10 => Body::ReadReply { number: a, index: Index(b) },
             _ => return None,
         };
-        let strange = self.flags & !flags_of(self.kind) != 0;
+        // A question without effect is not one that anybody was told to ask.
+        let torn = self.flags & (FLAG_PRE | FLAG_HANDED) == FLAG_PRE | FLAG_HANDED;
+        let strange = self.flags & !flags_of(self.kind) != 0 || torn;
         if strange || (self.blocks > 0 && self.kind != 3) || self.term > TERM_MAX {
             return None;
         }

@@ -25,8 +25,9 @@ fn message(body: Body) -> Message {
 
 fn all_bodies() -> Vec<Body> {
     vec![
-        Body::VoteRequest { pre: true, last_index: Index(4), last_term: Term(5) },
-        Body::VoteRequest { pre: false, last_index: Index(4), last_term: Term(5) },
+        Body::VoteRequest { pre: true, handed: false, last_index: Index(4), last_term: Term(5) },
+        Body::VoteRequest { pre: false, handed: false, last_index: Index(4), last_term: Term(5) },
+        Body::VoteRequest { pre: false, handed: true, last_index: Index(4), last_term: Term(5) },
         Body::VoteReply { pre: true, granted: false, recovering: false },
         Body::VoteReply { pre: false, granted: true, recovering: false },
         Body::VoteReply { pre: false, granted: true, recovering: true },
@@ -38,6 +39,9 @@ fn all_bodies() -> Vec<Body> {
         Body::Hibernate { last: Index(5), round: 6 },
         Body::HibernateReply { round: 6, asleep: true },
         Body::HibernateReply { round: 6, asleep: false },
+        Body::TimeoutNow,
+        Body::ReadIndex { number: 9 },
+        Body::ReadReply { number: 9, index: Index(3) },
     ]
 }
 
@@ -76,6 +80,15 @@ fn flags_that_a_message_does_not_have_are_refused() {
         bytes[5] |= 16;
         assert_eq!(entry.decode(), None, "{body:?}");
     }
+    let reply = Body::VoteReply { pre: false, granted: true, recovering: false };
+    let mut entry = PeerEntry::encode(GroupId(1), &message(reply), 0);
+    zerocopy::IntoBytes::as_mut_bytes(&mut entry)[5] |= 8;
+    assert_eq!(entry.decode(), None, "only a request says that the leader asked for it");
+    let ask =
+        Body::VoteRequest { pre: true, handed: false, last_index: Index(1), last_term: Term(1) };
+    let mut entry = PeerEntry::encode(GroupId(1), &message(ask), 0);
+    zerocopy::IntoBytes::as_mut_bytes(&mut entry)[5] |= 8;
+    assert_eq!(entry.decode(), None, "whoever is told to campaign asks nobody before");
     let mut entry = PeerEntry::encode(GroupId(1), &message(Body::HeartbeatReply { context: 6 }), 0);
     zerocopy::IntoBytes::as_mut_bytes(&mut entry)[5] = 4;
     assert_eq!(entry.decode(), None, "only a vote is marked");
@@ -168,13 +181,23 @@ fn answers_and_refusals_come_back_as_they_were_given() {
 #[test]
 fn queries_carry_opaque_bytes_both_ways() {
     let mut out = Vec::new();
-    write_query(&mut out, 42, GroupId(1), b"what is x?");
-    write_query_reply(&mut out, 42, GroupId(1), Ok(b"5"));
-    write_query_reply(&mut out, 43, GroupId(1), Err(Refused::NotLeader(Some(NodeId(2)))));
+    write_query(&mut out, 42, GroupId(1), Consistency::Lease, b"what is x?");
+    let place = Place { epoch: 3, index: Index(9) };
+    write_query_reply(&mut out, 42, GroupId(1), place, Ok(b"5"));
+    write_query_reply(
+        &mut out,
+        43,
+        GroupId(1),
+        Place::default(),
+        Err(Refused::NotLeader(Some(NodeId(2)))),
+    );
     let mut bytes = BytesMut::from(&out[..]);
     let mut next = || read_query(&Frame::take(&mut bytes).unwrap().unwrap()).unwrap();
-    assert_eq!(next().result, Ok(Bytes::from_static(b"what is x?")));
+    let asked = next();
+    assert_eq!(asked.result, Ok(Bytes::from_static(b"what is x?")));
+    assert_eq!(asked.consistency, Consistency::Lease);
     let reply = next();
+    assert_eq!(reply.place, place);
     assert_eq!((reply.token, reply.result), (42, Ok(Bytes::from_static(b"5"))));
     assert_eq!(next().result, Err(Refused::NotLeader(Some(NodeId(2)))));
 }

@@ -9,7 +9,7 @@ use ringraft::client::{ClientError, QueryTarget, SubmitError};
 use ringraft::ids::{GroupId, Index, NodeId};
 use ringraft::machine::events::query::{Query, ReadReply};
 use ringraft::runtime::ring::Waker;
-use ringraft::wire::client::Refused;
+use ringraft::wire::client::{Consistency, Refused};
 
 use crate::cluster::Cluster;
 use crate::load::{Fate, Ledger, QUEUE, new_session};
@@ -158,7 +158,14 @@ impl Reader {
         eventually("a node takes the question", PATIENCE, || {
             self.turn();
             let now = self.driver.now();
-            match self.driver.core(0).query(now, group, target, question.clone(), 0) {
+            match self.driver.core(0).query(
+                now,
+                group,
+                target,
+                Consistency::Stale,
+                question.clone(),
+                0,
+            ) {
                 Err(SubmitError::NotReady | SubmitError::NoNode(_)) => None,
                 other => {
                     other.unwrap();

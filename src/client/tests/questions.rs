@@ -3,7 +3,7 @@
 use super::world::*;
 use crate::client::*;
 use crate::ids::*;
-use crate::wire::client::{Refused, write_query_reply};
+use crate::wire::client::{Consistency, Place, Refused, write_query_reply};
 use crate::wire::frame::Frame;
 
 #[test]
@@ -12,7 +12,10 @@ fn a_query_finds_the_leader_and_teaches_where_it_is() {
     world.leaders.insert(0, Some(2));
     let tag = world.ask(0, QueryTarget::Leader);
     world.settle();
-    assert_eq!(world.replies, [QueryDone { tag, result: Ok("from 2".into()) }]);
+    assert_eq!(
+        world.replies,
+        [QueryDone { tag, place: Place::default(), result: Ok("from 2".into()) }]
+    );
     assert_eq!(world.core.leader(GroupId(0)), 2);
 }
 
@@ -28,8 +31,14 @@ fn a_query_to_one_node_is_answered_by_it_or_not_at_all() {
         Err(ClientError::Refused(Refused::NotLeader(Some(NodeId(2)))))
     );
     assert_eq!(world.replies[1].result, Ok("from 1".into()));
-    let nobody =
-        world.core.query(world.now, GroupId(0), QueryTarget::Node(NodeId(9)), Bytes::new(), 1);
+    let nobody = world.core.query(
+        world.now,
+        GroupId(0),
+        QueryTarget::Node(NodeId(9)),
+        Consistency::Stale,
+        Bytes::new(),
+        1,
+    );
     assert_eq!(nobody, Err(SubmitError::NoNode(NodeId(9))));
 }
 
@@ -68,7 +77,10 @@ fn status_of_a_dead_node_says_so_and_of_a_live_one_answers() {
     world.core.status(world.now, 0, 0, 10).unwrap();
     world.core.status(world.now, 1, 0, 11).unwrap();
     world.run(1_000_000, |w| w.replies.len() == 2);
-    assert_eq!(world.replies[0], QueryDone { tag: 10, result: Ok("{}".into()) });
+    assert_eq!(
+        world.replies[0],
+        QueryDone { tag: 10, place: Place::default(), result: Ok("{}".into()) }
+    );
     assert_eq!(
         world.replies[1].result,
         Err(ClientError::Unreachable { reason: "connection refused".into() })
@@ -86,7 +98,7 @@ fn a_late_reply_to_a_question_that_is_over_finds_nobody() {
     world.settle();
     let mut bytes = Vec::new();
     let first_token = 1 << 32;
-    write_query_reply(&mut bytes, first_token, GroupId(0), Ok(b"old"));
+    write_query_reply(&mut bytes, first_token, GroupId(0), Place::default(), Ok(b"old"));
     let link = *world.open.keys().next().unwrap();
     let frame = Frame::take(&mut bytes[..].into()).unwrap().unwrap();
     world.core.frame(world.now, link, frame).unwrap();

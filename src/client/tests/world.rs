@@ -131,7 +131,9 @@ impl World {
     pub fn ask(&mut self, group: u32, to: QueryTarget) -> u64 {
         self.next_tag += 1;
         let question = Bytes::from_static(b"?");
-        self.core.query(self.now, GroupId(group), to, question, self.next_tag).unwrap();
+        self.core
+            .query(self.now, GroupId(group), to, Consistency::default(), question, self.next_tag)
+            .unwrap();
         self.next_tag
     }
 
@@ -337,7 +339,7 @@ impl World {
         let query = read_query(frame).unwrap();
         let text = format!("from {node}");
         let result = self.objection(node, query.group.0).map_or(Ok(text.as_bytes()), Err);
-        write_query_reply(reply, query.token, query.group, result);
+        write_query_reply(reply, query.token, query.group, Place::default(), result);
     }
 
     /// Lets node `node` say these answers on each of its connections.

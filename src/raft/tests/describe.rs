@@ -38,6 +38,9 @@ impl World {
         for f in &ready.fetches {
             self.trace.push(format!("{id:?} fetches {}..{} for {:?}", f.from, f.through, f.to));
         }
+        for r in &ready.reads {
+            self.trace.push(format!("{id:?} may answer reads ..{} at {}", r.through, r.index));
+        }
         for c in &ready.committed {
             self.trace.push(format!("{id:?} commits {}", c.index));
         }
@@ -110,8 +113,9 @@ fn describe_body(body: &Body, recovering: bool) -> String {
     let upto = |last: Index| if recovering { format!(" last={last}") } else { String::new() };
     let pre = |pre: bool| if pre { "pre-" } else { "" };
     match *body {
-        Body::VoteRequest { pre: p, last_index, last_term } => {
-            format!("{}vote? last={last_index}@{last_term}", pre(p))
+        Body::VoteRequest { pre: p, handed, last_index, last_term } => {
+            let handed = if handed { ", handed over" } else { "" };
+            format!("{}vote? last={last_index}@{last_term}{handed}", pre(p))
         }
         Body::VoteReply { pre: p, granted, recovering } => {
             let mark = if recovering { ", recovering" } else { "" };
@@ -129,5 +133,8 @@ fn describe_body(body: &Body, recovering: bool) -> String {
         Body::Hibernate { last, round } => format!("sleep? last={last} round={round}"),
         Body::HibernateReply { round, asleep: true } => format!("sleeps round={round}"),
         Body::HibernateReply { .. } => "is awake".into(),
+        Body::TimeoutNow => "campaign now".into(),
+        Body::ReadIndex { number } => format!("read index? for {number}"),
+        Body::ReadReply { number, index } => format!("read index {index} for {number}"),
     }
 }

@@ -27,6 +27,7 @@ impl Run {
         let mut rng = Rng::new(seed);
         let nodes = [1, 2, 3, 3, 3, 5][rng.between(0, 5) as usize];
         let small = rng.between(0, 1) == 1;
+        let leases = rng.between(0, 3) == 0;
         let mut world = World::new(nodes, |config| {
             config.seed = config.seed.wrapping_mul(31).wrapping_add(seed);
             if small {
@@ -35,7 +36,12 @@ impl Run {
                 config.uncommitted_bytes_max = 1000;
                 config.cache_bytes_max = 0;
             }
+            config.lease_reads = leases;
         });
+        if leases {
+            // Within the 20 % that the configuration allows for.
+            world.nodes.iter_mut().for_each(|node| node.rate = rng.between(92, 109));
+        }
         let mut pick = |max| rng.between(0, max);
         let (lose, double, crash, cut) = (pick(200), pick(100), pick(10), pick(10));
         let faults = Faults { lose, double, crash, cut, power: pick(10) };
@@ -73,8 +79,13 @@ impl Run {
         if self.happens(self.faults.cut) {
             self.change_cuts(id);
         }
-        match self.rng.between(0, 9) {
+        match self.rng.between(0, 10) {
             0 => self.propose(id),
+            10 if self.happens(20) => {
+                let to = self.any_node();
+                self.world.transfer(id, to);
+            }
+            10 => self.world.read(id),
             1 | 2 => {
                 let count = self.rng.between(1, 3) as usize;
                 self.world.persist(id, count);
@@ -167,6 +178,8 @@ impl Run {
             self.world.timeout(leader);
             self.world.settle();
         }
+        self.world.read(leader);
+        self.world.settle();
         let last = self.world.node(leader).raft().last_index();
         for node in &self.world.nodes {
             let raft = node.raft();
@@ -196,6 +209,7 @@ fn run(seed: u64, steps: usize) -> (u64, u64) {
     }
     run.heal();
     run.world.check_log_matching();
+    assert!(run.world.reads_done > 0, "a healthy cluster answers reads");
     (run.world.node(NodeId(1)).raft().commit().get(), run.power_losses)
 }
 

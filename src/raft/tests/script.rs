@@ -16,8 +16,10 @@
 //! crash n1 [K] | restart n1      K writes under way are done before (0)
 //! connect n1 n2 | disconnect n1 n2    n1 is told of its connection to n2
 //! silent n1 n2 | heard n1 n2     n1 is told that n2's shard says nothing, or speaks again
+//! beat n1 K                      K times its deadline and settle, without the heartbeats' trace
+//! read n1 | transfer n1 n2       a read arrives at n1 | n1 is to hand over to n2
 //! fetch n1 [fail] | disk n1 hangs|works   answer its oldest fetch | settle leaves its writes alone
-//! ask n1->n2 T INDEX@TERM        put n1's request for a vote in term T into the network
+//! ask n1->n2 T INDEX@TERM [handed]    put n1's request for a vote in term T into the network
 //! settle | elect n1              everything until it is quiet | timeout n1 and settle, untraced
 //! status | logs | progress n1
 //! quiet COMMAND                  without its trace
@@ -136,6 +138,15 @@ fn run_command(world: &mut World, command: &str, rest: &[&str]) {
         "silent" => world.handle(first(), Event::PeerSilent { peer: id(rest[1]) }),
         "heard" => world.handle(first(), Event::PeerHeard { peer: id(rest[1]) }),
         "disconnect" => world.handle(first(), Event::PeerDisconnected { peer: id(rest[1]) }),
+        "read" => world.read(first()),
+        "beat" => {
+            for _ in 0..number(1).unwrap() {
+                world.timeout(first());
+                world.settle();
+            }
+            world.trace.retain(|line| !line.contains("heartbeat"));
+        }
+        "transfer" => world.transfer(first(), id(rest[1])),
         "disk" => world.node_mut(first()).disk_hangs = rest[1] == "hangs",
         "ask" => ask(world, rest),
         "fetch" => world.fetch(first(), rest.get(1) != Some(&"fail")),
@@ -206,6 +217,7 @@ fn ask(world: &mut World, rest: &[&str]) {
         echo: Incarnation::ZERO,
         body: Body::VoteRequest {
             pre: false,
+            handed: rest.get(3) == Some(&"handed"),
             last_index: Index(last_index.parse().unwrap()),
             last_term: Term(last_term.parse().unwrap()),
         },

@@ -49,6 +49,11 @@ pub struct Node {
     pub wal_sync: bool,
     /// The boot record's word: the group may be RECOVERING (durability.md R3).
     pub recovering: bool,
+    /// Its clock advances so much while the world's advances 100.
+    pub rate: u64,
+    /// Reads asked of this start, and what was committed anywhere when they were asked.
+    reads: u64,
+    floors: BTreeMap<u64, Index>,
 }
 
 #[derive(Default)]
@@ -63,6 +68,8 @@ pub struct World {
     leaders: BTreeMap<Term, NodeId>,
     /// By first index: what some node has committed.
     committed: BTreeMap<Index, Block>,
+    /// Reads that were answered.
+    pub reads_done: u64,
 }
 
 impl Node {
@@ -109,6 +116,9 @@ impl World {
                 disk_hangs: false,
                 wal_sync: true,
                 recovering: false,
+                rate: 100,
+                reads: 0,
+                floors: BTreeMap::new(),
             };
             world.nodes.push(node);
             world.start(id);
@@ -126,7 +136,7 @@ impl World {
 
     /// (Re)starts a node from its disk, as the next incarnation.
     pub fn start(&mut self, id: NodeId) {
-        let now = self.now;
+        let now = self.local(id);
         let node = self.node_mut(id);
         node.config.incarnation.0 += 1;
         node.config.seed = node.config.seed.wrapping_add(7919);
@@ -146,7 +156,62 @@ impl World {
         node.writes.clear();
         node.held.clear();
         node.fetches.clear();
+        node.floors.clear();
         node.raft = None;
+    }
+
+    /// What this node's clock shows.
+    pub fn local(&self, id: NodeId) -> Tick {
+        Tick(self.now.get() * self.node(id).rate / 100)
+    }
+
+    /// What was committed anywhere, as far as it was not lost.
+    fn watermark(&self) -> Index {
+        self.committed.values().last().map_or(Index::ZERO, Block::last)
+    }
+
+    /// A read arrives: it must not be answered from before what is committed now.
+    pub fn read(&mut self, id: NodeId) {
+        let floor = self.watermark();
+        let node = self.node_mut(id);
+        node.reads += 1;
+        let number = node.reads;
+        node.floors.insert(number, floor);
+        self.handle(id, Event::ReadIndex { number });
+        self.check_lease(id);
+    }
+
+    /// A lease that runs is as good as a round.
+    pub fn check_lease(&self, id: NodeId) {
+        let raft = self.node(id).raft.as_ref();
+        if let Some(index) = raft.and_then(|raft| raft.lease_index(self.local(id))) {
+            let committed = self.watermark();
+            assert!(
+                index >= committed,
+                "{id:?} holds a lease at {index}, {committed} is committed"
+            );
+        }
+    }
+
+    fn check_reads(&mut self, id: NodeId, read: ReadIndex) {
+        let node = &mut self.nodes[id.0 as usize - 1];
+        let later = node.floors.split_off(&(read.through + 1));
+        for (number, floor) in std::mem::replace(&mut node.floors, later) {
+            let index = read.index;
+            assert!(
+                index >= floor,
+                "{id:?} answers read {number} at {index}, {floor} was committed"
+            );
+            self.reads_done += 1;
+        }
+    }
+
+    pub fn transfer(&mut self, id: NodeId, to: NodeId) {
+        let now = self.local(id);
+        if let Some(Err(why)) = self.node(id).raft.as_ref().map(|raft| raft.may_transfer(now, to)) {
+            self.trace.push(format!("{id:?} refuses: {why}"));
+        }
+        self.handle(id, Event::Transfer { to });
     }
 
     /// Power fails: beyond what is stable the first `keep` blocks survive by chance.
@@ -164,7 +229,8 @@ impl World {
     pub fn timeout(&mut self, id: NodeId) {
         let deadline = self.node(id).raft().deadline();
         if deadline < Tick(u64::MAX) {
-            self.now = self.now.max(deadline);
+            let rate = self.node(id).rate;
+            self.now = self.now.max(Tick((deadline.get() * 100).div_ceil(rate)));
         }
         self.handle(id, Event::Timeout);
     }
@@ -247,7 +313,7 @@ impl World {
     }
 
     pub fn handle(&mut self, id: NodeId, event: Event<'_>) {
-        let now = self.now;
+        let now = self.local(id);
         let Some(raft) = self.nodes[id.0 as usize - 1].raft.as_mut() else { return };
         let mut ready = std::mem::take(&mut self.ready);
         raft.handle(now, event, &mut ready);
@@ -297,6 +363,9 @@ impl World {
             node.held.push((outbound.after, Envelope { from: id, to, message, blocks }));
         }
         node.fetches.extend(&ready.fetches);
+        for &read in &ready.reads {
+            self.check_reads(id, read);
+        }
         for committed in &ready.committed {
             self.check_commit(id, committed.index);
         }
@@ -324,6 +393,9 @@ impl World {
         let first_lost = self.committed.keys().nth(kept).copied();
         if let Some(first) = first_lost {
             self.committed.split_off(&first);
+            let last = self.watermark();
+            let floors = self.nodes.iter_mut().flat_map(|node| node.floors.values_mut());
+            floors.for_each(|floor| *floor = last.min(*floor));
         }
     }
 

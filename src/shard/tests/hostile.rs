@@ -109,7 +109,10 @@ fn numbers_at_the_end_of_their_range_are_no_reason_to_panic() {
         Body::AppendReject { prev_index: Index(0), hint_index: Index(0), hint_term: Term(0) },
         Body::Heartbeat { commit: most, context: u64::MAX, last: most },
         Body::HeartbeatReply { context: u64::MAX },
-        Body::VoteRequest { pre: true, last_index: most, last_term: Term(u64::MAX) },
+        Body::VoteRequest { pre: true, handed: false, last_index: most, last_term: Term(u64::MAX) },
+        Body::TimeoutNow,
+        Body::ReadIndex { number: u64::MAX },
+        Body::ReadReply { number: u64::MAX, index: most },
         Body::VoteReply { pre: false, granted: true, recovering: true },
     ];
     let target = leader.0 as usize - 1;

@@ -5,7 +5,7 @@ use super::world::{Cluster, MS, Setup, block, block_of, frames};
 use crate::block::Block;
 use crate::ids::{GroupId, NodeId};
 use crate::wal::{DiskErrorKind, DiskOp, WalError};
-use crate::wire::client::{Answer, Refused, write_query};
+use crate::wire::client::{Answer, Consistency, Refused, write_query};
 
 fn led(setup: Setup) -> (Cluster<Ledger>, usize, usize) {
     let mut c = setup.start();
@@ -148,7 +148,7 @@ fn a_client_that_does_not_read_is_not_read_from() {
     c.clients[client].deaf = true;
     let conn = 1 << 32 | client as u64;
     let mut question = Vec::new();
-    write_query(&mut question, 1, GroupId(0), b"long");
+    write_query(&mut question, 1, GroupId(0), Consistency::Stale, b"long");
     let question = frames(&question).pop().unwrap();
     for asked in 0..40 {
         let shard = c.nodes[leader].shard.as_mut().unwrap();

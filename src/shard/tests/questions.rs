@@ -7,7 +7,7 @@ use crate::machine::events::query::{Query, ReadReply};
 use crate::machine::events::{EventLimits, EventStore};
 use crate::shard::ShardStatus;
 use crate::wire::admin::{AdminReply, AdminRequest};
-use crate::wire::client::{Refused, write_admin, write_query, write_status};
+use crate::wire::client::{Consistency, Refused, write_admin, write_query, write_status};
 use crate::wire::frame::Frame;
 
 fn one(write: impl FnOnce(&mut Vec<u8>)) -> Frame {
@@ -32,7 +32,11 @@ fn an_acknowledged_event_is_read_back_from_its_queue() {
     let first = c.answer(client).result.expect("committed").first;
 
     let read = Query::Read { queue: b"orders", from: Index(0), limit: 10, bytes_max: 4096 };
-    c.give(client, one(|out| write_query(out, 77, GroupId(1), &read.encode()))).unwrap();
+    c.give(
+        client,
+        one(|out| write_query(out, 77, GroupId(1), Consistency::Linearizable, &read.encode())),
+    )
+    .unwrap();
     c.run(MS);
     let reply = c.clients[client].replies.pop().expect("an answer");
     assert_eq!((reply.token, reply.group), (77, GroupId(1)));
@@ -48,7 +52,8 @@ fn ask(
     question: &[u8],
 ) -> Result<(), Refused> {
     let client = c.client(0);
-    c.give(client, one(|out| write_query(out, 1, GroupId(group), question))).unwrap();
+    c.give(client, one(|out| write_query(out, 1, GroupId(group), Consistency::Stale, question)))
+        .unwrap();
     c.run(MS);
     c.clients[client].replies.pop().expect("an answer").result.map(|_| ())
 }

@@ -3,7 +3,7 @@
 use super::machine::Ledger;
 use super::world::{Cluster, MS, Setup, block_of};
 use crate::ids::GroupId;
-use crate::wire::client::{Refused, write_query};
+use crate::wire::client::{Consistency, Refused, write_query};
 use crate::wire::frame::Frame;
 
 /// Three nodes that sync nothing of their own accord.
@@ -94,7 +94,7 @@ fn a_replica_without_its_memory_answers_no_questions() {
 fn ask(c: &mut Cluster<Ledger>, node: usize) -> Result<(), Refused> {
     let client = c.client(node);
     let mut bytes = Vec::new();
-    write_query(&mut bytes, 1, GroupId(0), b"");
+    write_query(&mut bytes, 1, GroupId(0), Consistency::Stale, b"");
     let frame = Frame::take(&mut bytes.as_slice().into()).unwrap().unwrap();
     c.give(client, frame).unwrap();
     c.run(MS);

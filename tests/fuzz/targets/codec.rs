@@ -7,8 +7,9 @@ use ringraft::machine::events::query::{DigestReply, ListReply, ReadReply};
 use ringraft::shard::ShardStatus;
 use ringraft::wire::admin::{AdminReply, AdminRequest};
 use ringraft::wire::client::{
-    Answer, AnswerEntry, Committed, Durability, Refused, read_query, read_status_reply,
-    write_answers, write_query, write_query_reply, write_status, write_status_reply,
+    Answer, AnswerEntry, Committed, Consistency, Durability, Place, Refused, read_query,
+    read_status_reply, write_answers, write_query, write_query_reply, write_status,
+    write_status_reply,
 };
 use ringraft::wire::frame::{
     FRAME_BYTES_MAX, Frame, FrameKind, FrameWriter, read_close, write_close,
@@ -166,9 +167,11 @@ pub fn frame_samples() -> Vec<Vec<u8>> {
     samples.extend([
         submit(&[events(0, 1, 3), events(1, 2, 1)]),
         bytes_of(|out| write_answers(out, &answers)),
-        bytes_of(|out| write_query(out, 4, group, b"\x04")),
-        bytes_of(|out| write_query_reply(out, 4, group, Ok(&read))),
-        bytes_of(|out| write_query_reply(out, 4, group, Err(Refused::NotLeader(None)))),
+        bytes_of(|out| write_query(out, 4, group, Consistency::Follower, b"\x04")),
+        bytes_of(|out| write_query_reply(out, 4, group, Place::default(), Ok(&read))),
+        bytes_of(|out| {
+            write_query_reply(out, 4, group, Place::default(), Err(Refused::NotLeader(None)))
+        }),
         bytes_of(|out| write_status(out, 5)),
         bytes_of(|out| write_status_reply(out, 5, json)),
         bytes_of(|out| write_close(out, "the node is stopping")),

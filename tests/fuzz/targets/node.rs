@@ -13,7 +13,7 @@ use ringraft::shard::{Output, Shard, ShardConfig};
 use ringraft::wal::{
     DiskDone, DiskError, DiskErrorKind, DiskOp, LogIdentity, Suspect, Wal, WalConfig,
 };
-use ringraft::wire::client::{write_query, write_status};
+use ringraft::wire::client::{Consistency, write_query, write_status};
 use ringraft::wire::frame::{Frame, FrameKind, FrameWriter};
 use ringraft::wire::peer::PeerEntry;
 
@@ -289,9 +289,11 @@ pub fn client_samples() -> Vec<Vec<u8>> {
     }
     for (group, question) in [(0, &b"\x04"[..]), (1, b"\x05"), (0, b"\x02\x09\0\0\0\0\0"), (3, b"")]
     {
-        let mut out = Vec::new();
-        write_query(&mut out, 4, GroupId(group), question);
-        samples.push(out);
+        for consistency in Consistency::ALL {
+            let mut out = Vec::new();
+            write_query(&mut out, 4, GroupId(group), consistency, question);
+            samples.push(out);
+        }
     }
     let mut status = Vec::new();
     write_status(&mut status, 9);
@@ -317,13 +319,17 @@ pub fn peer_samples() -> Vec<Vec<u8>> {
         }
     }
     let beat = message(1, Body::Heartbeat { commit: Index(2), context: 1, last: Index(3) });
-    let vote =
-        message(9, Body::VoteRequest { pre: false, last_index: Index(9), last_term: Term(2) });
+    let vote = message(
+        9,
+        Body::VoteRequest { pre: false, handed: false, last_index: Index(9), last_term: Term(2) },
+    );
     samples.push(peer_frame(&[(0, vote, &[]), (1, beat, &[]), (2, vote, &[])]));
+    let now = message(2, Body::TimeoutNow);
+    samples.push(peer_frame(&[(1, beat, &[]), (1, now, &[]), (0, now, &[])]));
     samples
 }
 
-fn bodies(at: u64, term: u64) -> [Body; 9] {
+fn bodies(at: u64, term: u64) -> [Body; 12] {
     let (index, before, last) = (Index(at), Term(term.min(1)), Index(at + at % 2));
     let pre = at.is_multiple_of(2);
     let reply = |granted, recovering| Body::VoteReply { pre, granted, recovering };
@@ -333,7 +339,10 @@ fn bodies(at: u64, term: u64) -> [Body; 9] {
         Body::AppendReject { prev_index: index, hint_index: Index(at / 2), hint_term: before },
         Body::Heartbeat { commit: index, context: at, last },
         Body::HeartbeatReply { context: at },
-        Body::VoteRequest { pre, last_index: index, last_term: before },
+        Body::VoteRequest { pre, handed: false, last_index: index, last_term: before },
+        Body::VoteRequest { pre: false, handed: true, last_index: index, last_term: before },
+        Body::ReadIndex { number: at },
+        Body::ReadReply { number: at, index },
         reply(true, false),
         reply(at.is_multiple_of(3), true),
         append(index, Term(term), Index(at + 2), last),
