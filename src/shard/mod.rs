@@ -17,6 +17,7 @@
 
 mod admin;
 mod apply;
+mod campaigns;
 pub mod figures;
 mod group;
 mod handover;
@@ -33,6 +34,7 @@ mod view;
 use std::collections::VecDeque;
 
 use self::admin::Admin;
+use self::campaigns::Campaigns;
 use self::group::Group;
 use self::hibernation::Liveness;
 use self::proposals::Clients;
@@ -165,6 +167,7 @@ pub struct Shard<M> {
     ready: Ready,
     timers: Timers,
     liveness: Liveness,
+    campaigns: Campaigns,
     peers: Vec<Peer>,
     clients: Clients,
     admin: Admin,
@@ -216,6 +219,7 @@ impl<M: StateMachine> Shard<M> {
             groups: Vec::new(),
             ready: Ready::default(),
             timers: Timers::new(config.raft.heartbeat_us / TIMER_GRID),
+            campaigns: Campaigns::default(),
             liveness: Liveness::new(&config.raft, peers.iter().map(|peer| peer.node)),
             peers,
             clients: Clients::default(),
@@ -288,6 +292,10 @@ impl<M: StateMachine> Shard<M> {
         self.recovering -= usize::from(recovering && !raft.is_recovering());
         self.liveness.asleep += usize::from(raft.is_hibernating());
         self.liveness.asleep -= usize::from(asleep);
+        let decided = matches!(raft.role(), Role::Leader | Role::Follower);
+        if decided && self.groups[local as usize].campaign_ends.is_some() {
+            self.give_place_back(local);
+        }
         self.reschedule(local);
     }
 
@@ -346,7 +354,7 @@ impl<M: StateMachine> Shard<M> {
     fn run_timers(&mut self, now: Tick) {
         while let Some(local) = self.timers.pop_due(now) {
             if self.groups[local as usize].raft.deadline() <= now {
-                self.step(now, local, Event::Timeout);
+                self.call(now, local);
             } else {
                 self.reschedule(local);
             }

@@ -32,6 +32,7 @@ mod config;
 mod durability;
 mod facts;
 mod fetch;
+mod groups;
 mod index;
 mod inspect;
 mod ops;

@@ -189,3 +189,24 @@ fn with_hibernation_off_a_member_refuses_to_sleep_and_its_groups_stay_awake() {
     assert!((0..3).all(|i| c.shard(i).hibernating() == 0));
     assert!(c.shard(0).deadline(c.now) < Tick(u64::MAX));
 }
+
+/// Nobody answers it, so that no round is decided: without a bound all of them would begin a new one
+/// three to six times a second.
+#[test]
+fn of_a_thousand_groups_without_a_leader_a_few_hundred_stand_at_a_time() {
+    let mut c = setup(1500).start();
+    c.isolate(0);
+    c.run(500 * MS);
+    let begun = |c: &Cluster<Ledger>| {
+        let all = c.nodes[0].transitions.iter();
+        all.filter(|t| t.role == Role::PreCandidate && t.reason == "election timeout").count()
+    };
+    let before = begun(&c);
+    c.run(900 * MS);
+    let rounds = begun(&c) - before;
+    // 512 places, each for 150 ms.
+    assert!((512 * 4..=512 * 7).contains(&rounds), "{rounds} rounds");
+    c.heal();
+    c.elect();
+    c.converge();
+}
