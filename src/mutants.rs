@@ -137,6 +137,26 @@ mutants! {
     HibernateForUnconfirmedTerm = "hibernate-for-unconfirmed-term",
     /// A sleeping follower does not notice that its leader's node has begun anew.
     NoWakeOnIncarnationChange = "no-wake-on-incarnation-change",
+    /// A change of voters is one entry, without a joint configuration (bug 19).
+    SingleStepChange = "single-step-change",
+    /// A configuration is in use when it is committed, not when it is in the log (§6).
+    ConfigurationAtCommit = "configuration-at-commit",
+    /// A configuration that was cut off the log stays in use (§6).
+    KeepCutConfiguration = "keep-cut-configuration",
+    /// A leader begins a change before it has committed anything in its term (bug 19).
+    ChangeBeforeOwnCommit = "change-before-own-commit",
+    /// A second change begins before the first one is committed (bug 19).
+    TwoChangesAtOnce = "two-changes-at-once",
+    /// A leader that is being removed counts itself (bug 21).
+    RemovedLeaderCountsItself = "removed-leader-counts-itself",
+    /// Learners count like voters.
+    LearnersCount = "learners-count",
+    /// Learners stand for election (bug 20, redpanda#8495).
+    LearnerCampaigns = "learner-campaigns",
+    /// While two configurations decide together, the new one's majority is enough (§6).
+    JointByNewMajority = "joint-by-new-majority",
+    /// The joint configuration is left before it is committed (§6).
+    LeaveJointBeforeCommit = "leave-joint-before-commit",
     /// A leader answers reads without asking anybody whether it still leads.
     ReadWithoutRound = "read-without-round",
     /// A new leader answers reads before an entry of its own term has committed (bug 24, tikv#9239).

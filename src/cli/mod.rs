@@ -12,6 +12,7 @@ mod bench;
 mod doctor;
 mod idle;
 mod logging;
+mod member;
 mod runner;
 mod serve;
 mod sim;
@@ -42,6 +43,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
+    Member(member::MemberArgs),
     Sim(sim::SimArgs),
     Wal(wal::WalArgs),
 }
@@ -75,6 +77,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Serve(_) => unreachable!("handled above"),
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Member(args) => member::run(args),
         Command::Sim(args) => sim::run(&args),
         Command::Wal(args) => wal::run(&args),
     }

@@ -292,7 +292,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
     format!(
         "{} seeds, {:.2} simulated hours, {:.0} simulated s a s and core; {} faults ({} in the \
          quietest seed), {} kills, \
-         {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts; {} blocks acknowledged of {} asked, {} sent \
+         {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts, {} changes of members; {} blocks acknowledged of {} asked, {} sent \
          again, {} answered from the table; {} of {} reads answered (linearizable {}, follower {}, \
          lease {}, stale {}); {} transfers; {} elections, {} groups put to sleep, {} messages; {} violations",
         stats.seeds,
@@ -307,6 +307,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.rot_found,
         stats.losses,
         stats.starts,
+        stats.changes,
         stats.acknowledged,
         stats.asked,
         stats.retries,

@@ -381,6 +381,7 @@ impl ClientCore {
             incarnation: Incarnation::ZERO,
             to: self.map.expected(link.node),
             shard: link.shard,
+            first: 0,
         };
         hello.write(out);
     }

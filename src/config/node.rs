@@ -15,6 +15,10 @@ const EXAMPLE: &str = "tuning/node.toml";
 pub struct NodeConfig {
     /// Which of `cluster.nodes` this is.
     pub id: u32,
+    /// This node is to be taken into groups that run (`ringraft member add`), and waits for that.
+    /// Only its first start asks.
+    #[serde(default)]
+    pub join: bool,
     /// Where the log and the identity live. Made on the first start; its parent must exist.
     pub data_dir: PathBuf,
     pub cluster: ClusterConfig,
@@ -193,6 +197,7 @@ impl NodeConfig {
     pub fn new(id: u32, data_dir: impl Into<PathBuf>, cluster: ClusterConfig) -> Self {
         Self {
             id,
+            join: false,
             data_dir: data_dir.into(),
             cluster,
             limits: LimitsConfig::default(),
@@ -230,7 +235,7 @@ impl NodeConfig {
     /// Checks everything that can be checked without opening a socket or writing a file.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let check = Checker { origin: &self.origin };
-        self.cluster.validate(&self.origin)?;
+        self.validate_cluster(check)?;
         check.ensure(
             self.cluster.node(self.id).is_some(),
             "id",
@@ -243,6 +248,21 @@ impl NodeConfig {
         check.within("runtime.spin_us", self.runtime.spin_us, 0..=10_000, "use 0 to 10000")?;
         self.validate_admin(check)?;
         self.validate_directory()
+    }
+
+    /// A node that joins lists itself beside the others: no voter yet, and no list of voters.
+    fn validate_cluster(&self, check: Checker<'_>) -> Result<(), ConfigError> {
+        if !self.join {
+            return self.cluster.validate(&self.origin);
+        }
+        check.ensure(
+            self.cluster.nodes.iter().any(|node| node.id != self.id),
+            "join",
+            true,
+            "cluster.nodes names no other node",
+            "list the nodes that run, and this one",
+        )?;
+        ClusterConfig { allow_even_voters: true, ..self.cluster.clone() }.validate(&self.origin)
     }
 
     fn validate_admin(&self, check: Checker<'_>) -> Result<(), ConfigError> {

@@ -5,14 +5,17 @@ use thiserror::Error;
 use super::log::TermRun;
 use super::quorum::VOTERS_MAX;
 use crate::ids::{GroupId, HardState, Incarnation, Index, NodeId};
+use crate::membership::Membership;
 
 /// One group on one node. Times in microseconds, sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// This node; must be one of `voters`.
+    /// This node; one of `voters`, unless these are none.
     pub id: NodeId,
     pub group: GroupId,
-    /// Everyone whose vote and acknowledgement counts, in any order.
+    /// Everyone whose vote and acknowledgement counts in the group's first configuration, in any
+    /// order; what the log says of memberships goes before it. None: this node waits until the
+    /// group's leader sends it the log, and with it a configuration.
     pub voters: Vec<NodeId>,
     /// Start number of this node (durability.md R3); goes out in every message.
     pub incarnation: Incarnation,
@@ -56,8 +59,6 @@ pub const CLOCK_DRIFT_PERCENT: u32 = 20;
 /// Why a configuration is refused; each text says what to change.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
-    #[error("group {0:?} has no voters: name at least one node")]
-    NoVoters(GroupId),
     #[error("{0} voters are more than {VOTERS_MAX}")]
     TooManyVoters(usize),
     #[error("node {0} is named twice among the voters")]
@@ -131,9 +132,6 @@ impl Config {
     }
 
     fn validate_voters(&self) -> Result<(), ConfigError> {
-        if self.voters.is_empty() {
-            return Err(ConfigError::NoVoters(self.group));
-        }
         if self.voters.len() > VOTERS_MAX {
             return Err(ConfigError::TooManyVoters(self.voters.len()));
         }
@@ -145,7 +143,12 @@ impl Config {
                 return Err(ConfigError::DuplicateVoter(voter));
             }
         }
-        if self.voters.contains(&self.id) { Ok(()) } else { Err(ConfigError::NotAVoter(self.id)) }
+        let joins = self.voters.is_empty();
+        if joins || self.voters.contains(&self.id) {
+            Ok(())
+        } else {
+            Err(ConfigError::NotAVoter(self.id))
+        }
     }
 }
 
@@ -162,6 +165,9 @@ pub struct Restored {
     /// What this node acknowledged before may be missing from the above: the group starts
     /// RECOVERING (durability.md R3, R4).
     pub recovering: bool,
+    /// The configurations among the entries, ascending, behind that of a snapshot if there is one.
+    /// None: the group's first configuration.
+    pub memberships: Vec<Membership>,
 }
 
 impl Default for Restored {
@@ -173,6 +179,7 @@ impl Default for Restored {
             first: Index(1),
             last: Index::ZERO,
             recovering: false,
+            memberships: Vec::new(),
         }
     }
 }
@@ -181,7 +188,13 @@ impl Restored {
     /// What no log of this core says: why a group cannot start from it. A true checksum is no proof
     /// of sense.
     pub fn check(&self) -> Result<(), &'static str> {
-        let Self { hard_state, terms, first, last, .. } = self;
+        let Self { hard_state, terms, first, last, memberships, .. } = self;
+        let in_order = memberships.windows(2).all(|pair| pair[0].index < pair[1].index);
+        let among = memberships.iter().all(|m| Index::ZERO < m.index && m.index <= *last);
+        let alone = memberships.iter().any(|m| m.voters.is_empty());
+        if !in_order || !among || alone {
+            return Err("configurations that the entries do not have");
+        }
         let empty = *last < *first;
         if *first == Index::ZERO || last.next() < *first || terms.is_empty() != empty {
             return Err("entries without a place or without a term");

@@ -7,7 +7,7 @@ use crate::ids::{Index, NodeId, Seq, Term, Tick};
 impl Raft {
     pub(super) fn first_election_deadline(&mut self, now: Tick) {
         let config = &self.config;
-        let (low, high) = if self.peers.is_empty() {
+        let (low, high) = if self.votes_alone() {
             (0, 0)
         } else if config.preferred {
             (config.heartbeat_us, 2 * config.heartbeat_us)
@@ -80,9 +80,11 @@ impl Raft {
 
     fn ask_for_votes(&mut self, pre: bool, handed: bool, ready: &mut Ready) {
         let (last_index, last_term) = (self.log.last_index(), self.log.last_term());
-        for i in 0..self.peers.len() {
-            let body = Body::VoteRequest { pre, handed, last_index, last_term };
-            self.send(i, Seq::ZERO, body, 0..0, ready);
+        for i in 0..self.members {
+            if self.voters.contains(self.peers[i].id) {
+                let body = Body::VoteRequest { pre, handed, last_index, last_term };
+                self.send(i, Seq::ZERO, body, 0..0, ready);
+            }
         }
     }
 

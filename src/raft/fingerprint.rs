@@ -8,7 +8,7 @@
 //! | times (deadlines, last contact, waiting since, back-off) | `forget_time` sets them to 0 after every event, so they are equal. Who uses it chooses by the `now` of the next event what has run out: 0 nothing, far ahead everything. The protocol's safety rests on no clock, so more schedules than real ones may be tried |
 //! | the random state | it only draws timeouts, which are times |
 //! | absolute sequence numbers | only their distance from what is persisted is ever compared; it is kept |
-//! | the configuration, but for the incarnation | it does not change while a model runs |
+//! | the node's configuration, but for the incarnation | it does not change while a model runs |
 //! | bodies of blocks | Raft never reads them; (index, term, session number) name a block |
 //! | sums that follow from the rest (cached bytes, peers' ids) | they follow from the rest |
 
@@ -27,10 +27,12 @@ impl Raft {
         (self.own_vote, self.heard_at.is_some(), self.announced).hash(state);
         self.hibernation.fingerprint().hash(state);
         (self.epoch, self.recovery, self.context, self.transfer).hash(state);
+        (&self.history, &self.catch_up).hash(state);
         self.reads.fingerprint(state);
         for peer in &self.peers {
-            (peer.incarnation, peer.vote, peer.reads, peer.context).hash(state);
             (peer.absent, peer.sleeps).hash(state);
+            (peer.id, peer.standing, peer.incarnation, peer.vote).hash(state);
+            (peer.reads, peer.context).hash(state);
             peer.progress.fingerprint(state);
         }
     }
@@ -48,8 +50,9 @@ impl Raft {
         self.transfer.iter_mut().for_each(super::Transfer::forget_time);
         self.rng = super::rng::Rng::new(self.config.seed);
         for peer in &mut self.peers {
-            peer.progress.forget_time();
+            peer.forget_time();
         }
+        self.catch_up.iter_mut().for_each(super::promotion::CatchUp::forget_time);
     }
 
     /// The newest start of `peer` that this node has heard of; `ZERO` = none.

@@ -1,7 +1,7 @@
 //! What a follower does with its leader's messages (§5.3).
 
-use super::{Body, Mutant, Raft, Ready, mutants};
-use crate::block::Block;
+use super::{Body, Mutant, Raft, Ready, membership, mutants};
+use crate::block::{Block, BlockKind};
 use crate::ids::{Index, Seq, Term, Tick};
 
 impl Raft {
@@ -30,7 +30,8 @@ impl Raft {
         blocks: &mut Vec<Block>,
         ready: &mut Ready,
     ) {
-        self.heard_leader(now, self.peers[i].id, ready);
+        let from = self.peers[i].id;
+        self.heard_leader(now, from, ready);
         if self.log.term_at(prev_index) != Some(prev_term) {
             let (hint_index, hint_term) = self.log.highest_with_term_at_most(prev_index, prev_term);
             let body = Body::AppendReject { prev_index, hint_index, hint_term };
@@ -41,9 +42,11 @@ impl Raft {
         }
         // What this message proves, and no more: later entries here may be of another leader.
         let matched = blocks.last().map_or(prev_index, Block::last);
-        if !self.take_new(blocks, ready) {
+        if !self.take_new(now, blocks, ready) {
             return;
         }
+        // What was taken may have brought a configuration, and the peers another order.
+        let i = self.meet(from);
         self.note_match(matched);
         let commit = commit.min(matched);
         if self.log.is_edge(commit) {
@@ -56,7 +59,7 @@ impl Raft {
     /// Appends the blocks that are not here yet, cutting off what contradicts them. `false`, and
     /// nothing done, if they contradict what is committed (§5.4) or cut a block in two (logs that
     /// agree on (term, index) agree on the block): no leader of ours sends that.
-    fn take_new(&mut self, blocks: &mut Vec<Block>, ready: &mut Ready) -> bool {
+    fn take_new(&mut self, now: Tick, blocks: &mut Vec<Block>, ready: &mut Ready) -> bool {
         let mut known = 0;
         if blocks.first().is_some_and(|b| b.first() <= self.log.last_index()) {
             let has = |b: &&Block| {
@@ -73,12 +76,14 @@ impl Raft {
         }
         if truncates {
             self.log.truncate(first);
+            self.note_truncated(now, first, ready);
         }
         let from = ready.blocks.len();
         for block in blocks.drain(known..) {
             ready.blocks.push(block.clone());
             self.log.append(block);
         }
+        self.note_appended(now, from, ready);
         self.issue_append(from, truncates, ready);
         true
     }
@@ -96,6 +101,9 @@ impl Raft {
             let now = block.header().epoch;
             let aged = if term == block.term() { epoch == now } else { epoch <= now };
             if !follows || !ordered || !aged || block.group() != self.config.group {
+                return false;
+            }
+            if block.kind() == BlockKind::Membership && membership::decode(block).is_none() {
                 return false;
             }
             (last, term, epoch) = (block.last(), block.term(), now);

@@ -25,6 +25,7 @@
 //! A member that is away (no connection, or silent) need not confirm: it is not asleep when it comes
 //! back, and its coming back wakes the leader.
 
+use super::membership::Standing;
 use super::progress::State;
 use super::quorum::{Ballot, VoteResult};
 use super::{Body, Event, Mutant, Raft, Ready, Role, mutants};
@@ -56,7 +57,10 @@ impl Event<'_> {
     /// Whether a sleeping group wakes before it is told this, and whose message it is.
     pub fn wakes(&self) -> Option<Option<NodeId>> {
         match self {
-            Self::Propose { .. } | Self::ReadIndex { .. } | Self::Transfer { .. } => Some(None),
+            Self::Propose { .. }
+            | Self::ProposeMembership { .. }
+            | Self::ReadIndex { .. }
+            | Self::Transfer { .. } => Some(None),
             Self::Receive { from, .. } => Some(Some(*from)),
             _ => None,
         }
@@ -72,7 +76,7 @@ impl Raft {
 
     /// Who agreed to the last offer to sleep.
     pub fn sleepers(&self) -> impl Iterator<Item = NodeId> {
-        self.peers.iter().filter(|peer| peer.sleeps).map(|peer| peer.id)
+        self.sent_to().iter().filter(|peer| peer.sleeps).map(|peer| peer.id)
     }
 
     /// Something happened: an offer to sleep that is under way is void.
@@ -138,7 +142,7 @@ impl Raft {
         self.hibernation.round = self.hibernation.round.wrapping_add(1);
         self.hibernation.offered = true;
         let (last, round) = (self.log.last_index(), self.hibernation.round);
-        for i in 0..self.peers.len() {
+        for i in 0..self.members {
             self.peers[i].sleeps = false;
             if !self.peers[i].absent {
                 self.send(i, Seq::ZERO, Body::Hibernate { last, round }, 0..0, ready);
@@ -155,10 +159,18 @@ impl Raft {
             && now.since(self.hibernation.active_at) >= after
             && self.is_at_rest(last)
             && self.log.applied() == last
-            && self.peers.iter().all(|peer| peer.absent || self.lacks_nothing(peer, last))
+            && self.sent_to().iter().all(|peer| peer.absent || self.lacks_nothing(peer, last))
+            && self.sent_to().iter().all(|peer| peer.standing == Standing::Member)
+            && !self.membership().is_joint()
+            && self.membership().joining.is_empty()
             && self.is_quorum_present()
             && self.reads.is_idle()
             && self.transfer.is_none()
+    }
+
+    /// Members, and those who are being told that they are none any more.
+    fn sent_to(&self) -> &[super::Peer] {
+        &self.peers[..self.members]
     }
 
     fn lacks_nothing(&self, peer: &super::Peer, last: Index) -> bool {
@@ -223,7 +235,8 @@ impl Raft {
             return;
         }
         self.peers[i].sleeps = true;
-        if self.peers.iter().all(|peer| peer.sleeps || peer.absent) && self.is_quorum_present() {
+        let all = self.sent_to().iter().all(|peer| peer.sleeps || peer.absent);
+        if all && self.is_quorum_present() {
             self.hibernation.offered = false;
             self.hibernation.asleep = true;
         }

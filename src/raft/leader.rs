@@ -18,13 +18,14 @@ impl Raft {
             peer.progress.reset(next);
             peer.progress.contact(now);
         }
+        self.begin_membership(now);
         self.set_heartbeat_deadline(now);
         self.note_activity(now);
         // §5.4.2 and dissertation §6.4: an entry of its own term, so that earlier ones can commit.
         let from = ready.blocks.len();
         self.take_on(Block::noop(self.config.group), ready);
         self.issue_append(from, false, ready);
-        for i in 0..self.peers.len() {
+        for i in 0..self.members {
             self.replicate(now, i, ready);
         }
     }
@@ -68,7 +69,7 @@ impl Raft {
 
     /// Gives a block its place in the log and in the turn's arena.
     #[inline]
-    fn take_on(&mut self, mut block: Block, ready: &mut Ready) {
+    pub(super) fn take_on(&mut self, mut block: Block, ready: &mut Ready) {
         block.stamp(self.term, self.log.last_index().next(), self.epoch);
         ready.blocks.push(block.clone());
         self.log.append(block);
@@ -84,7 +85,7 @@ impl Raft {
         bytes: u64,
         ready: &mut Ready,
     ) {
-        for i in 0..self.peers.len() {
+        for i in 0..self.members {
             let progress = &self.peers[i].progress;
             let shares = progress.state() == State::Replicate
                 && progress.next() == first
@@ -140,6 +141,7 @@ impl Raft {
         let last = ready.slice(&range).last().map_or(prev_index, Block::last);
         self.peers[i].progress.sent(now, first, last, bytes);
         let commit = self.log.commit();
+        self.note_told(i, commit.min(last));
         let body = Body::Append { prev_index, prev_term, commit, last: self.log.last_index() };
         self.send(i, Seq::ZERO, body, range, ready);
     }
@@ -212,11 +214,13 @@ impl Raft {
         if matched > self.log.last_index() || !self.log.is_edge(matched) {
             return;
         }
+        self.note_leave(i);
         let progress = &mut self.peers[i].progress;
         progress.contact(now);
         if progress.acknowledged(now, matched) && matched > self.log.commit() {
             self.advance_commit();
         }
+        self.note_round(now, i, matched);
         self.replicate(now, i, ready);
     }
 
@@ -272,11 +276,12 @@ impl Raft {
             return;
         }
         self.set_heartbeat_deadline(now);
+        self.part_from_leaving(now);
         if self.offers_sleep(now, ready) {
             return;
         }
         let sent = self.renew_lease(now, ready);
-        for i in 0..self.peers.len() {
+        for i in 0..self.members {
             if !sent {
                 self.send_heartbeat(i, ready);
             }
@@ -293,6 +298,7 @@ impl Raft {
         };
         let commit = self.log.commit().min(known);
         let last = self.log.last_index();
+        self.note_told(i, commit);
         let body = Body::Heartbeat { commit, context: self.context, last };
         self.send(i, Seq::ZERO, body, 0..0, ready);
     }
@@ -323,7 +329,8 @@ impl Raft {
     pub(super) fn shared(&self, now: Tick) -> Index {
         let patience = self.config.election_timeout_max_us;
         let active = |p: &&super::Peer| now.since(p.progress.contact_at()) < patience;
-        let matched = self.peers.iter().filter(active).map(|p| p.progress.matched());
+        let members = &self.peers[..self.members];
+        let matched = members.iter().filter(active).map(|p| p.progress.matched());
         matched.min().unwrap_or(Index(u64::MAX))
     }
 }

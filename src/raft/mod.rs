@@ -27,9 +27,10 @@
 //!
 //! `election` terms, votes, timeouts · `leader` proposals, replication, commit, heartbeats ·
 //! `follower` appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
-//! follower · [`quorum`] majorities · `recovering` the way back after a loss · `read_index` reads
-//! without the log · [`transfer`] handing over · `hibernation` sleep of idle groups · [`message`],
-//! [`ready`] what goes out.
+//! follower · [`quorum`] majorities · `membership` who takes part, `promotion` learners on their way to
+//! a vote · `recovering` the way back after a loss · `read_index` reads without the log ·
+//! [`transfer`] handing over · `hibernation` sleep of idle groups · [`message`], [`ready`] what goes
+//! out.
 
 pub mod config;
 mod election;
@@ -41,8 +42,10 @@ pub mod harness;
 mod hibernation;
 mod leader;
 pub mod log;
+mod membership;
 pub mod message;
 pub mod progress;
+mod promotion;
 pub mod quorum;
 mod read_index;
 pub mod ready;
@@ -56,15 +59,20 @@ pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
 pub use ready::{
-    BlockRange, Committed, Fetch, Outbound, Persist, PersistOp, PossibleLoss, ReadIndex, Ready,
-    Role, Transition,
+    BlockRange, Committed, Fetch, GroupMembership, Outbound, Persist, PersistOp, PossibleLoss,
+    ReadIndex, Ready, Role, Transition,
 };
 pub use transfer::TransferRefused;
 
+use thiserror::Error;
+
 use crate::block::Block;
 use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
+use crate::membership::{ChangeError, Membership, Preflight, Step};
 use crate::mutants::{self, Mutant};
 use hibernation::Hibernation;
+use membership::{History, Standing};
+use promotion::CatchUp;
 use quorum::{Ballot, JointConfig};
 use read_index::{Reads, Waits};
 use recovering::Recovery;
@@ -80,6 +88,13 @@ pub enum Event<'a> {
     /// was refused: this node does not lead, or the leader's uncommitted bytes are at their limit.
     Propose {
         blocks: &'a mut Vec<Block>,
+    },
+    /// An operator's change of who takes part (§6). `answer` is set: the index of the entry that
+    /// begins it, or why not. `force`: also if no quorum of voters answers, before or after.
+    ProposeMembership {
+        steps: &'a [Step],
+        force: bool,
+        answer: &'a mut Option<Result<Index, ChangeRefused>>,
     },
     /// A message from a peer; `blocks` are those of an `Append` and are drained.
     Receive {
@@ -137,10 +152,26 @@ pub enum Event<'a> {
     },
 }
 
-/// Another member, in whatever role this node is.
+/// Why a change of membership was not begun.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ChangeRefused {
+    #[error("this node does not lead the group")]
+    NotLeader(Option<NodeId>),
+    #[error("the leader has not committed anything in its term yet; try again")]
+    NotYet,
+    #[error("another change of members is under way; try again")]
+    UnderWay,
+    #[error("{0}")]
+    Invalid(ChangeError),
+    #[error("{0}; to do it all the same, use --force")]
+    Quorum(Preflight),
+}
+
+/// Another node, in whatever role this node is.
 #[derive(Clone, Debug)]
 struct Peer {
     id: NodeId,
+    standing: Standing,
     /// Highest incarnation seen; `ZERO` = none yet.
     incarnation: Incarnation,
     /// Its answer in the running (pre-)election.
@@ -161,6 +192,11 @@ struct Peer {
 pub struct Raft {
     config: Config,
     voters: JointConfig,
+    history: History,
+    /// A planted bug compares with it.
+    deciding: Membership,
+    /// Learners that this leader watches.
+    catch_up: Vec<CatchUp>,
     log: Log,
     role: Role,
     leader: Option<NodeId>,
@@ -172,8 +208,10 @@ pub struct Raft {
     /// Last persist given out, and last one done.
     issued: Seq,
     persisted: Seq,
-    /// All voters but this node, by id.
+    /// Other nodes that are sent to (members, and those just taken out), then strangers.
     peers: Vec<Peer>,
+    /// How many of them are sent to.
+    members: usize,
     /// Own vote, counted only once it is durable.
     own_vote: Option<Ballot>,
     /// When the leader of this term was last heard; `None` when it is not believed to live.
@@ -207,14 +245,17 @@ impl Raft {
     pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
         config.validate().expect("the caller has validated the configuration");
         restored.check().expect("the caller has checked what it found");
-        let Restored { hard_state, terms, first, last, recovering } = restored;
+        let Restored { hard_state, terms, first, last, recovering, memberships } = restored;
         let log = Log::new(first, last, terms, hard_state.commit);
-        let voters = JointConfig::simple(config.voters.clone());
-        let others = voters.incoming().ids().iter().filter(|&&id| id != config.id);
+        let history = History::new(Membership::of_voters(config.voters.clone()), memberships);
         let mut raft = Self {
-            peers: others.map(|&id| Peer::new(id)).collect(),
+            peers: Vec::new(),
+            members: 0,
             rng: Rng::new(config.seed),
-            voters,
+            voters: JointConfig::of(history.current()),
+            deciding: Membership::default(),
+            catch_up: Vec::new(),
+            history,
             log,
             role: Role::Follower,
             leader: None,
@@ -239,6 +280,8 @@ impl Raft {
             silent_until: Tick::ZERO,
             config,
         };
+        let membership = raft.history.current().clone();
+        raft.sort_peers(now, &membership);
         raft.first_election_deadline(now);
         raft
     }
@@ -253,6 +296,9 @@ impl Raft {
         match event {
             Event::Timeout => self.on_timeout(now, ready),
             Event::Propose { blocks } => self.on_propose(now, blocks, ready),
+            Event::ProposeMembership { steps, force, answer } => {
+                *answer = Some(self.on_propose_membership(now, steps, force, ready));
+            }
             Event::Receive { from, message, blocks } => {
                 self.on_receive(now, from, message, blocks, ready);
                 blocks.clear();
@@ -274,6 +320,7 @@ impl Raft {
             Event::Transfer { to } => self.on_transfer(now, to, ready),
         }
         self.leave_recovery_if_synced(ready);
+        self.settle_membership(now, ready);
         self.drive_transfer(now, ready);
         self.drive_reads(now, ready);
         self.save_hard_state(ready);
@@ -288,10 +335,11 @@ impl Raft {
     pub fn deadline(&self) -> Tick {
         match self.role {
             _ if self.hibernation.asleep => Tick(u64::MAX),
-            Role::Leader if self.peers.is_empty() => Tick(u64::MAX),
+            Role::Leader if self.members == 0 => Tick(u64::MAX),
             Role::Leader => self.heartbeat_deadline.min(Transfer::deadline(&self.transfer)),
             // Its own vote is being written; nobody else is asked.
-            Role::Candidate if self.peers.is_empty() => Tick(u64::MAX),
+            Role::Candidate if self.votes_alone() => Tick(u64::MAX),
+            _ if !self.may_campaign() => Tick(u64::MAX),
             _ => self.election_deadline,
         }
     }
@@ -316,7 +364,11 @@ impl Raft {
         blocks: &mut Vec<Block>,
         ready: &mut Ready,
     ) {
-        let Some(i) = self.peer(from) else { return };
+        if from == self.config.id {
+            return;
+        }
+        // Also who is not in the configuration here: it may be in a later one.
+        let i = self.meet(from);
         if !self.is_current(i, &message) {
             return;
         }
@@ -365,7 +417,7 @@ impl Raft {
             Body::ReadReply { number, index } => self.on_read_reply(i, number, index, ready),
             // The rest are for a leader. An answer of this term proves that this node led or leads
             // in it.
-            _ if self.role != Role::Leader => {}
+            _ if self.role != Role::Leader || i >= self.members => {}
             Body::AppendReply { matched } => self.on_append_reply(now, i, matched, ready),
             Body::AppendReject { prev_index, hint_index, hint_term } => {
                 self.on_append_reject(now, i, prev_index, (hint_index, hint_term), ready);
@@ -373,7 +425,10 @@ impl Raft {
             Body::HibernateReply { round, asleep } => {
                 self.on_hibernate_reply(now, i, round, asleep);
             }
-            Body::HeartbeatReply { context } => self.on_heartbeat_reply(now, i, context),
+            Body::HeartbeatReply { context } => {
+                self.note_leave(i);
+                self.on_heartbeat_reply(now, i, context);
+            }
             Body::ReadIndex { number } => self.on_follower_reads(i, number),
             Body::VoteRequest { .. } | Body::VoteReply { .. } => unreachable!("handled above"),
         }
@@ -450,7 +505,7 @@ impl Raft {
             // Who has begun anew leads nothing.
             self.wake_from_lost_leader(now);
         }
-        if self.role == Role::Leader {
+        if self.role == Role::Leader && i < self.members {
             self.wake(now, Some(peer), &[], ready);
             let progress = &mut self.peers[i].progress;
             progress.become_probe(progress.next());
@@ -486,8 +541,9 @@ impl Raft {
     #[cold]
     fn issue_hard_state(&mut self, ready: &mut Ready) {
         let before = self.hard_state;
+        let same_vote = before.vote.is_none() || before.vote == self.vote;
         assert!(
-            self.term > before.term || (self.term == before.term && before.vote.is_none()),
+            self.term > before.term || (self.term == before.term && same_vote),
             "terms do not fall and a vote does not change (§5.2)"
         );
         let state = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
@@ -570,6 +626,7 @@ impl Peer {
     fn new(id: NodeId) -> Self {
         Self {
             id,
+            standing: Standing::Stranger,
             incarnation: Incarnation::ZERO,
             vote: None,
             progress: Progress::new(),
@@ -577,6 +634,13 @@ impl Peer {
             sleeps: false,
             reads: Waits::default(),
             context: 0,
+        }
+    }
+
+    fn forget_time(&mut self) {
+        self.progress.forget_time();
+        if let Standing::Leaving { until: Some(until), .. } = &mut self.standing {
+            *until = Tick::ZERO;
         }
     }
 }

@@ -2,10 +2,9 @@
 //! right in.
 
 use crate::ids::NodeId;
+use crate::membership::Membership;
+pub use crate::membership::VOTERS_MAX;
 use crate::mutants::{self, Mutant};
-
-/// Most voters of one half of a configuration.
-pub const VOTERS_MAX: usize = 15;
 
 /// One voter's answer to a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,8 +119,7 @@ impl Voters {
     }
 }
 
-/// The configuration that decides (§6). While a change is under way both halves must agree; until
-/// changes are built the outgoing half is empty.
+/// The configuration that decides (§6). While a change is under way both halves must agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JointConfig {
     incoming: Voters,
@@ -139,8 +137,33 @@ impl JointConfig {
         Self { incoming: Voters::new(incoming), outgoing: Voters::new(outgoing) }
     }
 
+    /// Who decides by this membership. Learners do not.
+    pub fn of(membership: &Membership) -> Self {
+        let mut incoming = membership.voters.clone();
+        if mutants::is(Mutant::LearnersCount) {
+            incoming.extend_from_slice(&membership.learners);
+            incoming.truncate(VOTERS_MAX);
+        }
+        let new_only = mutants::is(Mutant::JointByNewMajority);
+        let outgoing = if new_only { Vec::new() } else { membership.outgoing.clone() };
+        Self::joint(incoming, outgoing)
+    }
+
     pub fn incoming(&self) -> &Voters {
         &self.incoming
+    }
+
+    /// Nobody but this node decides.
+    pub fn is_only(&self, id: NodeId) -> bool {
+        self.incoming.ids == [id] && (self.outgoing.ids.is_empty() || self.outgoing.ids == [id])
+    }
+
+    /// Lets one more node decide; a planted bug needs it.
+    pub(super) fn include(&mut self, id: NodeId) {
+        if !self.incoming.contains(id) {
+            self.incoming.ids.push(id);
+            self.incoming.ids.sort_unstable();
+        }
     }
 
     pub fn contains(&self, id: NodeId) -> bool {

@@ -203,7 +203,7 @@ impl Raft {
         self.reads.round = Some(Round { context, index, began: now });
         self.reads.askers = false;
         self.reads.local.take_off();
-        for i in 0..self.peers.len() {
+        for i in 0..self.members {
             self.peers[i].reads.take_off();
             self.send_heartbeat(i, ready);
         }
@@ -215,7 +215,7 @@ impl Raft {
         if self.reads.local.flying > 0 {
             self.confirm_local(round.index, ready);
         }
-        for i in 0..self.peers.len() {
+        for i in 0..self.members {
             let number = self.peers[i].reads.land();
             if number > 0 {
                 let body = Body::ReadReply { number, index: round.index };
@@ -273,10 +273,15 @@ impl Raft {
     pub fn lease_index(&self, now: Tick) -> Option<Index> {
         let holds = self.config.lease_reads
             && self.role == Role::Leader
-            && (self.peers.is_empty() || now < self.reads.lease_until)
+            && (self.votes_alone() || now < self.reads.lease_until)
             && (self.reads.waived < self.term || mutants::is(Mutant::LeaseOutlivesTransfer))
             && self.may_answer_reads();
         holds.then(|| self.log.commit())
+    }
+
+    /// Other voters decide from now on: what the ones before have promised is not theirs.
+    pub(super) fn end_lease(&mut self) {
+        self.reads.lease_until = Tick::ZERO;
     }
 
     /// Somebody was told to campaign without regard to this leader.

@@ -9,6 +9,7 @@ use std::ops::Range;
 use super::message::Message;
 use crate::block::Block;
 use crate::ids::{GroupId, HardState, Index, NodeId, Seq, Term};
+use crate::membership::Membership;
 
 /// Indices into [`Ready::blocks`].
 pub type BlockRange = Range<u32>;
@@ -30,6 +31,8 @@ pub struct Ready {
     pub transitions: Vec<Transition>,
     /// Elections after which acknowledged commands may be missing.
     pub losses: Vec<PossibleLoss>,
+    /// Configurations that are in use from now on, committed or not.
+    pub memberships: Vec<GroupMembership>,
     /// Reads that may be answered.
     pub reads: Vec<ReadIndex>,
 }
@@ -44,6 +47,7 @@ impl Ready {
         self.committed.clear();
         self.transitions.clear();
         self.losses.clear();
+        self.memberships.clear();
         self.reads.clear();
     }
 
@@ -55,6 +59,7 @@ impl Ready {
             && self.committed.is_empty()
             && self.transitions.is_empty()
             && self.losses.is_empty()
+            && self.memberships.is_empty()
             && self.reads.is_empty()
     }
 
@@ -121,6 +126,13 @@ pub struct PossibleLoss {
     pub term: Term,
     /// The group's recovery epoch from this leader's no-op on.
     pub epoch: u32,
+}
+
+/// The configuration that a group uses now (§6: from the moment its entry is in the log).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMembership {
+    pub group: GroupId,
+    pub membership: Membership,
 }
 
 /// The group's reads up to number `through` may be answered once `index` is applied here.

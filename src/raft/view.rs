@@ -1,5 +1,6 @@
 //! What others may see of a group, and what must always be true of it.
 
+use super::membership::Standing;
 use super::{Config, Log, Progress, Raft, Role};
 use crate::ids::{GroupId, Index, NodeId, Term};
 
@@ -77,7 +78,8 @@ impl Raft {
 
     /// The followers as this leader sees them; nothing unless it leads.
     pub fn progress(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
-        let peers = if self.role == Role::Leader { self.peers.as_slice() } else { &[] };
+        let members = &self.peers[..self.members];
+        let peers = if self.role == Role::Leader { members } else { &[] };
         peers.iter().map(|p| (p.id, &p.progress))
     }
 
@@ -88,13 +90,14 @@ impl Raft {
         assert!(self.persisted <= self.issued && self.hard_state_seq <= self.issued);
         assert_eq!((self.hard_state.term, self.hard_state.vote), (self.term, self.vote));
         self.check_hibernation();
+        assert!(self.peers[..self.members].iter().all(|peer| peer.standing != Standing::Stranger));
         match self.role {
             Role::Leader => {
                 assert_eq!(self.leader, Some(self.config.id));
                 assert_eq!(self.log.last_term(), self.term, "a leader's term begins with a no-op");
                 assert!(self.persisted >= self.hard_state_seq);
                 assert!(!self.is_recovering() && self.epoch == self.log.last_epoch());
-                for peer in &self.peers {
+                for peer in &self.peers[..self.members] {
                     peer.progress.check_invariants();
                     assert!(peer.progress.next() <= self.log.last_index().next());
                 }

@@ -1,6 +1,6 @@
 //! Who is at the other end of each connection, from the first byte to the last.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -12,6 +12,8 @@ use super::ring::Ring;
 use super::routing::{Arrival, Routes};
 use crate::ids::{Incarnation, NodeId, Tick};
 use crate::machine::StateMachine;
+use crate::membership::NodeAddress;
+use crate::shard::LinkChange;
 use crate::wire::frame::Frame;
 use crate::wire::hello::{HELLO_BYTES, Hello, HelloReply, Refusal, Role};
 
@@ -64,6 +66,8 @@ pub struct Identity {
     pub shard: u32,
     pub shards: u32,
     pub groups: u32,
+    /// Of the voters of the groups' first configuration; 0 if this node joined later.
+    pub first: u64,
 }
 
 struct Dial {
@@ -75,6 +79,20 @@ struct Dial {
     pause_us: u64,
     /// The last failure that was logged, so that it is not logged each second.
     logged: String,
+}
+
+impl Dial {
+    fn new(node: NodeId, address: SocketAddr) -> Self {
+        Self {
+            node,
+            address,
+            conn: None,
+            up: false,
+            next_try: Tick::ZERO,
+            pause_us: DIAL_AGAIN_MIN_US,
+            logged: String::new(),
+        }
+    }
 }
 
 /// One slot of the table of links.
@@ -113,19 +131,10 @@ impl Links {
         routes: Arc<Routes>,
         connections_max: usize,
     ) -> Self {
-        let dial = |(node, address)| Dial {
-            node,
-            address,
-            conn: None,
-            up: false,
-            next_try: Tick::ZERO,
-            pause_us: DIAL_AGAIN_MIN_US,
-            logged: String::new(),
-        };
         Self {
             identity,
             by_slot: Vec::new(),
-            dials: peers.into_iter().map(dial).collect(),
+            dials: peers.into_iter().map(|(node, address)| Dial::new(node, address)).collect(),
             roles: sockets.iter().map(|(_, role)| *role).collect(),
             sockets,
             routes,
@@ -260,12 +269,14 @@ impl Links {
             incarnation: self.identity.incarnation,
             to: Some(node),
             shard: self.identity.shard,
+            first: self.identity.first,
         }
     }
 
     fn reply(&self, refusal: Option<Refusal>) -> HelloReply {
-        let Identity { cluster, disk, config_hash, node, incarnation, shard, shards, groups } =
-            self.identity;
+        let Identity {
+            cluster, disk, config_hash, node, incarnation, shard, shards, groups, ..
+        } = self.identity;
         let config = config_hash;
         HelloReply { refusal, cluster, disk, config, node, incarnation, shard, shards, groups }
     }
@@ -297,13 +308,15 @@ impl Links {
     }
 
     fn check_peer(&self, node: NodeId, hello: &Hello) -> Result<(), Refusal> {
-        if !self.dials.iter().any(|dial| dial.node == node) {
-            return Err(Refusal::Node);
-        }
         if hello.config != self.identity.config_hash {
             return Err(Refusal::Config);
         }
-        if self.routes.is_known_disk(node, hello.disk) { Ok(()) } else { Err(Refusal::Disk) }
+        // Two first configurations would make two clusters of one.
+        let firsts = [hello.first, self.identity.first];
+        if firsts[0] != firsts[1] && !firsts.contains(&0) {
+            return Err(Refusal::Config);
+        }
+        self.routes.doorman().check(node, hello.disk)
     }
 }
 
@@ -426,10 +439,8 @@ impl<M: StateMachine> Reactor<M> {
                 Some(Refusal::Cluster)
             } else if reply.config != ours.config_hash {
                 Some(Refusal::Config)
-            } else if !self.links.routes.is_known_disk(node, reply.disk) {
-                Some(Refusal::Disk)
             } else {
-                None
+                self.links.routes.doorman().check(node, reply.disk).err()
             }
         });
         if let Some(refusal) = refusal {
@@ -471,6 +482,48 @@ impl<M: StateMachine> Reactor<M> {
             }
         }
         self.links.clear(conn);
+    }
+
+    /// The groups have taken nodes in, or let them go.
+    pub(super) fn change_links(&mut self) {
+        for change in std::mem::take(&mut self.out.links) {
+            match change {
+                LinkChange::Open { node, address } => self.open_link(node, address.as_ref()),
+                LinkChange::Close { node } => {
+                    info!(node = node.0, "no group here needs this node any more");
+                    let at = self.links.dials.iter().position(|dial| dial.node == node);
+                    let Some(dial) = at.map(|at| self.links.dials.swap_remove(at)) else {
+                        continue;
+                    };
+                    if let Some(conn) = dial.conn {
+                        self.net.close(conn, "the node takes part in nothing here any more");
+                    }
+                    if dial.up {
+                        self.shard.peer_disconnected(self.ring.now(), node);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A node that the configuration file names keeps the address it has there.
+    fn open_link(&mut self, node: NodeId, address: Option<&NodeAddress>) {
+        self.links.routes.doorman().admit(node);
+        if self.links.dials.iter().any(|dial| dial.node == node) {
+            return;
+        }
+        // Rarely a name that has to be looked up: the shard waits for it, once for each node.
+        let found = address.map(|address| address.peer.to_socket_addrs());
+        match found {
+            Some(Ok(mut found)) => match found.next() {
+                Some(found) => self.links.dials.push(Dial::new(node, found)),
+                None => warn!(node = node.0, "the node's address leads nowhere"),
+            },
+            Some(Err(error)) => warn!(node = node.0, %error, "the node's address is not found"),
+            None => {
+                warn!(node = node.0, "nothing says where this node is: add it to cluster.nodes")
+            }
+        }
     }
 
     /// Tells the shard that a client is gone.

@@ -37,7 +37,7 @@ pub struct Reactor<M> {
     cold_replies: Arc<ColdReplies>,
     segment_bytes: u64,
     segment_dir: std::path::PathBuf,
-    out: Output,
+    pub(super) out: Output,
     completions: Vec<Completion>,
     net_events: Vec<NetEvent>,
     disk_events: Vec<DiskEvent>,
@@ -114,6 +114,7 @@ impl<M: StateMachine> Reactor<M> {
             }
             self.report_transitions();
             self.report_recovery();
+            self.change_links();
             self.start_disk();
             self.send_to_peers();
             if self.shard.has_work_to_apply() && self.ring.has_queued() {

@@ -9,7 +9,7 @@ use crossbeam::queue::ArrayQueue;
 use super::ring::Waker;
 use super::scrape::{QUESTIONS_MAX, Question};
 use crate::ids::NodeId;
-use crate::wire::hello::Hello;
+use crate::wire::hello::{Hello, Refusal};
 
 /// Connections that may wait for one shard.
 const ARRIVALS_MAX: usize = 1024;
@@ -50,16 +50,22 @@ impl ShardPort {
 /// What all shards of a node know of each other, and whom they ask about the other nodes' disks.
 pub struct Routes {
     pub ports: Vec<Arc<ShardPort>>,
-    is_known_disk: DiskCheck,
+    doorman: Arc<dyn Doorman>,
 }
 
-/// Whether a node may come with this disk id: the first one it was ever seen with is the one it
-/// keeps (bug 31: a wiped disk is not the old voter). May wait for the boot record to be written.
-pub type DiskCheck = Box<dyn Fn(NodeId, u128) -> bool + Send + Sync>;
+/// Knows who may come. May wait for the boot record to be written.
+pub trait Doorman: Send + Sync {
+    /// Some group has this node as a member.
+    fn admit(&self, node: NodeId);
+
+    /// Whether a node may come with this disk id: the first one it was ever seen with is the one it
+    /// keeps (bug 31: a wiped disk is not the old voter).
+    fn check(&self, node: NodeId, disk: u128) -> Result<(), Refusal>;
+}
 
 impl Routes {
-    pub fn new(ports: Vec<Arc<ShardPort>>, is_known_disk: DiskCheck) -> Arc<Self> {
-        Arc::new(Self { ports, is_known_disk })
+    pub fn new(ports: Vec<Arc<ShardPort>>, doorman: Arc<dyn Doorman>) -> Arc<Self> {
+        Arc::new(Self { ports, doorman })
     }
 
     /// Gives a connection to its shard; it comes back when that shard's queue is full.
@@ -70,8 +76,8 @@ impl Routes {
         Ok(())
     }
 
-    /// See [`DiskCheck`].
-    pub fn is_known_disk(&self, node: NodeId, disk: u128) -> bool {
-        (self.is_known_disk)(node, disk)
+    /// Who says whether another node may come.
+    pub fn doorman(&self) -> &dyn Doorman {
+        &*self.doorman
     }
 }

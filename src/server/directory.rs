@@ -47,7 +47,9 @@ pub struct Owner {
     pub cluster: u128,
     pub node: u32,
     pub shards: u32,
+    /// See [`Opening::voters`] and [`Opening::others`].
     pub voters: Vec<NodeId>,
+    pub others: Vec<NodeId>,
     /// See [`Opening::unsynced`].
     pub unsynced: u64,
 }
@@ -84,6 +86,7 @@ impl DataDir {
             boot: boot_id().map_err(&io)?,
             shards: owner.shards,
             voters: owner.voters.clone(),
+            others: owner.others.clone(),
             unsynced: owner.unsynced,
         };
         let (boot, verdict) = BootRecord::open(previous.as_ref(), &opening).map_err(bad)?;
@@ -110,6 +113,35 @@ impl DataDir {
     /// The lock, to be held by whoever writes into the directory for as long as it may do so.
     pub fn lock(&self) -> std::io::Result<File> {
         self.lock.try_clone()
+    }
+
+    /// The voters of the groups' first configuration, ascending; none if this node joined later.
+    pub fn first_voters(&self) -> Vec<NodeId> {
+        self.boot.voters.iter().map(|known| known.node).collect()
+    }
+
+    /// See [`BootRecord::check_nodes`].
+    pub fn check_nodes(
+        &self,
+        listed: &[NodeId],
+        members: &[NodeId],
+        placed: &[NodeId],
+    ) -> Result<(), DirectoryError> {
+        let path = self.path.join("boot");
+        let checked = self.boot.check_nodes(listed, members, placed);
+        checked.map_err(|error| DirectoryError::Boot { path, error })
+    }
+
+    /// Whether it may come at all; whether with that disk, [`DataDir::pin_disk`] says.
+    pub fn knows(&self, node: NodeId) -> bool {
+        self.boot.knows(node)
+    }
+
+    /// A group has taken a node in. It is written down with its disk, when it comes.
+    pub fn admit(&mut self, node: NodeId) {
+        if !self.boot.knows(node) && !self.boot.admit(node) {
+            warn!(node = node.0, "no room for another node; replace this directory");
+        }
     }
 
     /// How the node ended last time.
@@ -246,7 +278,7 @@ mod tests {
 
     fn owner(cluster: u128, node: u32, shards: u32) -> Owner {
         let voters = [1, 2, 3].map(NodeId).to_vec();
-        Owner { cluster, node, shards, voters, unsynced: 0 }
+        Owner { cluster, node, shards, voters, others: Vec::new(), unsynced: 0 }
     }
 
     fn open(dir: &tempfile::TempDir) -> DataDir {
@@ -282,16 +314,28 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_of_another_node_or_of_other_members_is_refused_and_stays_as_it_is() {
+    fn the_directory_of_another_node_is_refused_and_stays_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(&dir));
         let before = fs::read(dir.path().join("boot")).unwrap();
-        let others = Owner { voters: [1, 2].map(NodeId).to_vec(), ..owner(1, 1, 1) };
-        for stranger in [owner(1, 2, 1), owner(2, 1, 1), owner(1, 1, 2), others] {
+        for stranger in [owner(1, 2, 1), owner(2, 1, 1), owner(1, 1, 2)] {
             let error = DataDir::open(dir.path(), &stranger).err().unwrap();
             assert!(matches!(error, DirectoryError::Boot { .. }), "{error}");
             assert_eq!(fs::read(dir.path().join("boot")).unwrap(), before);
         }
+    }
+
+    /// The list of the file is where nodes are found; who voted first is in the record.
+    #[test]
+    fn another_list_of_nodes_does_not_change_who_voted_first() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(&dir));
+        let others = Owner { voters: [1, 2].map(NodeId).to_vec(), ..owner(1, 1, 1) };
+        let mut second = DataDir::open(dir.path(), &others).unwrap();
+        assert_eq!(second.first_voters(), [1, 2, 3].map(NodeId));
+        assert!(!second.pin_disk(NodeId(4), 5) && !second.knows(NodeId(4)));
+        second.admit(NodeId(4));
+        assert!(second.pin_disk(NodeId(4), 5) && !second.pin_disk(NodeId(4), 6));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::directory::DataDir;
 use crate::ids::NodeId;
+use crate::runtime::routing::Doorman;
+use crate::wire::hello::Refusal;
 
 /// See the module. Whoever calls waits for the disk: once a peer and once after a loss of power.
 pub struct Keeper {
@@ -15,6 +17,20 @@ struct Inner {
     directory: DataDir,
     /// By shard: some group of it may still be RECOVERING.
     recovering: Vec<bool>,
+}
+
+impl Doorman for Keeper {
+    fn admit(&self, node: NodeId) {
+        self.lock().directory.admit(node);
+    }
+
+    fn check(&self, node: NodeId, disk: u128) -> Result<(), Refusal> {
+        let mut inner = self.lock();
+        if !inner.directory.knows(node) {
+            return Err(Refusal::Node);
+        }
+        if inner.directory.pin_disk(node, disk) { Ok(()) } else { Err(Refusal::Disk) }
+    }
 }
 
 impl Keeper {
@@ -40,10 +56,5 @@ impl Keeper {
         if !inner.recovering.contains(&true) {
             inner.directory.mark_recovered();
         }
-    }
-
-    /// Whether `node` may come with this disk (bug 31).
-    pub fn is_known_disk(&self, node: NodeId, disk: u128) -> bool {
-        self.lock().directory.pin_disk(node, disk)
     }
 }

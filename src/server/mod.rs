@@ -143,9 +143,7 @@ impl Node {
         peers: &[(NodeId, SocketAddr)],
         end: &mpsc::Sender<ShardEnd>,
     ) -> Result<(), StartError> {
-        let keeper = self.keeper.clone();
-        let is_known_disk = move |node, disk| keeper.is_known_disk(node, disk);
-        let routes = Routes::new(self.ports.clone(), Box::new(is_known_disk));
+        let routes = Routes::new(self.ports.clone(), self.keeper.clone());
         let name = format!("node-{}-cold", config.id);
         let cold = Arc::new(Cold::start(&name).map_err(StartError::Kernel)?);
         // Shard 0 accepts for all; it starts last, when the others can take what it hands over.
@@ -154,6 +152,7 @@ impl Node {
             (OwnedFd::from(listeners.peer), Role::Peer),
         ];
         let (mut go, mut rot) = (Vec::new(), false);
+        let (mut members, mut placed) = (Vec::new(), Vec::new());
         for shard in (0..config.cluster.shards).rev() {
             let (dir, lock) = self.keeper.with(|dir| (dir.shard_dir(shard), dir.lock()));
             let plan = ShardPlan {
@@ -176,8 +175,14 @@ impl Node {
             let started = plan.spawn(end.clone(), is_word)?;
             self.threads.push(started.thread);
             rot |= started.rot;
+            members.extend(started.members);
+            placed.extend(started.placed);
             go.push(word);
         }
+        members.sort_unstable();
+        members.dedup();
+        let listed: Vec<_> = config.cluster.nodes.iter().map(|node| NodeId(node.id)).collect();
+        self.keeper.with(|directory| directory.check_nodes(&listed, &members, &placed))?;
         if rot {
             self.keeper.with(DataDir::mark_rot).map_err(StartError::Kernel)?;
         }
@@ -272,11 +277,13 @@ fn resolve_peers(config: &NodeConfig) -> Result<Vec<(NodeId, SocketAddr)>, Start
 
 fn owner(config: &NodeConfig) -> Owner {
     let cluster = &config.cluster;
+    let nodes: Vec<_> = cluster.nodes.iter().map(|node| NodeId(node.id)).collect();
     Owner {
         cluster: cluster.cluster_id(),
         node: config.id,
         shards: cluster.shards,
-        voters: cluster.nodes.iter().map(|node| NodeId(node.id)).collect(),
+        voters: if config.join { Vec::new() } else { nodes.clone() },
+        others: if config.join { nodes } else { Vec::new() },
         unsynced: u64::from(!cluster.wal_sync),
     }
 }

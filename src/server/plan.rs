@@ -15,6 +15,7 @@ use crate::block::BLOCK_BYTES_MAX;
 use crate::config::NodeConfig;
 use crate::ids::{GroupId, Incarnation, Lsn, NodeId};
 use crate::machine::events::EventStore;
+use crate::machine::hash::mix;
 use crate::raft;
 use crate::runtime::cold::Cold;
 use crate::runtime::links::{Identity, Links};
@@ -22,7 +23,7 @@ use crate::runtime::placement::pin_to_core;
 use crate::runtime::reactor::{Reactor, ReactorParts};
 use crate::runtime::ring::Ring;
 use crate::runtime::routing::{Routes, ShardPort};
-use crate::shard::{Shard, ShardConfig};
+use crate::shard::{Recovered, Shard, ShardConfig};
 use crate::wal::{LogIdentity, Suspect, WalConfig, WalError};
 use crate::wire::hello::Role;
 
@@ -64,6 +65,17 @@ pub struct Started {
     pub thread: JoinHandle<()>,
     /// Bytes that were durable are damaged.
     pub rot: bool,
+    /// Who takes part in its groups, as far as their logs say.
+    pub members: Vec<NodeId>,
+    /// Those of them whose addresses the logs have.
+    pub placed: Vec<NodeId>,
+}
+
+/// What [`ShardPlan::build`] found besides.
+struct Found {
+    rot: bool,
+    members: Vec<NodeId>,
+    placed: Vec<NodeId>,
 }
 
 /// Tells the end of the thread however it comes.
@@ -91,20 +103,21 @@ impl ShardPlan {
         let (ready, is_ready) = mpsc::channel();
         let builder = std::thread::Builder::new().name(name.clone());
         let body = move || {
-            let (reactor, rot) = match self.build(name) {
+            let (reactor, found) = match self.build(name) {
                 Err(error) => return drop(ready.send(Err(error))),
                 Ok(built) => built,
             };
             let mut report = EndReport { shard, end, outcome: None };
-            let _ = ready.send(Ok(rot));
+            let _ = ready.send(Ok(found));
             report.outcome = Some(if go.recv().is_ok() { reactor.run() } else { Ok(None) });
         };
         let thread = builder.spawn(body).map_err(StartError::Kernel)?;
-        let rot = is_ready.recv().unwrap_or(Err(StartError::ThreadDied(shard)))?;
-        Ok(Started { thread, rot })
+        let Found { rot, members, placed } =
+            is_ready.recv().unwrap_or(Err(StartError::ThreadDied(shard)))?;
+        Ok(Started { thread, rot, members, placed })
     }
 
-    fn build(self, name: String) -> Result<(Reactor<EventStore>, bool), StartError> {
+    fn build(self, name: String) -> Result<(Reactor<EventStore>, Found), StartError> {
         if self.config.runtime.pin_cores {
             pin_to_core(self.shard as usize);
         }
@@ -118,6 +131,7 @@ impl ShardPlan {
         let alone = self.config.cluster.nodes.len() == 1;
         let (wal, groups, rot) =
             recovery::open(wal_config, self.identity, &self.dir, self.mark, alone, ours)?;
+        let found = self.members(rot, &groups);
         let limits = self.config.cluster.store.limits();
         let machine = |_: GroupId| EventStore::new(limits);
         let shard = Shard::new(self.shard_config(rot), wal, groups, machine, ring.now());
@@ -143,7 +157,27 @@ impl ShardPlan {
             name,
             recovered: Box::new(move || keeper.shard_recovered(number)),
         });
-        Ok((reactor, rot))
+        Ok((reactor, found))
+    }
+
+    /// Who takes part, by the newest configuration of each group's log.
+    fn members(&self, rot: bool, groups: &Recovered) -> Found {
+        let (mut members, mut placed) = (Vec::new(), Vec::new());
+        let newest = groups.values().filter_map(|group| group.memberships.last());
+        for membership in newest.clone() {
+            members.extend(membership.members());
+            placed.extend(membership.addresses.iter().map(|address| address.node));
+        }
+        let NodeConfig { cluster, .. } = &self.config;
+        let here = (self.shard..cluster.groups).step_by(cluster.shards as usize).count();
+        if newest.count() < here {
+            members.extend(self.first_voters());
+        }
+        Found { rot, members, placed }
+    }
+
+    fn first_voters(&self) -> Vec<NodeId> {
+        self.keeper.with(|directory| directory.first_voters())
     }
 
     fn link_identity(&self) -> Identity {
@@ -157,6 +191,7 @@ impl ShardPlan {
             shard: self.shard,
             shards: cluster.shards,
             groups: cluster.groups,
+            first: self.first_voters().iter().fold(0, |hash, node| mix(hash, u64::from(node.0))),
         }
     }
 
@@ -165,7 +200,8 @@ impl ShardPlan {
         ShardConfig {
             node: NodeId(*id),
             incarnation: self.incarnation,
-            voters: cluster.nodes.iter().map(|node| NodeId(node.id)).collect(),
+            voters: self.first_voters(),
+            peers: cluster.nodes.iter().map(|node| NodeId(node.id)).collect(),
             shard: self.shard,
             shards: cluster.shards,
             groups: cluster.groups,
@@ -185,7 +221,7 @@ impl ShardPlan {
     fn raft_config(&self) -> raft::Config {
         let NodeConfig { id, cluster, limits, .. } = &self.config;
         let timing = &cluster.timing;
-        let voters = cluster.nodes.iter().map(|node| NodeId(node.id)).collect();
+        let voters = self.first_voters();
         let groups_here = u64::from(cluster.groups.div_ceil(cluster.shards));
         let share = (u64::from(limits.cache_shard_mib) << 20) / groups_here;
         let cache = share.clamp(CACHE_BYTES_MIN, u64::from(limits.cache_mib) << 20);

@@ -5,7 +5,7 @@ use std::path::Path;
 use tracing::{error, info};
 
 use super::StartError;
-use crate::ids::{GroupId, Lsn};
+use crate::ids::{GroupId, Index, Lsn};
 use crate::runtime::entropy::random;
 use crate::runtime::segments::SegmentFiles;
 use crate::shard;
@@ -48,6 +48,19 @@ pub fn open(
             "log recovered"
         ),
     }
+    let headless = recovered.drop_headless(|_| Index::ZERO);
+    if !headless.is_empty() {
+        let (valid, durable) = (recovered.end.0, recovered.durable.0);
+        if alone {
+            return Err(StartError::Rot { shard, valid, durable });
+        }
+        error!(
+            shard,
+            ?headless,
+            "the front of the log is gone: all groups of this shard are RECOVERING until the other \
+             nodes have given back what is missing; check this disk"
+        );
+    }
     if let Some(group) = recovered.groups.keys().find(|group| !belongs(**group)) {
         return Err(StartError::ForeignGroup { shard, group: group.0 });
     }
@@ -58,6 +71,6 @@ pub fn open(
         group.check().map_err(|what| bad(WalError::Format { lsn, what }))?;
     }
     let epoch = random().map_err(StartError::Kernel)? as u64;
-    let rot = matches!(recovered.verdict, Verdict::Rot { .. });
+    let rot = matches!(recovered.verdict, Verdict::Rot { .. }) || !headless.is_empty();
     Ok((Wal::resume(config, identity, epoch, &mut recovered), groups, rot))
 }

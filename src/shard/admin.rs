@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::Shard;
 use crate::ids::{GroupId, Tick};
 use crate::machine::StateMachine;
-use crate::wire::admin::{AdminReply, AdminRequest};
+use crate::wire::admin::{AdminReply, AdminRequest, MemberStep};
 use crate::wire::client::{Refused, read_query};
 use crate::wire::frame::{Frame, FrameError};
 
@@ -65,13 +65,18 @@ impl<M: StateMachine> Shard<M> {
     /// One command to one group. `Err` sends the caller elsewhere, as with a proposal.
     fn carry_out(
         &mut self,
-        _now: Tick,
+        now: Tick,
         local: u32,
         request: AdminRequest,
     ) -> Result<AdminReply, Refused> {
         match request {
             AdminRequest::Show => {
                 Ok(AdminReply::done("as this node sees it").with(self.group_status(local as usize)))
+            }
+            AdminRequest::Members => Ok(self.list_members(now, local)),
+            AdminRequest::Change { steps, force, dry } => {
+                let steps: Vec<_> = steps.iter().map(MemberStep::step).collect();
+                self.change_members(now, local, &steps, force, dry)
             }
         }
     }

@@ -79,22 +79,15 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    /// Of the nodes other than this one.
-    pub fn new(config: &crate::raft::Config, others: impl Iterator<Item = NodeId>) -> Self {
-        let life = |node| Life {
-            node,
-            incarnation: Incarnation::ZERO,
-            number: 0,
-            heard_at: Tick::ZERO,
-            is_silent: true,
-        };
+    /// Of nodes that are met as they are linked with.
+    pub fn new(config: &crate::raft::Config) -> Self {
         Self {
             enabled: config.hibernate_after_us > 0,
             interval_us: config.heartbeat_us,
             patience_us: config.election_timeout_min_us,
             beat_at: Tick::ZERO,
             beats: 0,
-            lives: others.map(life).collect(),
+            lives: Vec::new(),
             heard: Vec::new(),
             sweeps: VecDeque::new(),
             asleep: 0,
@@ -116,8 +109,13 @@ impl Liveness {
         !self.sweeps.is_empty()
     }
 
-    fn life(&mut self, node: NodeId) -> Option<&mut Life> {
-        self.lives.iter_mut().find(|life| life.node == node)
+    fn life(&mut self, node: NodeId) -> &mut Life {
+        let at = self.lives.iter().position(|life| life.node == node).unwrap_or_else(|| {
+            let (incarnation, heard_at) = (Incarnation::ZERO, Tick::ZERO);
+            self.lives.push(Life { node, incarnation, number: 0, heard_at, is_silent: true });
+            self.lives.len() - 1
+        });
+        &mut self.lives[at]
     }
 
     fn note_heard(&mut self, node: NodeId, now: Tick) {
@@ -131,9 +129,8 @@ impl Liveness {
 impl<M: StateMachine> Shard<M> {
     /// Tells the groups that the link to a node stands.
     pub(super) fn hear_of_link(&mut self, now: Tick, node: NodeId, incarnation: Incarnation) {
-        if let Some(life) = self.liveness.life(node)
-            && incarnation > life.incarnation
-        {
+        let life = self.liveness.life(node);
+        if incarnation > life.incarnation {
             (life.incarnation, life.number) = (incarnation, 0);
         }
         self.tell(now, node, News::Connected(incarnation));
@@ -147,7 +144,10 @@ impl<M: StateMachine> Shard<M> {
     /// A sign of life has arrived.
     pub(super) fn keep_alive(&mut self, now: Tick, from: NodeId, sign: &KeepAlive) {
         let mine = sign.echo == Incarnation::ZERO || sign.echo == self.config.incarnation;
-        let Some(life) = self.liveness.life(from) else { return };
+        if self.peers.iter().all(|peer| peer.node != from) {
+            return;
+        }
+        let life = self.liveness.life(from);
         let is_new = sign.incarnation > life.incarnation;
         if is_new {
             (life.incarnation, life.number) = (sign.incarnation, 0);

@@ -22,6 +22,7 @@ pub mod figures;
 mod group;
 mod handover;
 mod hibernation;
+mod members;
 mod proposals;
 mod reads;
 pub mod sessions;
@@ -37,6 +38,8 @@ use self::admin::Admin;
 use self::campaigns::Campaigns;
 use self::group::Group;
 use self::hibernation::Liveness;
+pub use self::members::LinkChange;
+use self::members::LinkWatch;
 use self::proposals::Clients;
 use self::reads::Reads;
 use self::sessions::SessionLimits;
@@ -63,8 +66,11 @@ use crate::wire::client::Refused;
 pub struct ShardConfig {
     pub node: NodeId,
     pub incarnation: Incarnation,
-    /// All voters of every group, this node among them, in the order of the cluster's node list.
+    /// The voters of every group's first configuration, this node among them, in the order of the
+    /// cluster's node list. None: this node joins groups that run, and waits for their leaders.
     pub voters: Vec<NodeId>,
+    /// Further nodes to be linked with from the start.
+    pub peers: Vec<NodeId>,
     pub shard: u32,
     pub shards: u32,
     /// Groups of the whole cluster; this shard holds those with `group % shards == shard`.
@@ -117,6 +123,8 @@ pub struct Output {
     pub transitions: Vec<Transition>,
     /// To be told to an operator: acknowledged commands may be missing.
     pub losses: Vec<PossibleLoss>,
+    /// Whom this shard is to be linked with, besides those of the start.
+    pub links: Vec<LinkChange>,
     /// The first error of the log: say why and stop the process.
     pub fatal: Option<WalError>,
 }
@@ -169,6 +177,7 @@ pub struct Shard<M> {
     liveness: Liveness,
     campaigns: Campaigns,
     peers: Vec<Peer>,
+    links: LinkWatch,
     clients: Clients,
     admin: Admin,
     questions: Reads,
@@ -194,6 +203,9 @@ pub struct Shard<M> {
     recovered: Lsn,
     /// Groups that are RECOVERING.
     recovering: usize,
+    /// Until the log is durable up to here the shard counts as RECOVERING: a group has left, and
+    /// what it left with is not on stable storage yet (`None`: it is not even staged).
+    recovered_at: Option<Lsn>,
     fatal: Option<WalError>,
     draining: bool,
     stats: ShardStats,
@@ -212,16 +224,20 @@ impl<M: StateMachine> Shard<M> {
         mut machine: impl FnMut(GroupId) -> M,
         now: Tick,
     ) -> Self {
-        let peers: Vec<Peer> =
-            config.voters.iter().filter(|&&n| n != config.node).map(|&n| Peer::new(n)).collect();
+        let named = config.voters.iter().chain(&config.peers).filter(|&&n| n != config.node);
+        let mut named: Vec<NodeId> = named.copied().collect();
+        named.sort_unstable();
+        named.dedup();
+        let peers: Vec<Peer> = named.into_iter().map(Peer::named).collect();
         let outgoing = peers.iter().map(|_| Vec::new()).collect();
         let mut shard = Self {
             groups: Vec::new(),
             ready: Ready::default(),
             timers: Timers::new(config.raft.heartbeat_us / TIMER_GRID),
             campaigns: Campaigns::default(),
-            liveness: Liveness::new(&config.raft, peers.iter().map(|peer| peer.node)),
+            liveness: Liveness::new(&config.raft),
             peers,
+            links: LinkWatch::default(),
             clients: Clients::default(),
             admin: Admin::default(),
             questions: Reads::default(),
@@ -237,6 +253,7 @@ impl<M: StateMachine> Shard<M> {
             claimed: 0,
             recovered: if wal.staged_bytes() > 0 { wal.staged() } else { wal.written() },
             recovering: 0,
+            recovered_at: Some(Lsn::ZERO),
             wal,
             fatal: None,
             draining: false,
@@ -255,6 +272,7 @@ impl<M: StateMachine> Shard<M> {
             shard.groups.push(Group::new(raft, machine(group), &shard.config));
             shard.reschedule(local);
         }
+        shard.meet_members();
         shard
     }
 
@@ -267,8 +285,8 @@ impl<M: StateMachine> Shard<M> {
         config.incarnation = self.config.incarnation;
         config.seed = seed(self.config.node, self.config.incarnation, group);
         // Leaders of the groups of one shard are spread over the nodes at the first start.
-        let turn = (group.0 / self.config.shards) as usize % voters.len();
-        config.preferred = voters[turn] == self.config.node;
+        let turn = (group.0 / self.config.shards) as usize % voters.len().max(1);
+        config.preferred = voters.get(turn) == Some(&self.config.node);
         config
     }
 
@@ -289,7 +307,10 @@ impl<M: StateMachine> Shard<M> {
         let raft = &mut self.groups[local as usize].raft;
         let (recovering, asleep) = (raft.is_recovering(), raft.is_hibernating());
         raft.handle(now, event, &mut self.ready);
-        self.recovering -= usize::from(recovering && !raft.is_recovering());
+        if recovering && !raft.is_recovering() {
+            self.recovering -= 1;
+            self.recovered_at = None;
+        }
         self.liveness.asleep += usize::from(raft.is_hibernating());
         self.liveness.asleep -= usize::from(asleep);
         let decided = matches!(raft.role(), Role::Leader | Role::Follower);
@@ -337,6 +358,7 @@ impl<M: StateMachine> Shard<M> {
         self.settle(now);
         self.start_fetches(now);
         self.note_commits(now, out);
+        self.note_memberships(now, out);
         self.note_reads();
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);
@@ -419,6 +441,7 @@ impl<M: StateMachine> Shard<M> {
             let marks = if durable { &mut self.durable_marks } else { &mut self.written_marks };
             marks.push_back((lsn, local));
         }
+        self.recovered_at.get_or_insert(self.wal.staged());
     }
 
     /// Sorts this turn's messages by peer; those that speak for an unsettled persist wait.
@@ -496,8 +519,8 @@ impl<M: StateMachine> Shard<M> {
         if left_over {
             return now;
         }
-        let own = self.timers.next().min(self.wal.deadline());
-        own.min(self.questions.deadline()).min(self.liveness.deadline())
+        let own = self.timers.next().min(self.wal.deadline()).min(self.questions.deadline());
+        own.min(self.links_deadline()).min(self.liveness.deadline())
     }
 
     /// True when [`Shard::apply`] has something to do.
@@ -540,9 +563,18 @@ impl<M: StateMachine> Shard<M> {
         &self.wal
     }
 
-    /// Groups that are RECOVERING. The boot record says so until this is 0 (durability.md R3).
+    /// Groups that are RECOVERING, and at least 1 while the log does not hold for good what the last
+    /// one left with. The boot record says so until this is 0 (durability.md R3). Otherwise:
+    ///
+    /// 1. two of three have forgotten; n1, one of them, wins by the votes of all, begins epoch 1 with
+    ///    a no-op and is not RECOVERING any more; the boot record is told;
+    /// 2. power fails before the no-op is durable: n1 starts as one that never forgot anything;
+    /// 3. n1 and n2, a majority without marks, elect a leader in epoch 0: indices of which a reader
+    ///    may have heard are used again, and nobody is told (R6, R9).
     pub fn recovering(&self) -> usize {
-        let unsettled = self.config.suspect > Suspect::Nothing && !self.is_recovered();
+        let suspected = self.config.suspect > Suspect::Nothing;
+        let held = self.recovered_at.is_some_and(|lsn| lsn <= self.wal.durable());
+        let unsettled = suspected && !(held && self.is_recovered());
         self.recovering.max(usize::from(unsettled))
     }
 
@@ -574,7 +606,8 @@ pub fn restored(group: &RecoveredGroup) -> Restored {
     if mutants::is(Mutant::ForgetVoteAtStart) {
         hard_state.vote = None;
     }
-    Restored { hard_state, terms, first, last: group.last, recovering: false }
+    let memberships = group.memberships.clone();
+    Restored { hard_state, terms, first, last: group.last, recovering: false, memberships }
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {

@@ -13,6 +13,7 @@ use super::Shard;
 use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, NodeId, Term, Tick};
 use crate::machine::StateMachine;
+use crate::membership::NodeAddress;
 use crate::mutants::{self, Mutant};
 use crate::raft::Event;
 use crate::raft::message::{Body, Message};
@@ -39,13 +40,32 @@ impl Outgoing {
 pub(super) struct Peer {
     pub node: NodeId,
     pub connected: bool,
+    /// A link with it is wanted.
+    pub is_wanted: bool,
+    /// It was a member of some group here since the start.
+    pub was_member: bool,
+    /// Where a membership says that it is.
+    pub address: Option<NodeAddress>,
     /// Whole frames that the socket has not taken yet.
     pub egress: Vec<u8>,
 }
 
 impl Peer {
+    /// One that nobody has asked to be linked with yet.
     pub fn new(node: NodeId) -> Self {
-        Self { node, connected: false, egress: Vec::new() }
+        Self {
+            node,
+            connected: false,
+            is_wanted: false,
+            was_member: false,
+            address: None,
+            egress: Vec::new(),
+        }
+    }
+
+    /// One that the configuration file names.
+    pub fn named(node: NodeId) -> Self {
+        Self { is_wanted: true, ..Self::new(node) }
     }
 
     /// Bytes that wait for the socket.

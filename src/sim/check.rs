@@ -1,11 +1,13 @@
 //! What is checked of a node after each of its turns.
 
+use super::members::is_quorum;
 use super::node::{CLIENT_BLOCKS_MAX, PEER_EGRESS_MAX, STAGED_MAX};
 use super::oracle::Lost;
 use super::subject::Subject;
 use super::trace::What;
 use super::world::World;
-use crate::ids::{GroupId, Incarnation, Index, Term};
+use crate::ids::{GroupId, Incarnation, Index};
+use crate::membership::Membership;
 use crate::raft::Raft;
 use crate::raft::ready::Role;
 
@@ -13,6 +15,13 @@ use crate::raft::ready::Role;
 const TURN_BYTES_MAX: usize = 40 << 10;
 /// The shards' own invariants are checked once in so many turns.
 const INVARIANTS_EVERY: u64 = 64;
+
+/// Indices of the configuration that a group uses, and of the newest one that is committed.
+fn configuration(raft: &Raft) -> (u64, u64) {
+    let kept = raft.memberships();
+    let committed = kept.iter().rev().find(|kept| kept.index <= raft.commit());
+    (raft.membership().index.get(), committed.map_or(0, |kept| kept.index.get()))
+}
 
 impl<S: Subject> World<S> {
     /// A possible loss is told of if, and only if, a majority may have forgotten.
@@ -23,8 +32,8 @@ impl<S: Subject> World<S> {
                 self.fail(rule, what);
             }
             self.trace.note(self.now, What::Loss { node: node as u32 + 1, loss });
-            let forgot = self.nodes.iter().filter(|node| node.forgot).count();
-            if forgot <= self.nodes.len() / 2 {
+            if !self.may_have_lost(loss.group) {
+                let forgot = self.nodes.iter().filter(|node| node.forgot).count();
                 let what = format!("n{} {loss:?}, {forgot} nodes had forgotten", node + 1);
                 self.fail("a loss is told of only where there can be one", what);
             }
@@ -37,7 +46,13 @@ impl<S: Subject> World<S> {
         let state = &self.hosts[host];
         let shard = state.shard.as_ref().expect("it has just had its turn");
         let mut broken = None;
+        let mut news = Vec::new();
         for (view, seen) in shard.groups().zip(&mut seen) {
+            let since = Index(seen.config.0);
+            if seen.config != configuration(view.raft()) {
+                seen.config = configuration(view.raft());
+                news.push(view.raft().group());
+            }
             match self.oracle.look(node, &view, seen) {
                 Ok(false) => {}
                 Ok(true) => {
@@ -46,9 +61,7 @@ impl<S: Subject> World<S> {
                     let term = raft.log().term_at(index).unwrap_or_default();
                     let what = What::Commit { node: node as u32 + 1, group, index, term };
                     self.trace.note(self.now, what);
-                    if raft.role() == Role::Leader
-                        && !self.is_settled_on_majority(group, index, term)
-                    {
+                    if raft.role() == Role::Leader && !self.is_settled_on_majority(raft, since) {
                         let what = format!("n{} g{group} i{index}", node + 1);
                         broken = Some(("what is committed is settled on a majority", what));
                     }
@@ -75,6 +88,9 @@ impl<S: Subject> World<S> {
             shard.check_invariants();
         }
         self.hosts[host].seen = seen;
+        for group in news {
+            self.note_news(node, host, group);
+        }
         self.explain_losses();
         if let Some((rule, what)) = broken {
             self.fail(rule, what);
@@ -95,10 +111,19 @@ impl<S: Subject> World<S> {
         })
     }
 
+    fn note_news(&mut self, node: usize, host: usize, group: GroupId) {
+        let shard = self.hosts[host].shard.take().expect("it has just had its turn");
+        if let Some(view) = shard.group(group) {
+            self.note_configurations(node, view.raft());
+        }
+        self.hosts[host].shard = Some(shard);
+    }
+
     /// A told loss does not excuse everything: what the disks of a majority still hold must be in the
     /// log of whoever was elected by all. Disks with damage, and new ones, prove nothing.
     fn explain_losses(&mut self) {
         while let Some(Lost { group, index, term }) = self.oracle.gone.pop() {
+            self.configurations[group.0 as usize].lose(index.prev());
             let shards = self.shape.shards as usize;
             let holds = |node: usize| {
                 let state = &self.nodes[node];
@@ -106,9 +131,10 @@ impl<S: Subject> World<S> {
                 let sound = !state.may_rot && !state.is_stranger && !state.is_misdirected;
                 sound && host.shadow.holds(group, index, term)
             };
-            let count = (0..self.nodes.len()).filter(|&node| holds(node)).count();
-            if count > self.nodes.len() / 2 && !self.options.lying_disks {
-                let what = format!("g{group} i{index} of t{term} is on {count} disks");
+            let proven =
+                self.configurations[group.0 as usize].alive().all(|m| is_quorum(m, &holds));
+            if proven && !self.options.lying_disks {
+                let what = format!("g{group} i{index} of t{term} is on the disks of a majority");
                 self.fail("a loss takes only what a majority has lost", what);
             }
         }
@@ -116,15 +142,34 @@ impl<S: Subject> World<S> {
 
     /// R2: by the completions that a majority has seen, not by what it says. Nodes that have lost
     /// what they had settled count: they had.
-    fn is_settled_on_majority(&self, group: GroupId, index: Index, term: Term) -> bool {
-        let (shards, nodes) = (self.shape.shards as usize, &self.nodes);
-        let holds = |node: usize| {
-            let host = &self.hosts[node * shards + group.0 as usize % shards];
-            let sync = self.shape.syncs(group);
-            nodes[node].forgot || host.shadow.may_say_matched(group, index, term, sync)
+    ///
+    /// `since`: the configuration that the leader used before this turn. In the turn it may have
+    /// begun to use others, each of which counts only if the one before it has agreed to it.
+    fn is_settled_on_majority(&self, raft: &Raft, since: Index) -> bool {
+        let (shards, nodes, group) = (self.shape.shards as usize, &self.nodes, raft.group());
+        let is_settled = |membership: &Membership, index: Index| {
+            let term = raft.log().term_at(index).unwrap_or_default();
+            let holds = |node: usize| {
+                let host = &self.hosts[node * shards + group.0 as usize % shards];
+                let sync = self.shape.syncs(group);
+                nodes[node].forgot || host.shadow.may_say_matched(group, index, term, sync)
+            };
+            is_quorum(membership, &holds)
         };
-        let count = (0..nodes.len()).filter(|&node| holds(node)).count();
-        count > nodes.len() / 2 || self.options.lying_disks
+        let kept = raft.memberships();
+        let first = kept.partition_point(|kept| kept.index <= since).saturating_sub(1);
+        for (i, membership) in kept[first..].iter().enumerate() {
+            if is_settled(membership, raft.commit()) {
+                return true;
+            }
+            let next = kept.get(first + i + 1);
+            let agreed = membership.index <= raft.commit()
+                && (membership.index == Index::ZERO || is_settled(membership, membership.index));
+            if next.is_none() || !agreed {
+                break;
+            }
+        }
+        self.options.lying_disks
     }
 
     /// What waits for a peer's socket.

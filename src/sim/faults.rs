@@ -72,6 +72,7 @@ impl<S: Subject> World<S> {
     fn begin_fault(&mut self, fault: &Fault, at: usize) -> bool {
         let (node, amount) = (fault.node, fault.amount);
         match fault.kind {
+            Kind::Members => return false,
             Kind::Kill => return self.kill_for_a_while(node),
             Kind::Power => return self.lose_power(node),
             Kind::Shards => {
@@ -158,7 +159,8 @@ impl<S: Subject> World<S> {
             | Kind::Narrow
             | Kind::Stuck => self.set_wires(&fault, false),
             Kind::Latency | Kind::Full | Kind::Io => self.calm_disks(&fault),
-            Kind::Stall | Kind::Reset | Kind::Misdirect | Kind::Transfer => {}
+            Kind::Stall | Kind::Reset | Kind::Misdirect => {}
+            Kind::Transfer | Kind::Members => {}
         }
     }
 
@@ -208,8 +210,10 @@ impl<S: Subject> World<S> {
         }
         let state = &self.nodes[node];
         // Damage to the last durable bytes, and then the loss of the unsynced ones that name them as
-        // durable: no log can tell that from a torn tail (durability.md §5).
-        let is_rotting = state.may_rot && !state.up;
+        // durable, before a start has read both: no log can tell that from a torn tail
+        // (durability.md §5).
+        let mut hosts = self.hosts[self.hosts_of(node)].iter();
+        let is_rotting = state.may_rot && hosts.any(|host| host.shard.is_none());
         if state.is_dark || is_rotting {
             return false;
         }
@@ -230,13 +234,6 @@ impl<S: Subject> World<S> {
             self.start_in(node, wait);
         }
         true
-    }
-
-    /// Whether those that have gaps in their memory, or none at all, stay a minority with `node`.
-    fn may_forget(&self, node: usize) -> bool {
-        let nodes = &self.nodes;
-        let forgot = (0..nodes.len()).filter(|&i| i == node || nodes[i].forgot).count();
-        forgot <= (nodes.len() - 1) / 2
     }
 
     /// What kept the node down is over.
@@ -269,7 +266,7 @@ impl<S: Subject> World<S> {
         let state = &mut self.nodes[node];
         (state.is_stranger, state.disk_id, state.incarnation) = (true, disk_id, 0);
         state.forgot = true;
-        (state.may_fail, state.may_rot, state.went_astray) = (false, false, false);
+        (state.may_fail, state.may_rot) = (false, false);
         state.boot = BootFile::new();
         (state.record, state.found_rot) = (None, false);
         for host in self.hosts_of(node) {
@@ -517,7 +514,7 @@ impl<S: Subject> World<S> {
         self.stats.rotten += 1;
         let state = &mut self.nodes[node];
         (state.may_rot, state.may_fail, state.forgot) = (true, true, true);
-        (state.is_misdirected, state.went_astray) = (true, true);
+        state.is_misdirected = true;
         true
     }
 }

@@ -7,6 +7,7 @@ pub mod control;
 pub mod disk;
 mod faults;
 pub mod linear;
+pub mod members;
 pub mod nemesis;
 mod network;
 mod node;

@@ -86,6 +86,8 @@ kinds! {
     Rot = "rot", 1, "disk";
     /// A write lands elsewhere, and is reported as done.
     Misdirect = "misdirect", 1, "disk";
+    /// An operator changes the members: no fault of the plan, it goes on beside them.
+    Members = "members", 0, "members";
 }
 
 /// A set of kinds.

@@ -54,8 +54,6 @@ pub struct Node {
     pub forgot: bool,
     /// A write went astray: if nothing shows it, the disk is replaced.
     pub is_misdirected: bool,
-    /// A write went astray in this directory at some time. What it hit may show late.
-    pub went_astray: bool,
     /// Damage was found at this start, and is not in the boot record yet.
     pub found_rot: bool,
     /// The boot record as written last.
@@ -109,7 +107,6 @@ impl Node {
             may_rot: false,
             forgot: false,
             is_misdirected: false,
-            went_astray: false,
             found_rot: false,
             record: None,
             is_stopping: false,
@@ -219,7 +216,9 @@ pub(super) fn shard_config(
     suspect: Suspect,
 ) -> ShardConfig {
     let id = NodeId(node as u32 + 1);
-    let voters: Vec<_> = (1..=shape.nodes).map(NodeId).collect();
+    // Spare nodes wait to be taken in.
+    let first: Vec<_> = (1..=shape.voters).map(NodeId).collect();
+    let voters = if id.0 <= shape.voters { first } else { Vec::new() };
     let mut raft = raft::Config::new(id, GroupId(0), voters.clone(), incarnation);
     raft.cache_bytes_max = shape.cache_bytes;
     raft.inflight_count_max = shape.inflight;
@@ -231,6 +230,7 @@ pub(super) fn shard_config(
         node: id,
         incarnation,
         voters,
+        peers: (1..=shape.nodes).map(NodeId).collect(),
         shard,
         shards: shape.shards,
         groups: shape.groups,
@@ -306,6 +306,8 @@ impl<S: Subject> World<S> {
         }
         state.disk.issue(Tick(self.now), &mut state.out.disk);
         self.losses.append(&mut state.out.losses);
+        // Every node is linked with every other one: who was taken out may still talk.
+        state.out.links.clear();
         for transition in state.out.transitions.drain(..) {
             let what = What::Role { node: node as u32 + 1, transition };
             self.trace.note(self.now, what);

@@ -1,6 +1,6 @@
 //! What a run is told, and what its seed makes of the rest.
 
-use super::nemesis::{Fault, Kinds, plan};
+use super::nemesis::{Fault, Kind, Kinds, plan};
 use super::rng::Rng;
 use crate::ids::GroupId;
 
@@ -13,11 +13,12 @@ pub(super) const DISKS: u64 = 5;
 pub(super) const FAULTS: u64 = 6;
 /// Numbers 14 on: what was added later draws from streams of its own.
 pub(super) const REST: u64 = 14;
+pub(super) const MEMBERS: u64 = 7;
 
 /// A run of the simulator. What is `None` the seed decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// 1 to 7.
+    /// Voters of the first configuration, 1 to 7.
     pub nodes: Option<u32>,
     /// 1 to 4.
     pub shards: Option<u32>,
@@ -86,7 +87,12 @@ impl Options {
 /// What a run is made of: the options, and the seed's choice of everything else.
 #[derive(Clone, Debug)]
 pub struct Shape {
+    /// All nodes, spare ones too.
     pub nodes: u32,
+    /// The first of them, which vote from the start.
+    pub voters: u32,
+    /// An operator changes the members.
+    pub changes: bool,
     pub shards: u32,
     pub groups: u32,
     /// Whether acknowledgements wait for stable storage ...
@@ -145,6 +151,12 @@ impl Shape {
         let nodes = options.nodes.unwrap_or(nodes);
         let shards = options.shards.unwrap_or(shards);
         let groups = options.groups.unwrap_or(groups).max(1);
+        let voters = nodes;
+        let mut members = base.fork(MEMBERS);
+        let changes =
+            options.nemesis.has(Kind::Members) && !options.lying_disks && members.chance(50);
+        let spares = if changes { members.between(1, 2) as u32 } else { 0 };
+        let nodes = voters + spares;
         let end = u64::from(options.seconds) * 1_000_000;
         let mut plan = plan(base.fork(PLAN), options.nemesis, nodes, options.faults, end);
         if let Some(only) = &options.only {
@@ -155,11 +167,14 @@ impl Shape {
         let except = (0..groups).filter(|group| mixed && group % 2 == 1).map(GroupId).collect();
         Self {
             nodes,
+            voters,
+            changes,
             shards: shards.min(groups),
             groups,
             wal_sync: rng.chance(50) || options.lying_disks,
             wal_sync_except: except,
-            majority: rng.chance(10),
+            // What is lost there is counted by nodes, whatever the members are.
+            majority: rng.chance(10) && !changes,
             clients: rng.between(2, 4) as u32,
             think_us: [100_000, 200_000, 400_000][rng.below(3) as usize],
             window: rng.between(1, 4) as usize,

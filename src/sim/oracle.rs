@@ -64,7 +64,7 @@ struct Truth {
     spoken: Vec<Spoken>,
     /// Terms whose election told of a possible loss.
     losses: Vec<u64>,
-    /// Recovery epoch that was told last.
+    /// Highest recovery epoch in which something was committed.
     epoch: u32,
     has_lost: bool,
     /// What was committed and is lost, as told: by index, what stood there last.
@@ -96,6 +96,8 @@ pub struct Seen {
     pub asleep: bool,
     pub commit: u64,
     pub applied: u64,
+    /// Index of the configuration in use, and of the newest one that was seen committed.
+    pub config: (u64, u64),
     /// Uncommitted bytes that it may have while it leads.
     allowed: u64,
 }
@@ -263,17 +265,16 @@ impl Oracle {
         Ok(())
     }
 
-    /// An election has told of a possible loss.
+    /// An election has told of a possible loss. Its epoch is above all in which something was
+    /// committed; one that was told and died with its leader before its no-op was committed is used
+    /// again, for nobody was told of an index in it.
     pub fn note_loss(&mut self, loss: &PossibleLoss) -> Verdict {
         let truth = &mut self.groups[loss.group.0 as usize];
         truth.losses.push(loss.term.0);
-        let committed = truth.committed.last().map_or(0, |entry| entry.epoch);
-        let before = truth.epoch.max(committed);
-        if loss.epoch <= before {
-            let what = format!("{loss:?} after epoch {before}");
+        if loss.epoch <= truth.epoch {
+            let what = format!("{loss:?} after epoch {}", truth.epoch);
             return broken("a possible loss begins a new epoch", what);
         }
-        truth.epoch = loss.epoch;
         Ok(())
     }
 
@@ -303,7 +304,8 @@ impl Oracle {
         let (group, by) = (raft.group(), raft.term().0 as u32);
         let runs = raft.log().runs();
         let mut run = runs.partition_point(|run| run.first.0 <= from).saturating_sub(1);
-        let Truth { committed: truth, lost, .. } = &mut self.groups[group.0 as usize];
+        let Truth { committed: truth, lost, epoch: highest, .. } =
+            &mut self.groups[group.0 as usize];
         for index in from..=commit {
             while runs.get(run + 1).is_some_and(|next| next.first.0 <= index) {
                 run += 1;
@@ -315,6 +317,7 @@ impl Oracle {
                     compare_epochs(index, &entry, truth.last(), lost.get(&index))
                         .map_err(|(rule, what)| (rule, format!("n{} g{group} {what}", node + 1)))?;
                     truth.push(entry);
+                    *highest = epoch.max(*highest);
                 }
                 Some(entry) if (entry.term, entry.epoch) == (term, epoch) => {}
                 Some(entry) => {

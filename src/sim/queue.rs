@@ -27,6 +27,8 @@ pub enum Event {
     Started(u32, u32),
     /// The boot record that says that the node has its memory back is written.
     Recorded(u32, u32),
+    /// The operator changes members.
+    Change,
     /// All trouble ends.
     Heal,
     /// Is everything as it should be, some time after the trouble?

@@ -6,7 +6,7 @@ use super::queue::Event;
 use super::subject::{Observed, Subject};
 use super::trace::What;
 use super::world::World;
-use crate::ids::{GroupId, Incarnation, NodeId};
+use crate::ids::{GroupId, Incarnation, Index, NodeId};
 use crate::shard::{Output, Recovered, Shard, restored};
 use crate::wal::Recovered as FoundLog;
 use crate::wal::{
@@ -45,6 +45,7 @@ impl<S: Subject> World<S> {
             boot: state.machine,
             shards,
             voters: (1..=self.shape.nodes).map(NodeId).collect(),
+            others: Vec::new(),
             unsynced: u64::from(!self.shape.all_sync()),
         };
         let (record, verdict) = match BootRecord::open(previous.as_ref(), &opening) {
@@ -98,11 +99,14 @@ impl<S: Subject> World<S> {
         let hosts = self.hosts_of(node);
         let disks = &mut self.hosts[hosts];
         let armed = disks.iter().any(|host| host.disk.is_armed());
+        let volatile = disks.iter().any(|host| host.disk.is_volatile());
         let landed =
             disks.iter_mut().fold(false, |any, host| any | host.disk.take_misdirected().is_some());
         let state = &mut self.nodes[node];
         // What is wrong from here on, with nothing left to go wrong, is nobody's fault but its own.
-        state.may_rot &= state.found_rot || state.went_astray;
+        // A log that is whole thanks to what only a cache holds may turn out not to be.
+        let astray = state.is_misdirected && !landed;
+        state.may_rot &= state.found_rot || astray || volatile;
         state.may_fail &= armed || state.may_rot;
         if std::mem::take(&mut state.found_rot) {
             state.rewrite(|record| record.recovering = Suspect::Everything);
@@ -156,7 +160,8 @@ impl<S: Subject> World<S> {
                 return false;
             }
         };
-        let suspect = match self.judge_log(node, at, &found) {
+        let is_headless = !found.drop_headless(|_| Index::ZERO).is_empty();
+        let suspect = match self.judge_log(node, at, &found, is_headless) {
             Some(suspect) => suspect,
             None => return false,
         };
@@ -189,20 +194,25 @@ impl<S: Subject> World<S> {
 
     /// What recovery found, against what was known: which groups are suspect; `None` if the node
     /// cannot start.
-    fn judge_log(&mut self, node: usize, at: usize, found: &FoundLog) -> Option<Suspect> {
+    fn judge_log(
+        &mut self,
+        node: usize,
+        at: usize,
+        found: &FoundLog,
+        is_headless: bool,
+    ) -> Option<Suspect> {
         let state = &self.nodes[node];
         let suspect = state.record.as_ref().map(|record| record.recovering).unwrap_or_default();
         let (may_rot, is_misdirected) = (state.may_rot, state.is_misdirected);
         let place = format!("n{} s{}", node + 1, at as u32 % self.shape.shards);
-        if let Verdict::Rot { valid, durable, .. } = found.verdict {
+        if is_headless || matches!(found.verdict, Verdict::Rot { .. }) {
             if !may_rot {
-                self.fail(
-                    "an honest disk shows no rot",
-                    format!("{place}: V {valid}, D {durable}"),
-                );
+                let (verdict, end) = (&found.verdict, found.end);
+                let what = format!("{place}: {verdict:?} at {end}, headless: {is_headless}");
+                self.fail("an honest disk shows no rot", what);
                 return None;
             }
-            self.note_node(node, "finds rot at", valid.0);
+            self.note_node(node, "finds rot at", found.end.0);
             self.stats.rot_found += 1;
             self.oracle.forget(node);
             self.nodes[node].found_rot = true;

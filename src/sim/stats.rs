@@ -21,6 +21,8 @@ pub struct Stats {
     /// Elections after which acknowledged blocks may be missing, as told.
     pub losses: u64,
     pub starts: u64,
+    /// Changes of members that were begun.
+    pub changes: u64,
     /// Ends in good order.
     pub stops: u64,
     pub refused_strangers: u64,
@@ -65,6 +67,7 @@ impl Stats {
             rot_found,
             losses,
             starts,
+            changes,
             stops,
             refused_strangers,
             resets,
@@ -97,6 +100,7 @@ impl Stats {
         self.rot_found += rot_found;
         self.losses += losses;
         self.starts += starts;
+        self.changes += changes;
         self.stops += stops;
         self.refused_strangers += refused_strangers;
         self.resets += resets;

@@ -52,6 +52,12 @@ pub enum What {
         note: &'static str,
         number: u64,
     },
+    /// A node uses the configuration of this index.
+    Members {
+        node: u32,
+        group: GroupId,
+        index: Index,
+    },
     Loss {
         node: u32,
         loss: PossibleLoss,
@@ -152,6 +158,9 @@ fn line(what: &What, at: u64, out: &mut String) {
             write!(out, "n{from} -> c{client}  g{group}  {note} #{seq} i{first}")
         }
         What::Node { node, note, number } => write!(out, "n{node}  {note} {number}"),
+        What::Members { node, group, index } => {
+            write!(out, "n{node}  g{group}  uses the members of i{index}")
+        }
         What::Loss { node, loss } => {
             let PossibleLoss { group, term, epoch } = loss;
             write!(out, "n{node}  g{group}  POSSIBLE DATA LOSS, t{term}, epoch {epoch}")

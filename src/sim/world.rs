@@ -12,9 +12,10 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::members::Configurations;
 use super::network::{Link, Wire};
 use super::node::{BLOCK_MAX, Host, Node, UNCOMMITTED_MAX};
-use super::options::{CLIENTS, DISKS, FAULTS, NETWORK, Options, Shape};
+use super::options::{CLIENTS, DISKS, FAULTS, MEMBERS, NETWORK, Options, Shape};
 use super::oracle::{Oracle, Violation};
 use super::queue::{Event, Queue};
 use super::rng::Rng;
@@ -92,6 +93,9 @@ pub struct World<S: Subject> {
     pub(super) client_rng: Rng,
     pub(super) node_rng: Rng,
     pub(super) fault_rng: Rng,
+    pub(super) members_rng: Rng,
+    /// By group: who decided and decides.
+    pub(super) configurations: Vec<Configurations>,
     /// When the trouble ended; `None` while it lasts.
     pub(super) healed_at: Option<u64>,
     /// Losses that were told of in this turn.
@@ -135,6 +139,8 @@ impl<S: Subject> World<S> {
             client_rng: base.fork(CLIENTS),
             node_rng: base.fork(DISKS + 100),
             fault_rng: base.fork(FAULTS),
+            members_rng: base.fork(MEMBERS + 1),
+            configurations: (0..shape.groups).map(|_| Configurations::new(shape.voters)).collect(),
             healed_at: None,
             losses: Vec::new(),
             progressed: vec![false; shape.groups as usize],
@@ -160,6 +166,7 @@ impl<S: Subject> World<S> {
         for (i, fault) in self.shape.plan.iter().enumerate() {
             self.queue.push(fault.at, Event::Begin(i as u32));
         }
+        self.begin_members();
         let end = u64::from(self.options.seconds) * 1_000_000;
         self.queue.push(end, Event::Heal);
     }
@@ -203,6 +210,7 @@ impl<S: Subject> World<S> {
             Event::Start(node, attempt) => self.on_start(node as usize, attempt),
             Event::Started(node, attempt) => self.on_started(node as usize, attempt),
             Event::Recorded(node, attempt) => self.on_recorded(node as usize, attempt),
+            Event::Change => self.on_change(),
             Event::Heal => self.on_heal(),
             Event::Look => self.on_look(),
         }
@@ -276,7 +284,12 @@ impl<S: Subject> World<S> {
         self.trace.note(self.now, What::World { note: "---- all trouble ends ----" });
         self.wires.iter_mut().for_each(|wire| *wire = Wire::default());
         for node in 0..self.nodes.len() {
-            self.heal_node(node);
+            if self.is_superfluous(node) {
+                self.note_node(node, "is switched off for good in incarnation", 0);
+                self.switch_off(node);
+            } else {
+                self.heal_node(node);
+            }
         }
         self.queue.push(self.now + LOOK_US, Event::Look);
     }
@@ -323,7 +336,7 @@ impl<S: Subject> World<S> {
     fn has_converged(&self, group: usize) -> bool {
         let last = self.oracle.commit(GroupId(group as u32));
         (0..self.nodes.len())
-            .filter(|&node| !self.nodes[node].is_stranger)
+            .filter(|&node| self.takes_part(node, group))
             .all(|node| self.view(node, group).is_some_and(|view| view.applied().0 == last))
     }
 
@@ -380,8 +393,11 @@ impl<S: Subject> World<S> {
 
     /// What was acknowledged is there, on every node.
     fn check_ledgers(&mut self) {
-        for node in (0..self.nodes.len()).filter(|&node| !self.nodes[node].is_stranger) {
+        for node in 0..self.nodes.len() {
             for group in 0..self.shape.groups as usize {
+                if !self.takes_part(node, group) {
+                    continue;
+                }
                 let Some(view) = self.view(node, group) else { continue };
                 if self.oracle.has_lost(GroupId(group as u32)) {
                     continue;

@@ -43,6 +43,9 @@ const VERSION: u32 = 2;
 const HEAD_BYTES: usize = 456;
 /// Most voters that a record has room for.
 const VOTERS_MAX: usize = 15;
+/// Other nodes lie behind the durable positions of as many shards as there may be.
+const OTHERS_AT: usize = 2560;
+const OTHERS_MAX: usize = 60;
 
 const _: () = assert!(size_of::<Head>() == HEAD_BYTES);
 const _: () = assert!(HEAD_BYTES + 8 * SHARDS_MAX <= SLOT_BYTES);
@@ -106,8 +109,10 @@ pub struct BootRecord {
     pub recovering: Suspect,
     /// See [`Opening::unsynced`].
     pub unsynced: u64,
-    /// By node.
+    /// Those of the groups' first configuration, by node. None: this node joined groups that ran.
     pub voters: Vec<KnownVoter>,
+    /// Other nodes that it has been told of, by node.
+    pub others: Vec<KnownVoter>,
     /// Highest known durable position of each shard's log; feeds
     /// [`recover_from`](super::recover_from).
     pub durable: Vec<Lsn>,
@@ -122,8 +127,11 @@ pub struct Opening {
     /// The kernel's boot id now.
     pub boot: u128,
     pub shards: u32,
-    /// Of all groups, this node among them.
+    /// Of all groups' first configuration, this node among them; none if it joins groups that run.
+    /// Only the first start asks.
     pub voters: Vec<NodeId>,
+    /// Other nodes that may take part.
+    pub others: Vec<NodeId>,
     /// Which groups do without `wal_sync`: 0 for none, else any fingerprint of the set. When it
     /// changes between two starts, a loss of power puts all groups under suspicion.
     pub unsynced: u64,
@@ -181,8 +189,8 @@ pub enum BootError {
     )]
     ShardCount { found: u32, expected: u32 },
     #[error(
-        "cluster.nodes has changed since the directory was made: {change}; set it back, members \
-         cannot be changed by editing the list"
+        "cluster.nodes does not fit the groups' members: {change}; set it back, members are changed \
+         by `ringraft member`, not by editing the list"
     )]
     VotersChanged { change: String },
 }
@@ -227,6 +235,13 @@ impl BootRecord {
         for (i, lsn) in self.durable.iter().enumerate() {
             slot[HEAD_BYTES + 8 * i..][..8].copy_from_slice(&lsn.0.to_le_bytes());
         }
+        let others = &mut slot[OTHERS_AT..];
+        others[..4].copy_from_slice(&(self.others.len() as u32).to_le_bytes());
+        for (bytes, known) in
+            others[8..].chunks_exact_mut(size_of::<VoterBytes>()).zip(&self.others)
+        {
+            bytes.copy_from_slice(VoterBytes::of(known).as_bytes());
+        }
         let checksum = checksum::crc32c(&slot[4..]);
         slot[..4].copy_from_slice(&checksum.to_le_bytes());
         Ok((self.writes % 2, slot))
@@ -236,15 +251,17 @@ impl BootRecord {
         if self.durable.len() > SHARDS_MAX {
             return Err(BootError::Shards(self.durable.len()));
         }
-        let voters = self.voters.len();
-        if voters > VOTERS_MAX { Err(BootError::Voters(voters)) } else { Ok(()) }
+        let (voters, others) = (self.voters.len(), self.others.len());
+        if voters > VOTERS_MAX || others > OTHERS_MAX {
+            return Err(BootError::Voters(voters.max(others)));
+        }
+        Ok(())
     }
 
     fn head(&self) -> Head {
         let mut voter = [VoterBytes { node: 0, zero: 0, disk: [0; 16] }; VOTERS_MAX];
         for (bytes, known) in voter.iter_mut().zip(&self.voters) {
-            bytes.node = known.node.0;
-            bytes.disk = known.disk.unwrap_or(0).to_le_bytes();
+            *bytes = VoterBytes::of(known);
         }
         Head {
             checksum: 0,
@@ -302,11 +319,32 @@ fn decode_slot(slot: &[u8]) -> Result<Option<BootRecord>, BootError> {
     }
     let marks = rest.chunks_exact(8).take(head.shards as usize);
     let durable = marks.map(|raw| Lsn(u64::from_le_bytes(raw.try_into().expect("8 bytes"))));
-    Ok(head.record(durable.collect()))
+    Ok(others(slot).and_then(|others| head.record(durable.collect(), others)))
+}
+
+/// The nodes behind the head.
+fn others(slot: &[u8]) -> Option<Vec<KnownVoter>> {
+    let (count, table) = slot[OTHERS_AT..].split_first_chunk::<8>()?;
+    let count = u64::from_le_bytes(*count);
+    let rows = table.chunks_exact(size_of::<VoterBytes>()).take(count.min(1 << 16) as usize);
+    let known = |row: &[u8]| Some(VoterBytes::read_from_bytes(row).ok()?.known());
+    (count <= OTHERS_MAX as u64).then(|| rows.map(known).collect())?
+}
+
+impl VoterBytes {
+    fn of(known: &KnownVoter) -> Self {
+        let disk = known.disk.unwrap_or(0).to_le_bytes();
+        Self { node: known.node.0, zero: 0, disk }
+    }
+
+    fn known(&self) -> KnownVoter {
+        let disk = u128::from_le_bytes(self.disk);
+        KnownVoter { node: NodeId(self.node), disk: (disk != 0).then_some(disk) }
+    }
 }
 
 impl Head {
-    fn record(&self, durable: Vec<Lsn>) -> Option<BootRecord> {
+    fn record(&self, durable: Vec<Lsn>, others: Vec<KnownVoter>) -> Option<BootRecord> {
         let state = match self.state {
             1 => BootState::Running,
             2 => BootState::Clean,
@@ -317,10 +355,6 @@ impl Head {
             1 => Suspect::Unsynced,
             2 => Suspect::Everything,
             _ => return None,
-        };
-        let known = |bytes: &VoterBytes| {
-            let disk = u128::from_le_bytes(bytes.disk);
-            KnownVoter { node: NodeId(bytes.node), disk: (disk != 0).then_some(disk) }
         };
         Some(BootRecord {
             identity: LogIdentity {
@@ -333,7 +367,8 @@ impl Head {
             state,
             recovering,
             unsynced: self.unsynced,
-            voters: self.voter.get(..self.voters as usize)?.iter().map(known).collect(),
+            voters: self.voter.get(..self.voters as usize)?.iter().map(VoterBytes::known).collect(),
+            others,
             durable,
             writes: self.writes,
         })
@@ -364,7 +399,8 @@ impl BootRecord {
             state: BootState::Running,
             recovering: previous.map_or(Suspect::Nothing, |last| last.suspect(now)),
             unsynced: now.unsynced,
-            voters: previous.map_or_else(|| first_voters(now), |last| last.voters.clone()),
+            voters: previous.map_or_else(|| known(now, &now.voters), |last| last.voters.clone()),
+            others: previous.map_or_else(|| known(now, &now.others), |last| last.others.clone()),
             durable: previous
                 .map_or_else(|| vec![Lsn::ZERO; now.shards as usize], |last| last.durable.clone()),
             writes: previous.map_or(0, |last| last.writes + 1),
@@ -389,10 +425,22 @@ impl BootRecord {
         if found != now.shards {
             return Err(BootError::ShardCount { found, expected: now.shards });
         }
-        let is_known = |node: &NodeId| self.voters.iter().any(|known| known.node == *node);
-        let added: Vec<_> = now.voters.iter().filter(|node| !is_known(node)).collect();
-        let known = self.voters.iter().map(|known| &known.node);
-        let gone: Vec<_> = known.filter(|node| !now.voters.contains(node)).collect();
+        Ok(())
+    }
+
+    /// Whether the list of nodes in a configuration file still says what the directory and the
+    /// groups' logs say: `members` take part in some group, and of `placed` the logs name the
+    /// addresses. Members are not changed by editing the list, and nobody is lost from sight by it.
+    pub fn check_nodes(
+        &self,
+        listed: &[NodeId],
+        members: &[NodeId],
+        placed: &[NodeId],
+    ) -> Result<(), BootError> {
+        let is_new = |node: &&NodeId| !self.knows(**node) && !members.contains(node);
+        let added: Vec<_> = listed.iter().filter(is_new).collect();
+        let is_lost = |node: &&NodeId| !listed.contains(node) && !placed.contains(node);
+        let gone: Vec<_> = members.iter().filter(is_lost).collect();
         let names = |nodes: &[&NodeId]| {
             nodes.iter().map(|node| node.0.to_string()).collect::<Vec<_>>().join(", ")
         };
@@ -407,11 +455,26 @@ impl BootRecord {
         Err(BootError::VotersChanged { change })
     }
 
+    /// Whether it has been told of this node.
+    pub fn knows(&self, node: NodeId) -> bool {
+        self.voters.iter().chain(&self.others).any(|known| known.node == node)
+    }
+
+    /// Tells it of a node that a group has taken in. True when that is news and there is room.
+    pub fn admit(&mut self, node: NodeId) -> bool {
+        let news = !self.knows(node) && self.others.len() < OTHERS_MAX;
+        if news {
+            self.others.push(KnownVoter { node, disk: None });
+        }
+        news
+    }
+
     /// Whether a voter may come with this disk: the first one it is seen with is the one it keeps.
     /// `None`: it is not of this cluster, or comes with another one. `Some(true)`: it was noted just
     /// now, and counts when the record is written.
     pub fn pin_disk(&mut self, node: NodeId, disk: u128) -> Option<bool> {
-        let known = self.voters.iter_mut().find(|known| known.node == node)?;
+        let mut all = self.voters.iter_mut().chain(&mut self.others);
+        let known = all.find(|known| known.node == node)?;
         match known.disk {
             Some(pinned) => (pinned == disk).then_some(false),
             None if disk == 0 => None,
@@ -423,9 +486,9 @@ impl BootRecord {
     }
 }
 
-/// The voters of a new directory; of their disks only this node's own is known.
-fn first_voters(now: &Opening) -> Vec<KnownVoter> {
-    let mut nodes = now.voters.clone();
+/// Nodes of a new directory; of their disks only this node's own is known.
+fn known(now: &Opening, nodes: &[NodeId]) -> Vec<KnownVoter> {
+    let mut nodes = nodes.to_vec();
     nodes.sort_unstable();
     let own = |node| (node == NodeId(now.identity.node)).then_some(now.identity.disk);
     nodes.into_iter().map(|node| KnownVoter { node, disk: own(node) }).collect()

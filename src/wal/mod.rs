@@ -32,6 +32,7 @@ mod config;
 mod durability;
 mod facts;
 mod fetch;
+mod front;
 mod groups;
 mod index;
 mod inspect;
@@ -132,8 +133,9 @@ impl Wal {
                 marks.doubt(segment, end);
             }
         }
-        let spares = recovered.spares.clone();
-        let mut wal = Self::begin(config, writer, marks, index, refs, spares);
+        let mut wal = Self::begin(config, writer, marks, index, refs, Vec::new());
+        let end = recovered.ends.last().map_or(Lsn::ZERO, |(_, end)| *end);
+        wal.segments.hold_back(recovered.spares.clone(), end);
         for group in std::mem::take(&mut recovered.restate) {
             let state = recovered.groups[&group].hard_state;
             wal.hard_state(group, state);

@@ -222,16 +222,18 @@ impl<'a> Recovery<'a> {
     /// continues a segment whose file is still there. Released segments are renamed away, lowest
     /// first: no file, no loss.
     fn begin(&mut self) -> Result<(), WalError> {
-        for at in (1..self.headers.len()).rev() {
+        for at in (0..self.headers.len()).rev() {
             let (no, header) = self.headers[at];
-            if begins_anew(&self.config, no, &header) {
-                let mut scan = Scan::new(&self.config, &mut *self.files, no);
-                // The beginning counts once its first flush is there.
-                if scan.flush_at(self.config.lead() as u64)?.is_some() {
-                    self.headers.drain(..at);
-                    break;
-                }
+            if !begins_anew(&self.config, no, &header) {
+                continue;
             }
+            if self.has_begun(at)? {
+                self.headers.drain(..at);
+                break;
+            }
+            // Power failed before its first flush was whole. What lay there before it, and perhaps
+            // was damaged, is still all there is: a header alone must not hide it.
+            self.headers.remove(at);
         }
         self.drop_superseded()?;
         let Some((no, header)) = self.headers.first() else { return Ok(()) };
@@ -254,18 +256,23 @@ impl<'a> Recovery<'a> {
         let mut at = self.headers.len();
         while at > 1 {
             at -= 1;
-            let (no, header) = self.headers[at];
-            let back_to = header.previous().end;
+            let back_to = self.headers[at].1.previous().end;
             let left_behind = |(no, _): &(SegmentNo, _)| self.config.start_of(*no) >= back_to;
             let Some(first) = self.headers[..at].iter().position(left_behind) else { continue };
-            let mut scan = Scan::new(&self.config, &mut *self.files, no);
-            let begun = scan.flush_at(self.config.lead() as u64)?;
-            if begun.is_some_and(|flush| flush.follows(header.previous(), header.epoch)) {
+            if self.has_begun(at)? {
                 self.headers.drain(first..at);
                 at = first;
             }
         }
         Ok(())
+    }
+
+    /// Whether a segment's first flush is whole: only then has it taken its place in the log.
+    fn has_begun(&mut self, at: usize) -> Result<bool, WalError> {
+        let (no, header) = self.headers[at];
+        let mut scan = Scan::new(&self.config, &mut *self.files, no).briefly();
+        let first = scan.flush_at(self.config.lead() as u64)?;
+        Ok(first.is_some_and(|flush| flush.follows(header.previous(), header.epoch)))
     }
 
     /// Follows the chain from segment to segment.
@@ -277,16 +284,46 @@ impl<'a> Recovery<'a> {
             let (no, header) = self.headers[at];
             // A segment that a crash left behind half-written does not continue the chain.
             if header.previous() == self.chain {
-                self.walk_segment(no, &header)?;
+                let goes_on_at = self.continuations(at)?;
+                self.walk_segment(no, &header, &goes_on_at)?;
             }
         }
         Ok(())
     }
 
-    fn walk_segment(&mut self, no: SegmentNo, header: &SegmentHeader) -> Result<(), WalError> {
+    /// Where the log goes on in another segment, although the one at `at`, or that segment's
+    /// predecessors, may have more to say. A start that finds a flush damaged goes on before it in a
+    /// new segment. If what hid the flush was a write that itself lay only in a cache, a loss of power
+    /// brings the flush back, and with it an end of the log that was given up:
+    ///
+    /// 1. flush 9 is written; a stray write covers it in the disk's cache; the process is killed;
+    /// 2. the start finds flush 8 to be the last one, and rot; the log goes on in segment 5;
+    /// 3. power fails: the stray write is gone, flush 9 is whole, and segment 5 continues flush 8.
+    fn continuations(&mut self, at: usize) -> Result<Vec<Chain>, WalError> {
+        let mut found = Vec::new();
+        let (from, to) = (self.headers[at].0, self.headers[at].0.next());
+        let (from, to) = (self.config.start_of(from), self.config.start_of(to));
+        for later in at + 1..self.headers.len() {
+            let previous = self.headers[later].1.previous();
+            let inside = previous == self.chain || (previous.end > from && previous.end < to);
+            if inside && self.has_begun(later)? {
+                found.push(previous);
+            }
+        }
+        Ok(found)
+    }
+
+    fn walk_segment(
+        &mut self,
+        no: SegmentNo,
+        header: &SegmentHeader,
+        goes_on_at: &[Chain],
+    ) -> Result<(), WalError> {
         let mut scan = Scan::new(&self.config, &mut *self.files, no);
         let mut offset = self.config.lead() as u64;
-        while let Some(flush) = scan.flush_at(offset)? {
+        while !goes_on_at.contains(&self.chain)
+            && let Some(flush) = scan.flush_at(offset)?
+        {
             if !flush.follows(self.chain, header.epoch) {
                 break;
             }

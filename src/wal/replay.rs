@@ -13,8 +13,9 @@ use super::record::{
 };
 use super::scan::Flush;
 use super::segment::Refs;
-use crate::block::{BLOCK_COUNT_MAX, BlockHeader, HEADER_BYTES};
+use crate::block::{BLOCK_COUNT_MAX, BlockHeader, BlockKind, HEADER_BYTES};
 use crate::ids::{GroupId, HardState, Index, Lsn, Term};
+use crate::membership::Membership;
 
 /// Where a term begins in a group's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct RecoveredGroup {
     pub last: Index,
     /// Terms as runs, ascending.
     pub terms: Vec<TermStart>,
+    /// The configurations among the entries, ascending.
+    pub memberships: Vec<Membership>,
 }
 
 /// Gathers records into an index.
@@ -166,10 +169,12 @@ impl RecoveredGroup {
             self.first = Index::ZERO;
             self.last = Index::ZERO;
             self.terms.clear();
+            self.memberships.clear();
         } else if from <= self.last {
             self.last = from.prev();
             let keep = self.terms.partition_point(|run| run.first < from);
             self.terms.truncate(keep);
+            self.memberships.retain(|membership| membership.index < from);
         }
     }
 
@@ -194,6 +199,11 @@ impl RecoveredGroup {
                     return Err("a term or epoch that goes back");
                 }
                 _ => self.terms.push(run),
+            }
+            if header.kind == BlockKind::Membership as u8 {
+                let body = &rest[HEADER_BYTES..size];
+                let membership = Membership::decode(body).map_err(|_| "a damaged membership")?;
+                self.memberships.push(Membership { index: due, ..membership });
             }
             due = due.plus(count);
             rest = &rest[size..];

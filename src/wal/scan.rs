@@ -19,6 +19,8 @@ pub trait SegmentSource {
 
 /// One read of recovery, bytes.
 const WINDOW_BYTES: u64 = 8 << 20;
+/// One read where a single flush is wanted; a larger one is read at once all the same.
+const GLANCE_BYTES: u64 = 64 << 10;
 
 /// A verified flush.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub(super) struct Scan<'a> {
     segment: SegmentNo,
     window: Bytes,
     window_at: u64,
+    /// Bytes of one read.
+    stride: u64,
 }
 
 impl<'a> Scan<'a> {
@@ -58,7 +62,14 @@ impl<'a> Scan<'a> {
         files: &'a mut dyn SegmentSource,
         segment: SegmentNo,
     ) -> Self {
-        Self { config, files, segment, window: Bytes::new(), window_at: 0 }
+        Self { config, files, segment, window: Bytes::new(), window_at: 0, stride: WINDOW_BYTES }
+    }
+
+    /// For a look at one flush or two.
+    #[must_use]
+    pub fn briefly(mut self) -> Self {
+        self.stride = GLANCE_BYTES;
+        self
     }
 
     /// Up to `len` bytes at `offset`, from the window or by moving it there.
@@ -67,7 +78,7 @@ impl<'a> Scan<'a> {
         let window_end = self.window_at + self.window.len() as u64;
         if offset < self.window_at || end > window_end {
             let left = self.config.segment_bytes - offset;
-            let want = (self.config.padded(len) as u64).max(WINDOW_BYTES).min(left);
+            let want = (self.config.padded(len) as u64).max(self.stride).min(left);
             self.window = self
                 .files
                 .read(self.segment, offset, want as usize)

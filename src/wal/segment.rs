@@ -118,6 +118,8 @@ pub(super) struct Segments {
     pub refs: Refs,
     /// Files to use again before new ones are made.
     reusable: VecDeque<SegmentNo>,
+    /// The same, once the log is durable up to there.
+    held: (Lsn, Vec<SegmentNo>),
     /// Every segment up to this number that is not `reusable` exists.
     ready_through: SegmentNo,
     preparing: Option<Preparing>,
@@ -138,12 +140,21 @@ impl Segments {
             config,
             refs,
             reusable: reusable.into(),
+            held: (Lsn::ZERO, Vec::new()),
             ready_through,
             preparing: None,
             full: None,
             retry_at: Tick::ZERO,
             recycled: 0,
         }
+    }
+
+    /// Files that the recovered log, which ends at `end`, does not need. What was recovered may lie in
+    /// a volatile cache still: if power takes it, the next start looks for what it replaced, and after
+    /// damage that is in these files. So they wait until it is durable.
+    pub fn hold_back(&mut self, files: Vec<SegmentNo>, end: Lsn) {
+        assert!(self.held.1.is_empty());
+        self.held = (end, files);
     }
 
     /// The highest segment that staging has reached.
@@ -167,14 +178,15 @@ impl Segments {
         let making = self.preparing.as_ref().is_some_and(|p| p.recycle.is_none());
         let renaming = self.preparing.as_ref().is_some_and(|p| p.recycle.is_some());
         let moved = u64::from(making) + u64::from(renaming);
-        made as u64 + self.spares() + self.reusable.len() as u64 + moved
+        let unused = self.reusable.len() + self.held.1.len();
+        made as u64 + self.spares() + unused as u64 + moved
     }
 
     /// The file to prepare now, if one is wanted and possible.
     pub fn prepare_due(&mut self, now: Tick) -> Option<(SegmentNo, Option<SegmentNo>)> {
         let ahead = self.head().0 + u64::from(self.config.spare_segments);
         let wanted = self.preparing.is_none() && self.ready_through.0 < ahead;
-        if !wanted || (self.full.is_some() && now < self.retry_at) {
+        if !wanted || !self.held.1.is_empty() || (self.full.is_some() && now < self.retry_at) {
             return None;
         }
         let possible = !self.reusable.is_empty() || self.files() < self.max();
@@ -251,6 +263,9 @@ impl Segments {
     /// one must be durable first, or it could be lost after the bytes it replaced are gone; and so
     /// must the beginning of the next segment, where the log will then start.
     pub fn reclaim(&mut self, durable: Lsn) {
+        if durable >= self.held.0 || mutants::is(Mutant::RecycleEarly) {
+            self.reusable.extend(self.held.1.drain(..));
+        }
         while let (Some(front), Some(next)) = (self.refs.0.front(), self.refs.0.get(1)) {
             let needed = front.runs + front.states + front.pins > 0;
             let early = durable < front.free_at || durable <= self.config.start_of(next.no);

@@ -10,12 +10,78 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::ids::NodeId;
+use crate::membership::{NodeAddress, Step};
+
 /// What an operator wants of the group that the frame names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AdminRequest {
     /// The group as this node sees it; any node answers.
     Show,
+    /// The group's members as this node sees them; the leader knows most.
+    Members,
+    /// Changes the members (§6); only the leader answers. `dry`: says only what it would mean.
+    Change {
+        steps: Vec<MemberStep>,
+        #[serde(default)]
+        force: bool,
+        #[serde(default)]
+        dry: bool,
+    },
+}
+
+/// One step of a change of members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
+pub enum MemberStep {
+    /// A new member; a voter as soon as it has caught up, if it `votes`.
+    Add {
+        node: u32,
+        votes: bool,
+        peer: String,
+        client: String,
+    },
+    Remove {
+        node: u32,
+    },
+    /// A learner becomes a voter as soon as it has caught up.
+    Promote {
+        node: u32,
+    },
+    /// A voter becomes a learner.
+    Demote {
+        node: u32,
+    },
+    /// A new node takes the place of an old one as soon as it has caught up.
+    Replace {
+        old: u32,
+        node: u32,
+        peer: String,
+        client: String,
+    },
+}
+
+impl MemberStep {
+    /// As a group takes it.
+    pub fn step(&self) -> Step {
+        let address = |node: u32, peer: &str, client: &str| {
+            let (peer, client) = (peer.to_owned(), client.to_owned());
+            Some(NodeAddress { node: NodeId(node), peer, client })
+        };
+        match self {
+            &Self::Add { node, votes, ref peer, ref client } => {
+                Step::Add { node: NodeId(node), votes, address: address(node, peer, client) }
+            }
+            &Self::Replace { old, node, ref peer, ref client } => {
+                let address = address(node, peer, client);
+                Step::Replace { old: NodeId(old), new: NodeId(node), address }
+            }
+            &Self::Remove { node } => Step::Remove(NodeId(node)),
+            &Self::Promote { node } => Step::Promote(NodeId(node)),
+            &Self::Demote { node } => Step::Demote(NodeId(node)),
+        }
+    }
 }
 
 impl AdminRequest {

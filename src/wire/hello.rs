@@ -17,7 +17,8 @@
 //!   60 u32 shard    wanted shard                    60 u32 shard
 //!   64 u32 zero                                     64 u32 shards of the node
 //!   68 u32 zero                                     68 u32 groups of the cluster
-//!   72 zeros                                        72 zeros
+//!   72 u64 first    hash of the first voters        72 zeros
+//!   80 zeros
 //! ```
 
 use thiserror::Error;
@@ -50,7 +51,8 @@ struct HelloEntry {
     shard: u32,
     shards: u32,
     groups: u32,
-    zeros: [u8; 24],
+    first: u64,
+    zeros: [u8; 16],
 }
 
 /// What the opener is.
@@ -72,6 +74,9 @@ pub struct Hello {
     pub incarnation: Incarnation,
     pub to: Option<NodeId>,
     pub shard: u32,
+    /// Hash of the voters of the groups' first configuration; 0 from a client, and from a node that
+    /// joined later.
+    pub first: u64,
 }
 
 /// The answer.
@@ -165,7 +170,8 @@ impl Hello {
             shard: self.shard,
             shards: 0,
             groups: 0,
-            zeros: [0; 24],
+            first: self.first,
+            zeros: [0; 16],
         };
         write_entry(out, FrameKind::Hello, &entry);
     }
@@ -190,6 +196,7 @@ impl Hello {
             incarnation: Incarnation(entry.incarnation),
             to: NodeId::from_wire(entry.to),
             shard: entry.shard,
+            first: entry.first,
         })
     }
 }
@@ -210,7 +217,8 @@ impl HelloReply {
             shard: self.shard,
             shards: self.shards,
             groups: self.groups,
-            zeros: [0; 24],
+            first: 0,
+            zeros: [0; 16],
         };
         write_entry(out, FrameKind::HelloReply, &entry);
     }

@@ -213,6 +213,7 @@ fn a_handshake_is_128_bytes_and_comes_back() {
         incarnation: Incarnation(5),
         to: Some(NodeId(6)),
         shard: 7,
+        first: 0,
     };
     let mut out = Vec::new();
     hello.write(&mut out);
@@ -247,6 +248,7 @@ fn a_client_cannot_claim_to_be_a_node() {
         incarnation: Incarnation(1),
         to: None,
         shard: 0,
+        first: 0,
     };
     let mut out = Vec::new();
     forged.write(&mut out);

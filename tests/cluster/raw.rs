@@ -32,6 +32,7 @@ pub fn client_hello(cluster: &Cluster, node: usize) -> Hello {
         incarnation: Incarnation::ZERO,
         to: None,
         shard: 0,
+        first: 0,
     }
 }
 

@@ -88,7 +88,8 @@ impl Disk {
             }
         }
         let last = Index(self.log.len() as u64);
-        Restored { hard_state: self.hard_state, terms, first: Index(1), last, recovering }
+        let hard_state = self.hard_state;
+        Restored { hard_state, terms, last, recovering, ..Restored::default() }
     }
 }
 

@@ -86,6 +86,17 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::KeepMatchOfOldIncarnation
         | M::CommitPastMatched => sim("all", 400),
         M::CountOldVotes => sim("kill,pause,network", 1500),
+        // By the random run of the core and its scripts, until members change in the simulator.
+        M::SingleStepChange
+        | M::ConfigurationAtCommit
+        | M::KeepCutConfiguration
+        | M::ChangeBeforeOwnCommit
+        | M::TwoChangesAtOnce
+        | M::RemovedLeaderCountsItself
+        | M::LearnersCount
+        | M::LearnerCampaigns
+        | M::JointByNewMajority
+        | M::LeaveJointBeforeCommit => None,
         M::NoSync
         | M::VoteAfterAnyAppend
         | M::LeaveWithoutNonce

@@ -130,6 +130,7 @@ fn start(n: u32, now: Tick) -> Shard<RegisterMap> {
         node: NodeId(n),
         incarnation: Incarnation(1),
         voters,
+        peers: Vec::new(),
         shard: 0,
         shards: 1,
         groups: 1,

@@ -169,6 +169,7 @@ impl Node {
             node: NodeId(id),
             incarnation: Incarnation(1),
             voters,
+            peers: Vec::new(),
             shard: 0,
             shards: 1,
             groups,

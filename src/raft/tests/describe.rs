@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::world::World;
+use crate::block::BlockKind;
 
 impl World {
     pub fn describe(&mut self, id: NodeId, ready: &Ready) {
@@ -25,6 +26,9 @@ impl World {
         for loss in &ready.losses {
             let (term, epoch) = (loss.term, loss.epoch);
             self.trace.push(format!("{id:?} {term:?} POSSIBLE LOSS, epoch {epoch}"));
+        }
+        for m in &ready.memberships {
+            self.trace.push(format!("{id:?} uses {}", describe_membership(&m.membership)));
         }
         for m in &ready.messages {
             let after =
@@ -93,6 +97,24 @@ fn name(node: Option<NodeId>) -> String {
     node.map_or("-".into(), |n| format!("{n:?}"))
 }
 
+/// `7: 1 2 4 | 1 2 3, learners 5, to be learners 3, joining 5`
+fn describe_membership(membership: &Membership) -> String {
+    let list = |ids: &[NodeId]| ids.iter().map(|id| id.0.to_string()).collect::<Vec<_>>().join(" ");
+    let joining: Vec<_> = membership.joining.iter().map(|joining| joining.node).collect();
+    let mut text = format!("{}: {}", membership.index, list(&membership.voters));
+    for (before, ids) in [
+        (" | ", &membership.outgoing),
+        (", learners ", &membership.learners),
+        (", to be learners ", &membership.learners_next),
+        (", joining ", &joining),
+    ] {
+        if !ids.is_empty() {
+            text += &format!("{before}{}", list(ids));
+        }
+    }
+    text
+}
+
 fn describe_blocks(blocks: &[Block]) -> String {
     let epoch = |b: &Block| match b.header().epoch {
         0 => String::new(),
@@ -100,7 +122,8 @@ fn describe_blocks(blocks: &[Block]) -> String {
     };
     let one = |b: &Block| {
         if b.count() == 1 {
-            format!("{}@{}{}", b.first(), b.term(), epoch(b))
+            let members = if b.kind() == BlockKind::Membership { "m" } else { "" };
+            format!("{}@{}{}{members}", b.first(), b.term(), epoch(b))
         } else {
             format!("{}..{}@{}{}", b.first(), b.last(), b.term(), epoch(b))
         }

@@ -13,6 +13,7 @@ struct Faults {
     crash: u64,
     power: u64,
     cut: u64,
+    change: u64,
 }
 
 struct Run {
@@ -20,6 +21,7 @@ struct Run {
     rng: Rng,
     faults: Faults,
     power_losses: u64,
+    changes: u64,
 }
 
 impl Run {
@@ -27,8 +29,11 @@ impl Run {
         let mut rng = Rng::new(seed);
         let nodes = [1, 2, 3, 3, 3, 5][rng.between(0, 5) as usize];
         let small = rng.between(0, 1) == 1;
+        // Half of the runs change their members, of up to seven nodes.
+        let changing = rng.between(0, 1) == 1;
+        let spares = if changing { rng.between(1, 2) as u32 } else { 0 };
         let leases = rng.between(0, 3) == 0;
-        let mut world = World::new(nodes, |config| {
+        let mut world = World::with_spares(nodes, spares, |config| {
             config.seed = config.seed.wrapping_mul(31).wrapping_add(seed);
             if small {
                 config.append_bytes_max = 200;
@@ -44,10 +49,11 @@ impl Run {
         }
         let mut pick = |max| rng.between(0, max);
         let (lose, double, crash, cut) = (pick(200), pick(100), pick(10), pick(10));
-        let faults = Faults { lose, double, crash, cut, power: pick(10) };
+        let change = if changing { 25 } else { 0 };
+        let faults = Faults { lose, double, crash, cut, power: pick(10), change };
         let wal_sync = pick(2) == 0;
         world.nodes.iter_mut().for_each(|node| node.wal_sync = wal_sync);
-        Self { world, rng, faults, power_losses: 0 }
+        Self { world, rng, faults, power_losses: 0, changes: 0 }
     }
 
     fn happens(&mut self, per_mille: u64) -> bool {
@@ -79,6 +85,9 @@ impl Run {
         if self.happens(self.faults.cut) {
             self.change_cuts(id);
         }
+        if self.happens(self.faults.change) {
+            self.change();
+        }
         match self.rng.between(0, 10) {
             0 => self.propose(id),
             10 if self.happens(20) => {
@@ -102,9 +111,47 @@ impl Run {
     /// What the contract allows: any number of nodes that sync, or a minority of those that do not,
     /// counting who lost power before and is not yet back.
     fn may_lose_power(&self, id: NodeId) -> bool {
-        let nodes = &self.world.nodes;
-        let lost = nodes.iter().filter(|node| node.recovering || node.id == id).count();
-        self.world.node(id).wal_sync || lost <= (nodes.len() - 1) / 2
+        let bears = |membership: &Membership| self.bears(membership, Some(id));
+        self.world.node(id).wal_sync || self.world.alive().iter().all(bears)
+    }
+
+    /// Whether those that have lost power are a minority of each half, also when all that join have
+    /// their seats.
+    fn bears(&self, membership: &Membership, and: Option<NodeId>) -> bool {
+        let lost = |voter: &&NodeId| Some(**voter) == and || self.world.node(**voter).recovering;
+        let mut seated = membership.voters.clone();
+        for joining in &membership.joining {
+            seated.push(joining.node);
+            seated.retain(|&node| Some(node) != joining.replaces);
+        }
+        [&membership.voters, &membership.outgoing, &seated]
+            .into_iter()
+            .all(|half| half.is_empty() || half.iter().filter(lost).count() <= (half.len() - 1) / 2)
+    }
+
+    /// One or two steps of any kind, asked of whoever leads, sensible or not.
+    fn change(&mut self) {
+        let leads = |node: &&super::world::Node| {
+            node.raft.as_ref().is_some_and(|raft| raft.role() == Role::Leader)
+        };
+        let Some(leader) = self.world.nodes.iter().find(leads).map(|node| node.id) else { return };
+        let mut steps = Vec::new();
+        for _ in 0..self.rng.between(1, 2) {
+            let (node, other) = (self.any_node(), self.any_node());
+            steps.push(match self.rng.between(0, 5) {
+                0 | 1 => Step::Add { node, votes: self.happens(700), address: None },
+                2 => Step::Remove(node),
+                3 => Step::Promote(node),
+                4 => Step::Demote(node),
+                _ => Step::Replace { old: node, new: other, address: None },
+            });
+        }
+        let now = self.world.node(leader).raft().membership();
+        let target = if now.is_joint() { None } else { now.change(&steps).ok() };
+        // Nor makes an operator those that have lost power a majority.
+        if target.is_none_or(|target| self.bears(&target, None)) {
+            self.changes += u64::from(self.world.change(leader, &steps, false).is_ok());
+        }
     }
 
     /// Some of the others are told of a node's new start; the rest learn it from messages.
@@ -181,7 +228,10 @@ impl Run {
         self.world.read(leader);
         self.world.settle();
         let last = self.world.node(leader).raft().last_index();
-        for node in &self.world.nodes {
+        let members = self.world.node(leader).raft().membership().clone();
+        assert!(!members.is_joint(), "a joint configuration is left");
+        assert!(members.joining.is_empty(), "who is to vote and works gets there: {members:?}");
+        for node in self.world.nodes.iter().filter(|node| members.is_member(node.id)) {
             let raft = node.raft();
             assert_eq!((raft.commit(), raft.last_index()), (last, last), "{:?}", node.id);
             assert!(!raft.is_recovering() && raft.epoch() == 0, "{:?}", node.id);
@@ -197,8 +247,8 @@ impl Run {
     }
 }
 
-/// How many commands were committed, and how often power was lost.
-fn run(seed: u64, steps: usize) -> (u64, u64) {
+/// How many commands were committed, how often power was lost, how many changes began.
+fn run(seed: u64, steps: usize) -> (u64, u64, u64) {
     let mut run = Run::new(seed);
     for step in 0..steps {
         run.step();
@@ -210,7 +260,8 @@ fn run(seed: u64, steps: usize) -> (u64, u64) {
     run.heal();
     run.world.check_log_matching();
     assert!(run.world.reads_done > 0, "a healthy cluster answers reads");
-    (run.world.node(NodeId(1)).raft().commit().get(), run.power_losses)
+    let commits = run.world.nodes.iter().map(|node| node.raft().commit().get());
+    (commits.max().unwrap(), run.power_losses, run.changes)
 }
 
 /// `MUTANT=never-recovering cargo test --features mutants --lib raft::tests::random` must fail.
@@ -226,13 +277,14 @@ fn plant() {
 fn whatever_happens_the_papers_properties_hold_and_the_cluster_recovers() {
     let seeds = std::env::var("RAFT_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1000);
     plant();
-    let (mut committed, mut power_losses) = (0, 0);
+    let (mut committed, mut power_losses, mut changes) = (0, 0, 0);
     for seed in 0..seeds {
         let outcome = std::panic::catch_unwind(|| run(seed, 3000));
         match outcome {
-            Ok((commands, losses)) => {
+            Ok((commands, losses, changed)) => {
                 committed += commands;
                 power_losses += losses;
+                changes += changed;
             }
             Err(cause) => {
                 let text = cause.downcast_ref::<String>().cloned();
@@ -244,6 +296,7 @@ fn whatever_happens_the_papers_properties_hold_and_the_cluster_recovers() {
     // A run in which nothing ever commits checks nothing.
     assert!(committed > seeds * 20, "only {committed} commands in {seeds} runs");
     assert!(power_losses > seeds * 2, "only {power_losses} losses of power in {seeds} runs");
+    assert!(changes > seeds, "only {changes} changes of members in {seeds} runs");
 }
 
 /// Prints the end of one run: `RAFT_SEED=40 cargo test --lib one_seed -- --nocapture`.

@@ -3,12 +3,13 @@
 //! are written anew, to be read before they are committed.
 //!
 //! ```text
-//! cluster N [key=value ..]       N nodes; keys are fields of Config (times in µs)
+//! cluster N [key=value ..]       N voters, spare=K more; keys are fields of Config (times in µs)
 //! node n1 term=T vote=n2 commit=I log=1..3@1,4@2 recovering=yes   restart it with this on its disk
 //! wal_sync off                   from here on acknowledgements do not wait for stable storage
 //! power n1 [K]                   power fails; K blocks that were not synced survive by chance (0)
 //! timeout n1 | wait MS           fire its deadline, moving the clock | move the clock
 //! propose n1 COUNT ..            blocks of so many commands
+//! change n1 STEP ..              add:4 learner:4 remove:3 promote:4 demote:2 replace:3:4 [force]
 //! persist n1 [K]                 complete its K oldest writes (all)
 //! deliver|drop|dup [n1->n2 [K]]  the messages now on this way (everywhere), or the K-th only
 //! reverse n1->n2                 turn their order round
@@ -111,6 +112,7 @@ fn run_command(world: &mut World, command: &str, rest: &[&str]) {
                 world.trace.push(format!("{:?} refuses {refused}", first()));
             }
         }
+        "change" => change(world, rest),
         "persist" => {
             world.persist(first(), number(1).unwrap_or(usize::MAX));
         }
@@ -169,7 +171,8 @@ fn id(word: &str) -> NodeId {
 
 fn cluster(rest: &[&str]) -> World {
     let n = rest[0].parse().unwrap();
-    World::new(n, |config| {
+    let spares = rest.iter().find_map(|word| word.strip_prefix("spare="));
+    World::with_spares(n, spares.map_or(0, |k| k.parse().unwrap()), |config| {
         for (key, value) in rest[1..].iter().map(|w| w.split_once('=').unwrap()) {
             let number = || value.parse::<u64>().unwrap();
             match key {
@@ -179,11 +182,36 @@ fn cluster(rest: &[&str]) -> World {
                 "inflight_bytes_max" => config.inflight_bytes_max = number(),
                 "uncommitted_bytes_max" => config.uncommitted_bytes_max = number(),
                 "cache_bytes_max" => config.cache_bytes_max = number(),
+                "spare" => {}
                 "preferred" => config.preferred = config.id == id(value),
                 other => panic!("unknown key {other}"),
             }
         }
     })
+}
+
+fn change(world: &mut World, rest: &[&str]) {
+    let force = rest.contains(&"force");
+    let steps: Vec<_> = rest[1..].iter().filter(|&&w| w != "force").map(|w| step(w)).collect();
+    let line = match world.change(id(rest[0]), &steps, force) {
+        Ok(index) => format!("{} begins the change at {index}", rest[0]),
+        Err(refused) => format!("{} refuses: {refused}", rest[0]),
+    };
+    world.trace.push(line);
+}
+
+fn step(word: &str) -> Step {
+    let (what, nodes) = word.split_once(':').unwrap();
+    let nodes: Vec<NodeId> = nodes.split(':').map(id).collect();
+    let node = nodes[0];
+    match what {
+        "add" | "learner" => Step::Add { node, votes: what == "add", address: None },
+        "remove" => Step::Remove(node),
+        "promote" => Step::Promote(node),
+        "demote" => Step::Demote(node),
+        "replace" => Step::Replace { old: node, new: nodes[1], address: None },
+        other => panic!("unknown step {other}"),
+    }
 }
 
 /// `node n1 term=3 vote=n2 commit=1 log=1@1,2..4@3`

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::*;
+use crate::block::BlockKind;
 use crate::ids::GroupId;
 use crate::raft::harness::sample_block;
 
@@ -64,6 +65,10 @@ pub struct World {
     /// Directions in which messages vanish.
     pub cut: BTreeSet<(NodeId, NodeId)>,
     pub trace: Vec<String>,
+    /// Answers are made up: nobody need hold what they say.
+    pub forged: bool,
+    /// The configuration that nobody's log has to name.
+    pub first: Membership,
     ready: Ready,
     leaders: BTreeMap<Term, NodeId>,
     /// By first index: what some node has committed.
@@ -92,16 +97,24 @@ impl Node {
             first: Index(1),
             last,
             recovering: self.recovering,
+            memberships: memberships(&self.disk.blocks).collect(),
         }
     }
 }
 
 impl World {
     pub fn new(n: u32, adjust: impl Fn(&mut Config)) -> Self {
+        Self::with_spares(n, 0, adjust)
+    }
+
+    /// `n` voters, and nodes that wait to be taken in.
+    pub fn with_spares(n: u32, spares: u32, adjust: impl Fn(&mut Config)) -> Self {
         let mut world = Self::default();
         let voters: Vec<_> = (1..=n).map(NodeId).collect();
-        for &id in &voters {
-            let mut config = Config::new(id, GroupId(0), voters.clone(), Incarnation(0));
+        world.first = Membership::of_voters(voters.clone());
+        for id in (1..=n + spares).map(NodeId) {
+            let known = if id.0 <= n { voters.clone() } else { Vec::new() };
+            let mut config = Config::new(id, GroupId(0), known, Incarnation(0));
             adjust(&mut config);
             let node = Node {
                 id,
@@ -242,6 +255,35 @@ impl World {
         blocks.len()
     }
 
+    /// Asks a node to change the members.
+    pub fn change(
+        &mut self,
+        id: NodeId,
+        steps: &[Step],
+        force: bool,
+    ) -> Result<Index, ChangeRefused> {
+        let mut answer = None;
+        self.handle(id, Event::ProposeMembership { steps, force, answer: &mut answer });
+        answer.unwrap_or(Err(ChangeRefused::NotLeader(None)))
+    }
+
+    /// The configuration in use where a log ends so.
+    pub fn newest(&self, log: &[Block]) -> Membership {
+        memberships(log).last().unwrap_or_else(|| self.first.clone())
+    }
+
+    /// The configurations that may still decide something: the newest committed one, and all that
+    /// some log has behind it.
+    pub fn alive(&self) -> Vec<Membership> {
+        let mut committed = self.committed.values().rev().filter_map(membership_of);
+        let mut alive = vec![committed.next().unwrap_or_else(|| self.first.clone())];
+        for node in &self.nodes {
+            let later = memberships(&node.log).filter(|m| m.index > alive[0].index);
+            alive.extend(later.collect::<Vec<_>>());
+        }
+        alive
+    }
+
     /// Completes the oldest `count` writes of a node. False when there was none.
     pub fn persist(&mut self, id: NodeId, count: usize) -> bool {
         let node = self.node_mut(id);
@@ -345,6 +387,8 @@ impl World {
                 self.check_new_leader(id, transition.term);
             }
         }
+        // What is committed now was counted before anything was appended now.
+        let decides = self.newest(&self.node(id).log);
         let node = self.node_mut(id);
         for persist in &ready.persists {
             let write = match &persist.op {
@@ -368,6 +412,7 @@ impl World {
         }
         for committed in &ready.committed {
             self.check_commit(id, committed.index);
+            self.check_quorum(id, &decides, committed.index);
         }
     }
 
@@ -422,6 +467,23 @@ impl World {
         assert_eq!(last, index, "{id:?} commits what it has, to a block's edge");
     }
 
+    /// A leader commits what a majority of each half of its configuration has on disk; counted here
+    /// by another hand than the one that is tested.
+    fn check_quorum(&self, id: NodeId, decides: &Membership, index: Index) {
+        let leader = self.node(id);
+        let forgetful = self.nodes.iter().any(|node| !node.wal_sync);
+        if leader.raft().role() != Role::Leader || forgetful || self.forged {
+            return;
+        }
+        let own = leader.log.iter().find(|block| block.last() == index).expect("it has it");
+        let holds = |voter: &&NodeId| self.node(**voter).disk.blocks.contains(own);
+        for half in [&decides.voters, &decides.outgoing] {
+            let held = half.iter().filter(holds).count();
+            let enough = half.is_empty() || 2 * held > half.len();
+            assert!(enough, "{id:?} commits {index:?}, which {held} of {half:?} hold");
+        }
+    }
+
     /// What a message promises is on its sender's disk when it leaves.
     fn check_promise(&self, envelope: &Envelope) {
         let disk = &self.node(envelope.from).disk;
@@ -456,9 +518,14 @@ impl World {
 }
 
 impl Disk {
-    /// A hard state and a truncation are synced always, and with them all that went before.
+    /// A hard state, a truncation and a membership are synced always, and with them all that went before.
     fn complete(&mut self, write: Write, sync: bool) {
-        let sync = sync || !matches!(write, Write::Append { truncates: false, .. });
+        let change = |block: &Block| block.kind() == BlockKind::Membership;
+        let sync = sync
+            || match &write {
+                Write::HardState(_) => true,
+                Write::Append { blocks, truncates } => *truncates || blocks.iter().any(change),
+            };
         match write {
             Write::HardState(state) => {
                 let before = self.hard_state;
@@ -473,6 +540,16 @@ impl Disk {
             self.stable = self.blocks.len();
         }
     }
+}
+
+fn membership_of(block: &Block) -> Option<Membership> {
+    let is_one = block.kind() == BlockKind::Membership;
+    let membership = is_one.then(|| Membership::decode(block.body()).expect("well formed"));
+    membership.map(|membership| Membership { index: block.first(), ..membership })
+}
+
+fn memberships(log: &[Block]) -> impl Iterator<Item = Membership> {
+    log.iter().filter_map(membership_of)
 }
 
 fn append(log: &mut Vec<Block>, blocks: &[Block], truncates: bool) {

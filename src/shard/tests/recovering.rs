@@ -56,6 +56,26 @@ fn a_majority_that_forgets_tells_of_the_loss_and_sessions_hear_of_it() {
 }
 
 #[test]
+fn the_winner_counts_as_recovering_until_its_new_epoch_is_durable() {
+    let mut c = unsynced(1).start();
+    c.elect();
+    (1..=5).for_each(|seq| assert_eq!(commit(&mut c, 0, seq), Ok(0)));
+    (0..3).for_each(|i| c.cut_power_keeping(i, 0));
+    (0..3).for_each(|i| c.boot(i));
+    c.run_until("a leader", 5_000 * MS, |c| c.leader(0).is_some());
+    let leader = c.leader(0).unwrap();
+    assert!(!c.raft(leader, 0).is_recovering(), "it has the votes of all");
+    // Its no-op is on the way to the disk. Were the boot record told now, and the power lost, it would
+    // start as one that has never forgotten anything, in epoch 0.
+    c.hold_disk(leader);
+    c.run(10 * MS);
+    assert_eq!(c.shard(leader).recovering(), 1);
+    c.release_disk(leader);
+    c.converge();
+    assert_eq!((c.shard(leader).recovering(), c.raft(leader, 0).epoch()), (0, 1));
+}
+
+#[test]
 fn a_synced_group_beside_it_forgets_nothing_and_votes_at_once() {
     let mut setup = unsynced(2);
     setup.shard.wal_sync_except = vec![GroupId(1)];

@@ -46,6 +46,7 @@ impl Setup {
             node: NodeId(1),
             incarnation: Incarnation(1),
             voters,
+            peers: Vec::new(),
             shard: 0,
             shards: 1,
             groups,

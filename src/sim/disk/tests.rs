@@ -333,6 +333,7 @@ fn a_boot_record_that_is_torn_leaves_the_other_slot() {
         recovering: crate::wal::Suspect::Nothing,
         unsynced: 0,
         voters: Vec::new(),
+        others: Vec::new(),
         durable: vec![Lsn(writes * 512); 200],
         writes,
     };

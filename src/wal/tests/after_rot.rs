@@ -110,6 +110,7 @@ impl Life {
         let before = self.history.iter().rev().find(|(lsn, _)| *lsn <= found.end);
         let expected = before.map_or(&self.base, |(_, shown)| shown);
         let whole = found.end >= self.restated;
+        assert!(whole, "what hides the rot must have taken its place: {found:?}");
         for (group, (state, last)) in expected {
             let seen = found.groups.get(group).cloned().unwrap_or_default();
             assert!(!whole || seen.hard_state == *state, "{group:?}: {seen:?}, not {state:?}");

@@ -4,7 +4,7 @@ const ME: LogIdentity = LogIdentity { cluster: 7, node: 2, disk: 9 };
 
 fn opening(boot: u128) -> Opening {
     let voters = [3, 1, 2].map(NodeId).to_vec();
-    Opening { identity: ME, boot, shards: 2, voters, unsynced: 5 }
+    Opening { identity: ME, boot, shards: 2, voters, others: Vec::new(), unsynced: 5 }
 }
 
 fn next_start(previous: Option<&BootRecord>, boot: u128) -> (BootRecord, StartVerdict) {
@@ -126,17 +126,37 @@ fn another_number_of_shards_or_another_list_of_nodes_is_refused_by_name() {
     };
     let shards = refused(|now| now.shards = 3);
     assert_eq!(shards, BootError::ShardCount { found: 2, expected: 3 });
-    let text = |error: BootError| error.to_string();
-    let added = text(refused(|now| now.voters.extend([NodeId(4), NodeId(5)])));
+    let nodes = |ids: &[u32]| ids.iter().map(|&id| NodeId(id)).collect::<Vec<_>>();
+    let text = |listed: &[u32]| {
+        before.check_nodes(&nodes(listed), &nodes(&[1, 2, 3]), &[]).unwrap_err().to_string()
+    };
+    let added = text(&[1, 2, 3, 4, 5]);
     assert!(added.contains("node 4, 5 was added;"), "{added}");
-    let removed = text(refused(|now| now.voters.retain(|node| node.0 != 3)));
+    let removed = text(&[1, 2]);
     assert!(removed.contains("node 3 was removed;"), "{removed}");
-    let replaced = text(refused(|now| now.voters[0] = NodeId(9)));
+    let replaced = text(&[1, 2, 9]);
     assert!(replaced.contains("node 9 was added and node 3 removed;"), "{replaced}");
-    let turned = Opening { voters: [1, 2, 3].map(NodeId).to_vec(), ..opening(1) };
-    assert!(BootRecord::open(Some(&before), &turned).is_ok(), "the order says nothing");
+    assert_eq!(before.check_nodes(&nodes(&[3, 1, 2]), &nodes(&[1, 2, 3]), &[]), Ok(()));
+    // Node 4 has joined and the list may name it; node 3 has left and need not be there.
+    assert_eq!(before.check_nodes(&nodes(&[1, 2, 4]), &nodes(&[1, 2, 4]), &[]), Ok(()));
+    assert_eq!(before.check_nodes(&nodes(&[1, 2]), &nodes(&[1, 2, 4]), &nodes(&[4])), Ok(()));
     let many = Opening { voters: (1..=16).map(NodeId).collect(), ..opening(1) };
     assert_eq!(BootRecord::open(None, &many).unwrap_err(), BootError::Voters(16));
+}
+
+#[test]
+fn a_node_that_was_taken_in_keeps_its_disk_too() {
+    let mut record = running(1);
+    assert!(record.admit(NodeId(4)) && !record.admit(NodeId(4)) && !record.admit(NodeId(1)));
+    assert_eq!(record.pin_disk(NodeId(4), 5), Some(true));
+    let mut slots = vec![0; 2 * SLOT_BYTES];
+    write(&mut slots, &record);
+    let read = BootRecord::decode(&slots).unwrap().unwrap();
+    assert_eq!(read, record);
+    let mut next = BootRecord::open(Some(&read), &opening(2)).unwrap().0;
+    assert_eq!(next.pin_disk(NodeId(4), 6), None);
+    let full = (0..200).filter(|n| next.admit(NodeId(100 + n))).count();
+    assert_eq!((full, next.encode().is_ok()), (59, true), "there is room for so many");
 }
 
 #[test]

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use super::disk::Image;
 use super::story::{Story, block, read_back, small};
 use crate::block::{BLOCK_BYTES_MAX, Block, BlockKind, HEADER_BYTES};
-use crate::ids::{GroupId, Index, Lsn, Term, Tick};
+use crate::ids::{GroupId, Index, Lsn, NodeId, Term, Tick};
+use crate::membership::Membership;
 use crate::wal::{DiskOp, LogIdentity, ReadError, Wal, WalConfig, WalConfigError};
 
 const G: GroupId = GroupId(2);
@@ -143,7 +144,9 @@ fn unsynced_bytes_are_synced_behind_by_age_and_a_membership_entry_by_itself() {
     let _ = story.complete(0);
     assert_eq!((story.wal.written(), story.disk.syncs), (story.wal.durable(), 1));
     assert_eq!(story.wal.deadline(), Tick(u64::MAX), "nothing left to do");
-    let mut change = Block::special(G, BlockKind::Membership, Bytes::from(vec![0; 16]));
+    let mut body = Vec::new();
+    Membership::of_voters(vec![NodeId(1)]).encode(&mut body);
+    let mut change = Block::special(G, BlockKind::Membership, Bytes::from(body));
     change.stamp(Term(1), Index(3), 0);
     story.wal.append(G, &[change], false, false);
     story.flush();

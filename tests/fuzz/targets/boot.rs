@@ -11,7 +11,7 @@ const ME: LogIdentity = LogIdentity { cluster: 7, node: 2, disk: 9 };
 
 fn opening() -> Opening {
     let voters = [1, 2, 3].map(NodeId).to_vec();
-    Opening { identity: ME, boot: 5, shards: 2, voters, unsynced: 4 }
+    Opening { identity: ME, boot: 5, shards: 2, voters, others: vec![NodeId(4)], unsynced: 4 }
 }
 
 fn open(previous: Option<&BootRecord>) -> BootRecord {
@@ -33,6 +33,7 @@ pub fn boot(input: &[u8]) -> Tried {
         return Tried::one(false);
     };
     let _ = record.pin_disk(NodeId(3), 77);
+    let _ = record.admit(NodeId(9)) && record.pin_disk(NodeId(9), 78).is_some();
     if let Ok((slot, bytes)) = record.encode() {
         assert!(slot < 2 && bytes.len() == SLOT_BYTES);
         assert_eq!(BootRecord::decode(&bytes), Ok(Some(record)));

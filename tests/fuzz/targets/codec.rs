@@ -190,6 +190,7 @@ pub fn hello_samples() -> Vec<Vec<u8>> {
         incarnation: Incarnation(3),
         to: Some(NodeId(1)),
         shard: 0,
+        first: 0,
     };
     let reply = HelloReply {
         refusal: Some(Refusal::Disk),

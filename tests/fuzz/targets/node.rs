@@ -200,6 +200,7 @@ fn config() -> ShardConfig {
         node: NodeId(1),
         incarnation: ME,
         voters: voters.clone(),
+        peers: Vec::new(),
         shard: 0,
         shards: 1,
         groups: 3,

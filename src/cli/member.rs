@@ -1,0 +1,368 @@
+//! `ringraft member`: who takes part in the groups.
+
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+
+use super::{Failure, OutputArg, parse_address};
+use crate::client::operator::Operator;
+use crate::client::status::cluster_status;
+use crate::ids::GroupId;
+use crate::load::options::Output;
+use crate::wire::admin::{AdminReply, AdminRequest, MemberStep};
+
+/// Between two looks at how far a change is.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Show and change which nodes take part: add, remove, promote, demote, replace
+#[derive(Debug, Args)]
+pub(super) struct MemberArgs {
+    #[command(subcommand)]
+    command: MemberCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum MemberCommand {
+    /// Show the members of the groups as their leaders see them
+    List {
+        #[command(flatten)]
+        whole: ClusterArgs,
+        /// How the result is printed
+        #[arg(long, value_enum, default_value_t)]
+        output: OutputArg,
+    },
+    /// Take a node in; it votes as soon as it has caught up. Start it with `join = true`
+    Add {
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// It gets the log and never votes
+        #[arg(long)]
+        learner: bool,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Let a node go
+    Remove {
+        #[command(flatten)]
+        node: NodeArg,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Make a learner a voter, as soon as it has caught up
+    Promote {
+        #[command(flatten)]
+        node: NodeArg,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Make a voter a learner
+    Demote {
+        #[command(flatten)]
+        node: NodeArg,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Take a node in, and let another one go when it has caught up
+    Replace {
+        /// The node that goes
+        #[arg(long, value_name = "ID")]
+        old: u32,
+        #[command(flatten)]
+        place: PlaceArgs,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+struct ClusterArgs {
+    /// Client addresses of nodes that run
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', required = true,
+          value_parser = parse_address)]
+    cluster: Vec<String>,
+    /// Only this group; else all
+    #[arg(long, value_name = "ID")]
+    group: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct NodeArg {
+    /// The node
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
+    node: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+struct PlaceArgs {
+    /// The new node
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
+    node: u32,
+    /// Where it listens for the other nodes
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+    peer: String,
+    /// Where it listens for clients
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+    client: String,
+}
+
+#[derive(Clone, Debug, Args)]
+struct ChangeArgs {
+    #[command(flatten)]
+    whole: ClusterArgs,
+    /// Also if a group would have no quorum of nodes that answer
+    #[arg(long)]
+    force: bool,
+    /// Say what it would mean and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait so many seconds at most until it is done; 0 = only begin it
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    wait: u64,
+}
+
+/// A member as the shard tells it.
+#[derive(Clone, Debug, Deserialize)]
+struct Row {
+    node: u32,
+    role: String,
+    leads: bool,
+    matched: u64,
+    live: bool,
+    client: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Members {
+    index: u64,
+    committed: bool,
+    joint: bool,
+    last: u64,
+    members: Vec<Row>,
+}
+
+impl Members {
+    fn role(&self, node: u32) -> Option<&str> {
+        self.members.iter().find(|row| row.node == node).map(|row| row.role.as_str())
+    }
+
+    fn line(&self, group: GroupId) -> String {
+        let member = |row: &Row| {
+            let mark = if row.leads { "*" } else { "" };
+            let silent = if row.live { "" } else { ", silent" };
+            let lag = self.last.saturating_sub(row.matched);
+            let lag =
+                if row.matched > 0 && lag > 0 { format!(", lags {lag}") } else { String::new() };
+            format!("{}{mark} ({}{silent}{lag})", row.node, row.role)
+        };
+        let members: Vec<_> = self.members.iter().map(member).collect();
+        let open = if self.joint || !self.committed { "  changing" } else { "" };
+        format!("{group:<8} {:>8}  {}{open}\n", self.index, members.join("  "))
+    }
+}
+
+/// A change and how it shows that it is done.
+struct Change {
+    step: MemberStep,
+    /// Whom to watch, and what it is to be; `None`: gone.
+    goals: Vec<(u32, Option<&'static str>)>,
+    /// Addresses of nodes that may lead when it is done.
+    further: Vec<String>,
+}
+
+impl Change {
+    fn of(step: MemberStep) -> Self {
+        let (goals, further) = match &step {
+            MemberStep::Add { node, votes, client, .. } => {
+                let role = if *votes { "voter" } else { "learner" };
+                (vec![(*node, Some(role))], vec![client.clone()])
+            }
+            MemberStep::Remove { node } => (vec![(*node, None)], Vec::new()),
+            MemberStep::Promote { node } => (vec![(*node, Some("voter"))], Vec::new()),
+            MemberStep::Demote { node } => (vec![(*node, Some("learner"))], Vec::new()),
+            MemberStep::Replace { old, node, client, .. } => {
+                (vec![(*node, Some("voter")), (*old, None)], vec![client.clone()])
+            }
+        };
+        Self { step, goals, further }
+    }
+
+    fn is_done(&self, members: &Members) -> bool {
+        let reached = |(node, role): &(u32, Option<&str>)| members.role(*node) == *role;
+        members.committed && !members.joint && self.goals.iter().all(reached)
+    }
+
+    /// It was begun, now or at an earlier call.
+    fn is_begun(&self, members: &Members) -> bool {
+        let (node, role) = self.goals[0];
+        let now = members.role(node);
+        now == role || (role == Some("voter") && now == Some("joining"))
+    }
+}
+
+pub(super) fn run(args: MemberArgs) -> Result<(), Failure> {
+    let place = |place: PlaceArgs| (place.node, place.peer, place.client);
+    let (step, change) = match args.command {
+        MemberCommand::List { whole, output } => return list(&whole, output.into()),
+        MemberCommand::Add { place: at, learner, change } => {
+            let (node, peer, client) = place(at);
+            (MemberStep::Add { node, votes: !learner, peer, client }, change)
+        }
+        MemberCommand::Remove { node, change } => (MemberStep::Remove { node: node.node }, change),
+        MemberCommand::Promote { node, change } => {
+            (MemberStep::Promote { node: node.node }, change)
+        }
+        MemberCommand::Demote { node, change } => (MemberStep::Demote { node: node.node }, change),
+        MemberCommand::Replace { old, place: at, change } => {
+            let (node, peer, client) = place(at);
+            (MemberStep::Replace { old, node, peer, client }, change)
+        }
+    };
+    carry_out(&Change::of(step), &change)
+}
+
+fn failure(error: impl ToString) -> Failure {
+    Failure::Run(error.to_string())
+}
+
+/// The groups that are meant.
+fn groups(whole: &ClusterArgs) -> Result<Vec<GroupId>, Failure> {
+    if let Some(group) = whole.group {
+        return Ok(vec![GroupId(group)]);
+    }
+    let report = cluster_status(&whole.cluster).map_err(failure)?;
+    let shards = report.nodes.iter().flat_map(|node| &node.shards);
+    let mut groups: Vec<_> =
+        shards.flat_map(|shard| &shard.groups).map(|group| GroupId(group.group)).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    if groups.is_empty() { Err(failure("no node answers: check --cluster")) } else { Ok(groups) }
+}
+
+fn members(operator: &Operator, group: GroupId) -> Result<Members, Failure> {
+    let reply = operator.tell(group, None, AdminRequest::Members).map_err(failure)?;
+    serde_json::from_value(reply.data).map_err(failure)
+}
+
+fn list(whole: &ClusterArgs, output: Output) -> Result<(), Failure> {
+    let operator = Operator::connect(whole.cluster.clone()).map_err(failure)?;
+    let mut text = format!("{:<8} {:>8}  members (* leads)\n", "group", "index");
+    let mut all = serde_json::Map::new();
+    for group in groups(whole)? {
+        let reply = operator.tell(group, None, AdminRequest::Members).map_err(failure)?;
+        let found: Members = serde_json::from_value(reply.data.clone()).map_err(failure)?;
+        text += &found.line(group);
+        for row in found.members.iter().filter(|row| whole.group.is_some() && row.client.is_some())
+        {
+            let client = row.client.as_deref().unwrap_or_default();
+            text += &format!("{:<18}node {} at {client}\n", "", row.node);
+        }
+        all.insert(group.to_string(), reply.data);
+    }
+    match output {
+        Output::Table => super::print(&text),
+        Output::Json => super::print(&(serde_json::Value::Object(all).to_string() + "\n")),
+    }
+}
+
+fn carry_out(change: &Change, args: &ChangeArgs) -> Result<(), Failure> {
+    let groups = groups(&args.whole)?;
+    let addresses = args.whole.cluster.iter().chain(&change.further).cloned();
+    let operator = Operator::connect(addresses).map_err(failure)?;
+    let until = Instant::now() + Duration::from_secs(args.wait.max(30));
+    let mut open = Vec::new();
+    for &group in &groups {
+        if !change.is_begun(&members(&operator, group)?) {
+            open.push(group);
+        }
+    }
+    look_before(&operator, change, args, &open, until)?;
+    if args.dry_run {
+        return Ok(());
+    }
+    for &group in &open {
+        ask(&operator, group, change, args.force, false, until)?;
+    }
+    if args.wait > 0 { wait(&operator, change, &groups, until) } else { Ok(()) }
+}
+
+/// Every group says what the change would mean before any of them begins it.
+fn look_before(
+    operator: &Operator,
+    change: &Change,
+    args: &ChangeArgs,
+    groups: &[GroupId],
+    until: Instant,
+) -> Result<(), Failure> {
+    let mut said: Vec<(String, usize)> = Vec::new();
+    for &group in groups {
+        let reply = ask(operator, group, change, args.force, true, until)?;
+        match said.iter_mut().find(|(text, _)| *text == reply.text) {
+            Some((_, count)) => *count += 1,
+            None => said.push((reply.text, 1)),
+        }
+    }
+    said.iter().try_for_each(|(text, count)| super::print(&format!("{count} groups: {text}\n")))
+}
+
+/// Gives the change to a group's leader; again while another change is under way.
+fn ask(
+    operator: &Operator,
+    group: GroupId,
+    change: &Change,
+    force: bool,
+    dry: bool,
+    until: Instant,
+) -> Result<AdminReply, Failure> {
+    loop {
+        let steps = vec![change.step.clone()];
+        let request = AdminRequest::Change { steps, force, dry };
+        let reply = operator.tell(group, None, request).map_err(failure)?;
+        let again = reply.data.get("again").is_some() && Instant::now() < until;
+        if reply.done {
+            return Ok(reply);
+        }
+        if !again {
+            return Err(Failure::Run(format!("group {group}: {}", reply.text)));
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Waits until every group has done it.
+fn wait(
+    operator: &Operator,
+    change: &Change,
+    groups: &[GroupId],
+    until: Instant,
+) -> Result<(), Failure> {
+    let bar = ProgressBar::new(groups.len() as u64);
+    let style = ProgressStyle::with_template("groups [{bar:40}] {pos}/{len}  {msg}")
+        .expect("the template is a constant");
+    bar.set_style(style.progress_chars("=> "));
+    let mut open = groups.to_vec();
+    while let Some(&group) = open.last() {
+        let now = members(operator, group)?;
+        if change.is_done(&now) {
+            open.pop();
+            bar.inc(1);
+            continue;
+        }
+        if Instant::now() > until {
+            bar.finish_and_clear();
+            let text = format!(
+                "{} groups are not done; group {group}: {}it goes on by itself, see `ringraft member list`",
+                open.len(),
+                now.line(group).replace('\n', "; ")
+            );
+            return Err(Failure::Run(text));
+        }
+        let node = change.goals[0].0;
+        let held = now.members.iter().find(|row| row.node == node).map_or(0, |row| row.matched);
+        bar.set_message(format!("group {group}: node {node} holds {held} of {}", now.last));
+        std::thread::sleep(PAUSE);
+    }
+    bar.finish_and_clear();
+    super::print(&format!("done in {} groups\n", groups.len()))
+}

@@ -1,0 +1,242 @@
+//! Who takes part in the groups, as far as the shard has to know: whom it is linked with, and what an
+//! operator asks and hears of members.
+//!
+//! A link is wanted with every node that the configuration file names, and with every node that some
+//! group here has as a member in a configuration that may still decide something. It is given up when
+//! a node that was a member is in no such configuration any more, and has been told of it.
+
+use serde::Serialize;
+
+use super::transport::Peer;
+use super::{Output, Shard};
+use crate::ids::{GroupId, Index, NodeId, Tick};
+use crate::machine::StateMachine;
+use crate::membership::{NodeAddress, Step};
+use crate::raft::ready::Role;
+use crate::raft::{ChangeRefused, Event};
+use crate::wire::admin::AdminReply;
+use crate::wire::client::Refused;
+
+/// Whom the runtime is to be linked with. Nodes of the configuration file are, from the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkChange {
+    /// Dial it, and let it dial. Without an address the configuration file has it.
+    Open { node: NodeId, address: Option<NodeAddress> },
+    /// It takes part in nothing here any more.
+    Close { node: NodeId },
+}
+
+/// When links are to be looked at again.
+#[derive(Debug)]
+pub(super) struct LinkWatch {
+    changes: Vec<LinkChange>,
+    /// Somebody may have become superfluous; looked at then, and again while that is so.
+    look_at: Tick,
+}
+
+impl Default for LinkWatch {
+    fn default() -> Self {
+        Self { changes: Vec::new(), look_at: Tick(u64::MAX) }
+    }
+}
+
+/// One member, for `member list`.
+#[derive(Serialize)]
+struct MemberRow {
+    node: u32,
+    /// "voter", "learner", "joining", "leaving".
+    role: &'static str,
+    leads: bool,
+    /// Highest index that the leader knows it to hold; 0 unless the leader answers.
+    matched: u64,
+    /// It has answered the leader lately; true unless the leader answers.
+    live: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+}
+
+/// All of a group, as one node sees them.
+#[derive(Serialize)]
+struct Members {
+    node: u32,
+    leader: u32,
+    /// Index of the entry that brought the configuration.
+    index: u64,
+    committed: bool,
+    joint: bool,
+    last: u64,
+    members: Vec<MemberRow>,
+}
+
+impl<M: StateMachine> Shard<M> {
+    /// Takes in what the groups' logs say at the start.
+    pub(super) fn meet_members(&mut self) {
+        for local in 0..self.groups.len() {
+            let membership = self.groups[local].raft.membership().clone();
+            for node in membership.members() {
+                self.meet_node(node, membership.address(node));
+            }
+        }
+    }
+
+    /// A node is a member of a group here.
+    fn meet_node(&mut self, node: NodeId, address: Option<&NodeAddress>) {
+        if node == self.config.node {
+            return;
+        }
+        let peer = match self.peers.iter_mut().position(|peer| peer.node == node) {
+            Some(at) => &mut self.peers[at],
+            None => {
+                self.outgoing.push(Vec::new());
+                self.peers.push(Peer::new(node));
+                self.peers.last_mut().expect("just pushed")
+            }
+        };
+        peer.was_member = true;
+        let moved = address.is_some() && peer.address.as_ref() != address;
+        if peer.is_wanted && !moved {
+            return;
+        }
+        peer.is_wanted = true;
+        peer.address = address.cloned();
+        self.links.changes.push(LinkChange::Open { node, address: address.cloned() });
+    }
+
+    /// Configurations that groups use from this turn on.
+    pub(super) fn note_memberships(&mut self, now: Tick, out: &mut Output) {
+        if !self.ready.memberships.is_empty() {
+            let news = std::mem::take(&mut self.ready.memberships);
+            for found in &news {
+                for node in found.membership.members() {
+                    self.meet_node(node, found.membership.address(node));
+                }
+            }
+            self.ready.memberships = news;
+            self.links.look_at = now;
+        }
+        if self.links.look_at <= now {
+            self.drop_superfluous(now);
+        }
+        out.links.append(&mut self.links.changes);
+    }
+
+    fn drop_superfluous(&mut self, now: Tick) {
+        let mut waits = false;
+        for at in 0..self.peers.len() {
+            let Peer { node, is_wanted, was_member, .. } = self.peers[at];
+            if !is_wanted || !was_member {
+                continue;
+            }
+            let takes_part = |raft: &crate::raft::Raft| raft.membership().is_member(node);
+            if self.groups.iter().any(|group| takes_part(&group.raft)) {
+                continue;
+            }
+            if self.groups.iter().any(|group| group.raft.may_need(node)) {
+                waits = true;
+                continue;
+            }
+            self.peers[at].is_wanted = false;
+            self.links.changes.push(LinkChange::Close { node });
+        }
+        let again = now.plus(self.config.raft.election_timeout_max_us);
+        self.links.look_at = if waits { again } else { Tick(u64::MAX) };
+    }
+
+    /// When links are to be looked at again.
+    pub(super) fn links_deadline(&self) -> Tick {
+        self.links.look_at
+    }
+
+    /// Begins a change of a group's members, or says why not.
+    pub(super) fn change_members(
+        &mut self,
+        now: Tick,
+        local: u32,
+        steps: &[Step],
+        force: bool,
+        dry: bool,
+    ) -> Result<AdminReply, Refused> {
+        self.wake(now, local, None);
+        let raft = &self.groups[local as usize].raft;
+        let found = raft.preflight_change(now, steps);
+        let refused = |refused: ChangeRefused| match refused {
+            ChangeRefused::NotLeader(leader) => Err(Refused::NotLeader(leader)),
+            ChangeRefused::NotYet | ChangeRefused::UnderWay => {
+                let again = serde_json::json!({ "again": true });
+                Ok(AdminReply::refused(refused.to_string()).with(again))
+            }
+            refused => Ok(AdminReply::refused(refused.to_string())),
+        };
+        let text = match found {
+            Ok(found) if !found.is_safe() && !force => {
+                return refused(ChangeRefused::Quorum(found));
+            }
+            Ok(found) if dry => return Ok(AdminReply::done(found.to_string())),
+            Ok(found) => found.to_string(),
+            Err(why) => return refused(why),
+        };
+        let mut answer = None;
+        let answered = &mut answer;
+        self.step(now, local, Event::ProposeMembership { steps, force, answer: answered });
+        match answer {
+            Some(Ok(index)) => Ok(AdminReply::done(text).with(index.get())),
+            Some(Err(why)) => refused(why),
+            None => Err(Refused::NotLeader(None)),
+        }
+    }
+
+    /// The same for a group by its name.
+    pub fn change_group(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        steps: &[Step],
+    ) -> Result<Index, ChangeRefused> {
+        let local = self.local(group).ok_or(ChangeRefused::NotLeader(None))?;
+        self.wake(now, local, None);
+        let mut answer = None;
+        let answered = &mut answer;
+        self.step(now, local, Event::ProposeMembership { steps, force: false, answer: answered });
+        answer.unwrap_or(Err(ChangeRefused::NotLeader(None)))
+    }
+
+    /// The members of a group as this node sees them.
+    pub(super) fn list_members(&self, now: Tick, local: u32) -> AdminReply {
+        let raft = &self.groups[local as usize].raft;
+        let (membership, leads) = (raft.membership(), raft.role() == Role::Leader);
+        let row = |node: NodeId| {
+            let progress = raft.progress().find(|(id, _)| *id == node);
+            let own = if node == raft.id() && leads { raft.durable_index().get() } else { 0 };
+            let address = membership.address(node);
+            MemberRow {
+                node: node.0,
+                role: if membership.joining.iter().any(|joining| joining.node == node) {
+                    "joining"
+                } else if membership.voters.contains(&node) {
+                    "voter"
+                } else if membership.is_voter(node) {
+                    "leaving"
+                } else {
+                    "learner"
+                },
+                leads: raft.leader() == Some(node),
+                matched: progress.map_or(own, |(_, progress)| progress.matched().get()),
+                live: !leads || raft.is_live(now, node),
+                peer: address.map(|address| address.peer.clone()),
+                client: address.map(|address| address.client.clone()),
+            }
+        };
+        let members = Members {
+            node: self.config.node.0,
+            leader: raft.leader().map_or(0, |node| node.0),
+            index: membership.index.get(),
+            committed: membership.index <= raft.commit(),
+            joint: membership.is_joint(),
+            last: raft.last_index().get(),
+            members: membership.members().into_iter().map(row).collect(),
+        };
+        AdminReply::done("as this node sees it").with(members)
+    }
+}

@@ -1,0 +1,270 @@
+//! An operator who changes the members while everything else goes wrong, and what the world knows of
+//! configurations: by its own books, not by what the nodes believe.
+//!
+//! Spare nodes run from the start and belong to nothing. Every few seconds the operator asks the leader
+//! of some group for a change of one or two steps, sensible or not. It keeps within what the protocol
+//! promises to bear: no change that makes those that have forgotten a majority.
+
+use std::collections::BTreeMap;
+
+use super::network::node_id;
+use super::queue::Event;
+use super::subject::Subject;
+use super::trace::What;
+use super::world::World;
+use crate::ids::{GroupId, Index, NodeId, Term};
+use crate::membership::{Membership, Step};
+use crate::raft::Raft;
+use crate::raft::ready::Role;
+
+/// Between two changes, microseconds.
+const PAUSE_US: (u64, u64) = (300_000, 4_000_000);
+/// When nobody could be asked, or what was thought of made no sense.
+const AGAIN_US: (u64, u64) = (50_000, 300_000);
+
+/// The configurations of one group that some log has, or had.
+#[derive(Debug)]
+pub struct Configurations {
+    first: Membership,
+    /// By index and term of the entry.
+    known: BTreeMap<(Index, Term), Membership>,
+    /// The newest committed one.
+    committed: (Index, Term),
+}
+
+impl Configurations {
+    pub fn new(voters: u32) -> Self {
+        let first = Membership::of_voters((1..=voters).map(NodeId).collect());
+        Self { first, known: BTreeMap::new(), committed: (Index::ZERO, Term::ZERO) }
+    }
+
+    /// A node uses this one.
+    pub fn note(&mut self, term: Term, membership: &Membership) {
+        let key = (membership.index, term);
+        if membership.index > Index::ZERO && !self.known.contains_key(&key) {
+            self.known.insert(key, membership.clone());
+        }
+    }
+
+    /// The entry at `index` is committed with `term`.
+    pub fn note_committed(&mut self, index: Index, term: Term) {
+        if index > self.committed.0 && self.known.contains_key(&(index, term)) {
+            self.committed = (index, term);
+        }
+    }
+
+    /// Entries behind `keep` are lost, as was told.
+    pub fn lose(&mut self, keep: Index) {
+        if self.committed.0 > keep {
+            let before = self.known.range(..(keep.next(), Term::ZERO)).next_back();
+            self.committed = before.map_or((Index::ZERO, Term::ZERO), |(key, _)| *key);
+        }
+    }
+
+    /// The newest committed one.
+    pub fn settled(&self) -> &Membership {
+        self.known.get(&self.committed).unwrap_or(&self.first)
+    }
+
+    /// Those that may decide something: the newest committed one and all behind it.
+    pub fn alive(&self) -> impl Iterator<Item = &Membership> {
+        let later = self.known.iter().filter(|((index, _), _)| *index > self.committed.0);
+        std::iter::once(self.settled()).chain(later.map(|(_, membership)| membership))
+    }
+}
+
+/// Whether a quorum of the configuration is among those for whom `holds` is true: counted here by
+/// another hand than the one that is tested.
+pub fn is_quorum(membership: &Membership, holds: &impl Fn(usize) -> bool) -> bool {
+    [&membership.voters, &membership.outgoing].into_iter().all(|half| {
+        let count = half.iter().filter(|node| holds(node.0 as usize - 1)).count();
+        half.is_empty() || 2 * count > half.len()
+    })
+}
+
+/// Whether those for whom `lacks` is true are a minority of each half, also when all that join have
+/// their seats.
+fn bears(membership: &Membership, lacks: &impl Fn(NodeId) -> bool) -> bool {
+    let mut seated = membership.clone();
+    for joining in &membership.joining {
+        seated.voters.push(joining.node);
+        seated.voters.retain(|&node| Some(node) != joining.replaces);
+    }
+    [&membership.voters, &membership.outgoing, &seated.voters].into_iter().all(|half| {
+        let count = half.iter().filter(|&&node| lacks(node)).count();
+        half.is_empty() || count <= (half.len() - 1) / 2
+    })
+}
+
+/// Books.
+impl<S: Subject> World<S> {
+    /// Whether those that have gaps in their memory, or none at all, stay a minority with `node`, in
+    /// every configuration that may decide something.
+    pub(super) fn may_forget(&self, node: usize) -> bool {
+        let lacks = |id: NodeId| id == node_id(node) || self.nodes[id.0 as usize - 1].forgot;
+        let groups = self.configurations.iter();
+        groups.flat_map(Configurations::alive).all(|alive| bears(alive, &lacks))
+    }
+
+    /// Whether some configuration has a half of which a majority may have forgotten.
+    pub(super) fn may_have_lost(&self, group: GroupId) -> bool {
+        let lacks = |id: NodeId| self.nodes[id.0 as usize - 1].forgot;
+        let mut alive = self.configurations[group.0 as usize].alive();
+        alive.any(|alive| !bears(alive, &lacks))
+    }
+
+    /// Whether a node is a member of the group, as far as is committed, and works.
+    pub(super) fn takes_part(&self, node: usize, group: usize) -> bool {
+        let settled = self.configurations[group].settled();
+        settled.is_member(node_id(node)) && !self.nodes[node].is_stranger
+    }
+
+    /// Configurations that are news, and what was committed of them.
+    pub(super) fn note_configurations(&mut self, node: usize, raft: &Raft) {
+        let at = raft.group().0 as usize;
+        let books = &mut self.configurations[at];
+        for membership in raft.memberships() {
+            let term = raft.log().term_at(membership.index).unwrap_or_default();
+            books.note(term, membership);
+            if membership.index <= raft.commit() {
+                books.note_committed(membership.index, term);
+            }
+        }
+        let (index, group) = (raft.membership().index, raft.group());
+        let what = What::Members { node: node as u32 + 1, group, index };
+        self.trace.note(self.now, what);
+    }
+}
+
+/// The operator.
+impl<S: Subject> World<S> {
+    pub(super) fn begin_members(&mut self) {
+        if self.shape.changes {
+            self.plan_change(PAUSE_US);
+        }
+    }
+
+    fn plan_change(&mut self, pause: (u64, u64)) {
+        let wait = self.members_rng.between(pause.0, pause.1);
+        self.queue.push(self.now + wait, Event::Change);
+    }
+
+    pub(super) fn on_change(&mut self) {
+        if self.healed_at.is_none() {
+            let begun = self.try_change().is_some();
+            self.plan_change(if begun { PAUSE_US } else { AGAIN_US });
+        }
+    }
+
+    /// Asks the leader of a group for a change.
+    fn try_change(&mut self) -> Option<()> {
+        let group = self.members_rng.below(u64::from(self.shape.groups)) as usize;
+        let leads = |node: &usize| {
+            let view = self.view(*node, group);
+            view.is_some_and(|view| view.raft().role() == Role::Leader)
+        };
+        let leader = (0..self.nodes.len()).find(leads)?;
+        let raft = self.view(leader, group).expect("it leads").raft();
+        let membership = raft.membership().clone();
+        if membership.is_joint() {
+            return None;
+        }
+        let mut steps = vec![self.any_step(leader, &membership)];
+        if self.members_rng.chance(40) {
+            steps.push(self.any_step(leader, &membership));
+        }
+        let target = membership.change(&steps).ok()?;
+        let lacks = |id: NodeId| self.nodes[id.0 as usize - 1].forgot;
+        if !bears(&target, &lacks) || self.nodes[leader].paused {
+            return None;
+        }
+        let (now, shards) = (self.local(leader), self.shape.shards as usize);
+        let host = leader * shards + group % shards;
+        let shard = self.hosts[host].shard.as_mut()?;
+        let begun = shard.change_group(now, GroupId(group as u32), &steps);
+        self.poke(host);
+        begun.ok()?;
+        self.stats.changes += 1;
+        self.note_node(leader, "begins a change of members in group", group as u64);
+        Some(())
+    }
+
+    fn any_step(&mut self, leader: usize, membership: &Membership) -> Step {
+        let any = NodeId(1 + self.members_rng.below(self.nodes.len() as u64) as u32);
+        let spare: Vec<NodeId> = (0..self.nodes.len())
+            .filter(|&node| !self.nodes[node].is_stranger)
+            .map(node_id)
+            .filter(|&node| !membership.is_member(node))
+            .collect();
+        let spare = match spare.len() as u64 {
+            0 => any,
+            n => spare[self.members_rng.below(n) as usize],
+        };
+        let voters = &membership.voters;
+        let voter = voters[self.members_rng.below(voters.len() as u64) as usize];
+        let learner = membership.learners.first().copied().unwrap_or(any);
+        match self.members_rng.below(10) {
+            0..=2 => Step::Add { node: spare, votes: true, address: None },
+            3 => Step::Add { node: spare, votes: false, address: None },
+            4 => Step::Remove(node_id(leader)),
+            5 => Step::Remove(voter),
+            6 => Step::Remove(learner),
+            7 => Step::Promote(learner),
+            8 => Step::Demote(voter),
+            _ => Step::Replace { old: voter, new: spare, address: None },
+        }
+    }
+
+    pub(super) fn switch_off(&mut self, node: usize) {
+        self.kill(node);
+        let state = &mut self.nodes[node];
+        // A start that is planned is void.
+        state.attempt += 1;
+        state.holds = 1;
+        state.paused = false;
+    }
+
+    /// After the trouble nodes that take part in nothing are switched off in some runs: nobody may
+    /// need them.
+    pub(super) fn is_superfluous(&self, node: usize) -> bool {
+        let id = node_id(node);
+        let mut alive = self.configurations.iter().flat_map(Configurations::alive);
+        self.shape.changes && self.seed.is_multiple_of(2) && !alive.any(|m| m.is_member(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(ids: &[u32]) -> Vec<NodeId> {
+        ids.iter().map(|&id| NodeId(id)).collect()
+    }
+
+    #[test]
+    fn both_halves_must_hold_and_may_lack() {
+        let joint =
+            Membership { outgoing: nodes(&[1, 2, 3]), ..Membership::of_voters(nodes(&[3, 4, 5])) };
+        assert!(is_quorum(&joint, &|node| [1, 2, 3].contains(&node)));
+        assert!(!is_quorum(&joint, &|node| [2, 3, 4].contains(&node)), "1 of the old half");
+        assert!(bears(&joint, &|id| id == NodeId(3)));
+        assert!(!bears(&joint, &|id| id == NodeId(1) || id == NodeId(2)));
+    }
+
+    #[test]
+    fn what_is_behind_the_newest_committed_configuration_may_decide() {
+        let mut books = Configurations::new(3);
+        let entry = |index, ids: &[u32]| {
+            let of = Membership::of_voters(nodes(ids));
+            Membership { index: Index(index), ..of }
+        };
+        books.note(Term(1), &entry(5, &[1, 2, 3, 4]));
+        books.note(Term(2), &entry(5, &[1, 2]));
+        assert_eq!(books.alive().count(), 3);
+        books.note_committed(Index(5), Term(2));
+        assert_eq!(books.alive().count(), 1);
+        assert_eq!(books.settled().voters, nodes(&[1, 2]));
+        books.lose(Index(4));
+        assert_eq!(books.settled().voters, nodes(&[1, 2, 3]));
+    }
+}
