@@ -75,7 +75,8 @@ fn sessions(c: &mut Criterion) {
     c.bench_function("sessions/check+record, 64 clients", |b| {
         b.iter(|| {
             seq += 1;
-            let request = Request { client: 1 + seq % 64, seq: 1 + seq / 64, pending: 0 };
+            let request =
+                Request { client: 1 + seq % 64, seq: 1 + seq / 64, pending: 0, continues: false };
             black_box(sessions.check(&request));
             sessions.record(&request, Answer { first: Index(seq), ..Answer::default() });
         });

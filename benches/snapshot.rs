@@ -62,8 +62,12 @@ impl Group {
     }
 
     fn apply_made(&mut self, block: &Block) {
-        let request =
-            Request { client: 1 + self.round % 1000, seq: 1 + self.round / 1000, pending: 0 };
+        let request = Request {
+            client: 1 + self.round % 1000,
+            seq: 1 + self.round / 1000,
+            pending: 0,
+            continues: false,
+        };
         black_box(self.store.apply(block));
         self.sessions.record(&request, Answer::default());
         self.round += 1;

@@ -13,9 +13,9 @@
 //!   40 u64 seq              the session's sequence number in this group; 0 = none
 //!   48 u32 group
 //!   52 u32 epoch            recovery epoch of the group, stamped by the leader
-//!   56 u8  kind             1 commands, 2 no-op, 3 membership
+//!   56 u8  kind             1 commands, 2 no-op, 3 membership, 4 session
 //!   57 u8  version          1
-//!   58 u16 flags            0
+//!   58 u16 flags            1 = the session has had an answer in this group; else 0
 //!   60 u32 pending          seq - pending is the lowest sequence number the client still waits for
 //! body: count x
 //!    0 u32 size             of this command with its header, before padding
@@ -46,6 +46,9 @@ pub const BLOCK_BYTES_MAX: usize = 1 << 20;
 pub const BLOCK_COUNT_MAX: usize = 8192;
 /// Longest key (topic, event id, configuration key) in bytes.
 pub const KEY_BYTES_MAX: usize = 1024;
+/// Block flag: the client has had an answer in this session and group, so that a table without it
+/// has forgotten it, or lost it.
+pub const FLAG_CONTINUES: u16 = 1;
 /// The encoding this build reads and writes.
 pub const BLOCK_VERSION: u8 = 1;
 
@@ -66,6 +69,8 @@ pub enum BlockKind {
     Noop = 2,
     /// A configuration of the group (§6). One index.
     Membership = 3,
+    /// Something about the table of sessions and nothing else. One index.
+    Session = 4,
 }
 
 impl BlockKind {
@@ -74,6 +79,7 @@ impl BlockKind {
             1 => Some(Self::Commands),
             2 => Some(Self::Noop),
             3 => Some(Self::Membership),
+            4 => Some(Self::Session),
             _ => None,
         }
     }
@@ -172,6 +178,12 @@ impl Block {
         Self::seal(group, BlockKind::Commands, count, client, seq, pending, body)
     }
 
+    /// One entry of `kind` in a client's session; `body` as in [`Block::special`].
+    pub fn in_session(group: GroupId, kind: BlockKind, client: u64, seq: u64, body: Bytes) -> Self {
+        assert!(body.len().is_multiple_of(8) && HEADER_BYTES + body.len() <= BLOCK_BYTES_MAX);
+        Self::seal(group, kind, 1, client, seq, 0, body)
+    }
+
     fn seal(
         group: GroupId,
         kind: BlockKind,
@@ -268,6 +280,20 @@ impl Block {
         self.header.header_checksum = self.header.checksum();
     }
 
+    /// Gives the block, which no log holds, another number in its client's session.
+    pub fn renumber(&mut self, seq: u64, pending: u32) {
+        self.header.seq = seq;
+        self.header.pending = pending;
+        self.header.flags &= !FLAG_CONTINUES;
+        self.header.header_checksum = self.header.checksum();
+    }
+
+    /// Says that the block's session has had an answer in its group.
+    pub fn set_continues(&mut self) {
+        self.header.flags |= FLAG_CONTINUES;
+        self.header.header_checksum = self.header.checksum();
+    }
+
     /// The 64 bytes in front of [`Block::body`].
     #[inline]
     pub fn header(&self) -> &BlockHeader {
@@ -318,7 +344,7 @@ impl Block {
     /// under a new epoch, and were it lost, so would the next one (R6, R9).
     pub fn is_always_synced(&self) -> bool {
         match self.kind() {
-            BlockKind::Commands => false,
+            BlockKind::Commands | BlockKind::Session => false,
             BlockKind::Noop => self.header().epoch > 0,
             BlockKind::Membership => true,
         }

@@ -117,6 +117,15 @@ mutants! {
     SkipSessionCheck = "skip-session-check",
     /// Sessions do not remember what they answered (bug 32).
     ForgetAnswers = "forget-answers",
+    /// A retry of a session that has expired is taken for a new client's first block (bug 32).
+    ExpiredAppliesAgain = "expired-applies-again",
+    /// A reader that has read what is lost goes on behind it and is not told (durability.md R9).
+    SilentGap = "silent-gap",
+    /// An operator's recovery lets indices be used again under the same epoch (durability.md R9).
+    RecoverWithoutEpoch = "recover-without-epoch",
+    /// Each replica lets sessions expire when its own clock says so (reference texts on
+    /// DEDUP_EXPIRE).
+    ExpireByLocalClock = "expire-by-local-clock",
     /// All clients share one session.
     OneSessionForAll = "one-session-for-all",
     /// A client is answered when its block is proposed.
@@ -157,6 +166,8 @@ mutants! {
     JointByNewMajority = "joint-by-new-majority",
     /// The joint configuration is left before it is committed (§6).
     LeaveJointBeforeCommit = "leave-joint-before-commit",
+    /// A member whose log is damaged takes its newest configuration for the group's.
+    DamagedWinsWithLoss = "damaged-wins-with-loss",
     /// A leader answers reads without asking anybody whether it still leads.
     ReadWithoutRound = "read-without-round",
     /// A new leader answers reads before an entry of its own term has committed (bug 24, tikv#9239).

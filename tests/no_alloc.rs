@@ -213,7 +213,8 @@ fn asking_and_recording_sessions_allocates_nothing() {
     let mut record = |from: u64, to: u64| {
         for seq in from..to {
             for client in 1..=100 {
-                let request = Request { client, seq, pending: (seq - 1).min(7) as u32 };
+                let request =
+                    Request { client, seq, pending: (seq - 1).min(7) as u32, continues: false };
                 assert_eq!(sessions.check(&request), Verdict::New);
                 sessions.record(&request, Answer::default());
                 assert_ne!(sessions.check(&request), Verdict::New);
@@ -244,4 +245,16 @@ fn a_warm_cluster_of_shards_allocates_nothing_for_a_command() {
     let commands = blocks * u64::from(shards::COMMANDS);
     let doublings = 4 * 3;
     assert!(count <= doublings, "{count} allocations for {commands} commands in {blocks} blocks");
+}
+
+#[test]
+fn a_warm_cluster_of_shards_allocates_nothing_for_a_read() {
+    let mut cluster = shards::Shards::new(3, 4);
+    (1..=200).for_each(|seq| cluster.round(seq));
+    (0..200).for_each(|_| cluster.read());
+    let (before, read) = (cluster.allocations, cluster.read);
+    (0..500).for_each(|_| cluster.read());
+    let (count, reads) = (cluster.allocations - before, cluster.read - read);
+    assert_eq!(reads, 4 * 4 * 500, "one of each kind in each group");
+    assert_eq!(count, 0, "{count} allocations for {reads} reads");
 }

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use super::runner::bench;
+use super::runner::{bench, bench_reads};
 use super::{Failure, OutputArg, parse_address};
 use crate::block::{BLOCK_BYTES_MAX, BLOCK_COUNT_MAX};
 use crate::load::options::{BenchOptions, DEFAULT_PROFILES, Output, ProfileOverrides};
-use crate::load::table;
+use crate::load::{reads, table};
 
 /// Measure a cluster: an embedded one of three nodes, or a running one
 ///
@@ -64,6 +64,11 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "COMMANDS/S")]
     rate: Option<NonZeroU64>,
 
+    /// Measure reads instead: linearizable, follower, lease and stale ones beside blocks of one
+    /// command, one and --in-flight [default: 1000] of them at a time, on the first profile's cluster
+    #[arg(long)]
+    reads: bool,
+
     /// How the result is printed
     #[arg(long, value_enum, default_value_t)]
     output: OutputArg,
@@ -116,10 +121,13 @@ impl BenchArgs {
 }
 
 pub(super) fn run(args: BenchArgs) -> Result<(), Failure> {
-    let (idle_groups, awake) = (args.idle_groups, args.awake);
+    let (idle_groups, awake, reads) = (args.idle_groups, args.awake, args.reads);
     let options = args.into_options();
     if let Some(groups) = idle_groups {
         return super::idle::run(&options, groups, awake);
+    }
+    if reads {
+        return run_reads(&options);
     }
     let people = options.output == Output::Table;
     let report = bench(&options, |machine, calibration| {
@@ -136,6 +144,27 @@ pub(super) fn run(args: BenchArgs) -> Result<(), Failure> {
     match options.output {
         Output::Table => super::print(&table::render_runs(&report.runs)),
         Output::Json => super::print(&(report.to_json() + "\n")),
+    }
+}
+
+fn run_reads(options: &BenchOptions) -> Result<(), Failure> {
+    let people = options.output == Output::Table;
+    let report = bench_reads(options, |machine, calibration| {
+        if people {
+            let head = table::render_machine(machine) + &table::render_calibration(calibration);
+            let _ = super::print(&head);
+        }
+    })
+    .map_err(|error| match error.is_usage() {
+        true => Failure::Usage(error.to_string()),
+        false => Failure::Run(error.to_string()),
+    })?;
+    match options.output {
+        Output::Table => super::print(&reads::render(&report.rows, report.calibration.rtt_us_p50)),
+        Output::Json => {
+            let json = serde_json::to_string(&report).expect("plain structs serialize");
+            super::print(&(json + "\n"))
+        }
     }
 }
 

@@ -11,8 +11,10 @@
 mod bench;
 mod doctor;
 mod idle;
+mod leader;
 mod logging;
 mod member;
+mod recover;
 mod runner;
 mod serve;
 mod sim;
@@ -42,8 +44,10 @@ enum Command {
     Bench(bench::BenchArgs),
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
+    Leader(leader::LeaderArgs),
     Doctor(doctor::DoctorArgs),
     Member(member::MemberArgs),
+    Recover(recover::RecoverArgs),
     Sim(sim::SimArgs),
     Wal(wal::WalArgs),
 }
@@ -76,8 +80,10 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(args),
         Command::Serve(_) => unreachable!("handled above"),
         Command::Status(args) => status::run(args),
+        Command::Leader(args) => leader::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Member(args) => member::run(args),
+        Command::Recover(args) => recover::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Wal(args) => wal::run(&args),
     }

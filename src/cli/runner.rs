@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::config::{ConfigError, Profile};
 use crate::load::drive::{DriveError, Load, RunOutcome, RunPlan};
 use crate::load::options::{BenchOptions, Output, ProfileOverrides};
+use crate::load::reads::{ReadKind, ReadPlan, ReadRow, compare, measure};
 use crate::load::report::{BenchReport, Measured, RunReport};
 use crate::load::sample::{CpuUse, ThreadCpu};
 use crate::load::schedule::Schedule;
@@ -17,6 +19,8 @@ use crate::runtime::machine::MachineFacts;
 use crate::server::embedded::EmbeddedCluster;
 use crate::server::{NodeFailure, StartError};
 
+/// Reads in flight in the second half of `bench --reads`, if nothing else is asked for.
+const READS_IN_FLIGHT: u32 = 1000;
 const CALIBRATION: Duration = Duration::from_millis(1200);
 
 /// Why a benchmark ends without a report.
@@ -48,6 +52,14 @@ impl BenchError {
             _ => false,
         }
     }
+}
+
+/// What `bench --reads` found.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReadReport {
+    pub calibration: Calibration,
+    pub machine: MachineFacts,
+    pub rows: Vec<ReadRow>,
 }
 
 /// Runs everything. `calibrated` gets what the machine costs as soon as that is known.
@@ -129,6 +141,60 @@ fn run_embedded(
     let _ = std::fs::remove_dir_all(&dir);
     let (outcome, cpu) = run?;
     Ok(report(options, profile, &outcome, Some(cpu), Some(calibration)))
+}
+
+/// `bench --reads`: every kind of read, alone and with as many in flight as asked for, against one
+/// cluster, in turns.
+pub fn bench_reads(
+    options: &BenchOptions,
+    calibrated: impl FnOnce(&MachineFacts, &Calibration),
+) -> Result<ReadReport, BenchError> {
+    let mut profile = profiles(options)?.swap_remove(0);
+    profile.lease_reads = true;
+    let scratch = Scratch::new(options.dir.as_deref())?;
+    let machine = MachineFacts::gather(&scratch.path);
+    let calibration = calibrate(&scratch.path, CALIBRATION)?;
+    calibrated(&machine, &calibration);
+    let dir = scratch.path.join("reads");
+    std::fs::create_dir_all(&dir).map_err(|error| directory_error(&dir, &error))?;
+    let own = match options.cluster.is_empty() {
+        true => Some(EmbeddedCluster::start(&profile, &dir)?),
+        false => None,
+    };
+    let addresses = own.as_ref().map_or(options.cluster.clone(), EmbeddedCluster::addresses);
+    let rows = read_rows(options, &profile, &addresses);
+    if let Some(cluster) = own {
+        cluster.stop()?;
+    }
+    Ok(ReadReport { calibration, machine, rows: rows? })
+}
+
+fn read_rows(
+    options: &BenchOptions,
+    profile: &Profile,
+    addresses: &[String],
+) -> Result<Vec<ReadRow>, DriveError> {
+    let measured = Duration::from_secs_f64(options.seconds);
+    let many = options.overrides.in_flight.unwrap_or(READS_IN_FLIGHT);
+    let mut rows = Vec::new();
+    for in_flight in [1, many] {
+        for kind in ReadKind::ALL {
+            let plan = ReadPlan {
+                addresses: addresses.to_vec(),
+                client: random().map_or(1, |bits| bits as u64 | 1 << 63),
+                kind,
+                in_flight,
+                value_bytes: profile.value_bytes,
+                warm_up: measured.div_f64(5.0).min(Duration::from_secs(1)),
+                measured,
+            };
+            let thread = std::thread::Builder::new().name("load-0".into());
+            let thread = thread.spawn(move || measure(plan))?;
+            rows.push(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+    }
+    compare(&mut rows);
+    Ok(rows)
 }
 
 fn run_remote(options: &BenchOptions, profile: &Profile) -> Result<RunReport, BenchError> {

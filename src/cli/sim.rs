@@ -293,7 +293,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         "{} seeds, {:.2} simulated hours, {:.0} simulated s a s and core; {} faults ({} in the \
          quietest seed), {} kills, \
          {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts, {} changes of members; {} blocks acknowledged of {} asked, {} sent \
-         again, {} answered from the table; {} of {} reads answered (linearizable {}, follower {}, \
+         again, {} answered from the table, {} sessions over; {} of {} reads answered (linearizable {}, follower {}, \
          lease {}, stale {}); {} transfers; {} elections, {} groups put to sleep, {} messages; {} violations",
         stats.seeds,
         simulated / 3600.0,
@@ -312,6 +312,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.asked,
         stats.retries,
         stats.answered_retries,
+        stats.sessions_over,
         stats.answered_questions.iter().sum::<u64>(),
         stats.questions,
         stats.answered_questions[0],

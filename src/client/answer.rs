@@ -99,8 +99,9 @@ impl ClientCore {
             Ok(committed) => {
                 if let Some(tag) = session.complete(seq) {
                     session.route.settle();
-                    let more = session.has_waiting();
-                    self.done.push(Done { tag, group, seq, result: Ok(committed) });
+                    session.continues = !session.is_over() && seq != session.closes;
+                    let more = session.has_waiting() || session.is_over();
+                    finish(&mut self.done, Done { tag, group, seq, result: Ok(committed) });
                     if more {
                         self.soil(group);
                     }
@@ -124,13 +125,16 @@ impl ClientCore {
     ) {
         let again = self.heed(now, slot, group, refused);
         let Some(session) = self.sessions.get_mut(group) else { return };
+        if let Refused::Busy | Refused::ReadOnly | Refused::Stale { .. } = refused {
+            session.forgive(seq);
+        }
         if again {
             session.retry(seq);
             self.counters.retries += 1;
             self.soil(group);
         } else if let Some(tag) = session.complete(seq) {
             let result = Err(ClientError::Refused(refused));
-            self.done.push(Done { tag, group, seq, result });
+            finish(&mut self.done, Done { tag, group, seq, result });
             self.soil(group);
         }
     }
@@ -144,12 +148,17 @@ impl ClientCore {
         };
         let nodes = self.map.nodes.len();
         let Some(session) = self.sessions.get_mut(group) else { return false };
+        if let Refused::Stale { open_from: open_from @ 1.. } = refused {
+            session.end(open_from);
+            return true;
+        }
         let route = &mut session.route;
         match refused {
             Refused::TooLarge
             | Refused::BadRequest
-            | Refused::Stale
+            | Refused::Stale { .. }
             | Refused::SessionEpochChanged
+            | Refused::Truncated { .. }
             | Refused::NoGroup => false,
             Refused::Busy | Refused::ReadOnly => {
                 if route.target == node {

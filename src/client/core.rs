@@ -11,8 +11,9 @@ use super::timer::Alarms;
 use super::*;
 use crate::block::{BLOCK_BYTES_MAX, Block, HEADER_BYTES};
 use crate::ids::Incarnation;
+use crate::shard::sessions::SessionEntry;
 use crate::wire::admin::AdminRequest;
-use crate::wire::client::{write_admin, write_query, write_status};
+use crate::wire::client::{write_admin, write_query_after, write_status};
 use crate::wire::frame::{FRAME_HEADER_BYTES, FrameKind, FrameWriter};
 use crate::wire::hello::{Hello, Refusal, Role};
 
@@ -130,7 +131,7 @@ impl ClientCore {
         })
     }
 
-    /// Takes a block. It is completed exactly once, under `tag`, in some later
+    /// Takes a block. It is completed exactly once, under `tag` (not `u64::MAX`), in some later
     /// [`ClientOutput::done`].
     pub fn submit(&mut self, now: Tick, block: Block, tag: u64) -> Result<(), SubmitError> {
         let group = block.group();
@@ -151,6 +152,47 @@ impl ClientCore {
         Ok(())
     }
 
+    /// Opens the session in a group without a command, or says that it is still there. Completed like
+    /// a block. `Full` while blocks are under way: they say as much.
+    pub fn touch_session(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
+        self.submit_entry(now, group, SessionEntry::KeepAlive, tag)
+    }
+
+    /// Ends the session in a group: the cluster forgets it. Completed like a block; `Stale` says that
+    /// there was none any more. `Full` while blocks are under way: wait for their completion. A later
+    /// block opens a new one.
+    pub fn close_session(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
+        self.submit_entry(now, group, SessionEntry::Close, tag)
+    }
+
+    fn submit_entry(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        entry: SessionEntry,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
+        self.admit(group)?;
+        let Stamp { client, seq, pending } = self.stamp(group);
+        if pending > 0 {
+            return Err(SubmitError::Full);
+        }
+        self.submit(now, entry.block(group, client, seq), tag)?;
+        let session = self.sessions.open(group, self.map.nodes.len());
+        session.closes = if entry == SessionEntry::Close { seq } else { 0 };
+        Ok(())
+    }
+
     /// Asks a group's state machine. Answered exactly once, under `tag`, in some later
     /// [`ClientOutput::replies`].
     ///
@@ -164,13 +206,27 @@ impl ClientCore {
         question: Bytes,
         tag: u64,
     ) -> Result<(), SubmitError> {
+        self.query_after(now, group, to, (consistency, Place::default()), question, tag)
+    }
+
+    /// The same for someone who has read the group's state at `after`, a place that an answer told of:
+    /// [`Refused::Truncated`](crate::wire::client::Refused::Truncated) says that some of it is lost.
+    pub fn query_after(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        to: QueryTarget,
+        (consistency, after): (Consistency, Place),
+        question: Bytes,
+        tag: u64,
+    ) -> Result<(), SubmitError> {
         let shards = self.admit(group)?;
         if question.len() > BLOCK_BYTES_MAX - HEADER_BYTES {
             return Err(SubmitError::TooLarge(question.len()));
         }
         let goal = self.goal(to)?;
         self.sessions.open(group, self.map.nodes.len());
-        let subject = Subject::Query { group, consistency, question };
+        let subject = Subject::Query { group, consistency, after, question };
         self.ask(now, goal, subject, group.0 % shards, tag)
     }
 
@@ -425,8 +481,8 @@ impl ClientCore {
                 continue;
             }
             match &question.subject {
-                Subject::Query { group, consistency, question } => {
-                    write_query(out, token, *group, *consistency, question);
+                Subject::Query { group, consistency, after, question } => {
+                    write_query_after(out, token, *group, *consistency, *after, question);
                 }
                 Subject::Admin { group, request } => write_admin(out, token, *group, request),
                 Subject::Status => write_status(out, token),

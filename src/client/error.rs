@@ -12,7 +12,8 @@ use crate::wire::hello::{HelloError, Refusal};
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ClientError {
     /// The cluster refused it and a retry would be refused again. A block was not applied; only of
-    /// `Stale` the fate is unknown (another user of the same session id?).
+    /// `Stale` the fate is unknown: it was sent more than once, and the cluster has forgotten the
+    /// session meanwhile.
     #[error("refused: {0}")]
     Refused(Refused),
     /// The deadline passed first. **A block's fate is unknown**: it may have been applied, or may

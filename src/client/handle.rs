@@ -70,7 +70,8 @@ type Answer<T> = mpsc::SyncSender<Result<T, RequestError>>;
 
 enum Work {
     Submit(BlockBuilder, Answer<Committed>),
-    Query(Consistency, Bytes, Answer<Reading>),
+    Close(Answer<Committed>),
+    Query(Consistency, Place, Bytes, Answer<Reading>),
     Admin(Option<NodeId>, AdminRequest, Answer<Bytes>),
 }
 
@@ -166,6 +167,14 @@ impl Client {
         Ok(Ticket(ticket))
     }
 
+    /// Ends this client's session in a group, once nothing of it is under way (`Full` otherwise): the
+    /// cluster remembers its answers no longer. Without it they are kept until the session expires.
+    pub fn close_session(&self, group: GroupId) -> Result<Ticket<Committed>, RequestError> {
+        let (answer, ticket) = mpsc::sync_channel(1);
+        self.push(group, Work::Close(answer))?;
+        Ok(Ticket(ticket))
+    }
+
     /// Asks a group's state machine: its leader, or for `Follower` and `Stale` the first node of the
     /// list that can be reached.
     pub fn query(
@@ -174,8 +183,21 @@ impl Client {
         consistency: Consistency,
         question: Bytes,
     ) -> Result<Ticket<Reading>, RequestError> {
+        self.query_after(group, consistency, Place::default(), question)
+    }
+
+    /// The same for someone who has read the group's state at `after`, the place of an earlier
+    /// [`Reading`]: if some of what was there then is lost, the answer is
+    /// [`Refused::Truncated`](crate::wire::client::Refused::Truncated) and says from where on.
+    pub fn query_after(
+        &self,
+        group: GroupId,
+        consistency: Consistency,
+        after: Place,
+        question: Bytes,
+    ) -> Result<Ticket<Reading>, RequestError> {
         let (answer, ticket) = mpsc::sync_channel(1);
-        self.push(group, Work::Query(consistency, question, answer))?;
+        self.push(group, Work::Query(consistency, after, question, answer))?;
         Ok(Ticket(ticket))
     }
 
@@ -261,13 +283,18 @@ impl Worker {
         }
         match work {
             Work::Submit(block, answer) => self.submit(group, block, answer),
-            Work::Query(consistency, question, answer) => {
+            Work::Close(answer) => {
+                let (now, tag) = (self.driver.now(), self.tag());
+                let closing = self.driver.core(0).close_session(now, group, tag as u64);
+                self.await_commit(tag, closing, answer);
+            }
+            Work::Query(consistency, after, question, answer) => {
                 let to = match consistency {
                     Consistency::Linearizable | Consistency::Lease => QueryTarget::Leader,
                     Consistency::Follower | Consistency::Stale => QueryTarget::Any,
                 };
                 self.ask(to, answer, Waiting::Reading, |core, now, to, tag| {
-                    core.query(now, group, to, consistency, question, tag)
+                    core.query_after(now, group, to, (consistency, after), question, tag)
                 });
             }
             Work::Admin(node, request, answer) => {
@@ -284,7 +311,17 @@ impl Worker {
         let core = self.driver.core(0);
         let stamp = core.stamp(group);
         let block = block.finish(group, stamp.client, stamp.seq, stamp.pending);
-        match core.submit(now, block, tag as u64) {
+        let submitted = core.submit(now, block, tag as u64);
+        self.await_commit(tag, submitted, answer);
+    }
+
+    fn await_commit(
+        &mut self,
+        tag: usize,
+        submitted: Result<(), SubmitError>,
+        answer: Answer<Committed>,
+    ) {
+        match submitted {
             Ok(()) => self.waiting[tag] = Some(Waiting::Commit(answer)),
             Err(error) => drop(answer.send(Err(error.into()))),
         }

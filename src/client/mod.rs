@@ -41,11 +41,14 @@
 //! | `NotLeader(hint)` | the hint at once, at most as often in a row as there are nodes; else the next node after a pause |
 //! | `Busy`, `ReadOnly` | the same node after a pause |
 //! | `Recovering`, `Shutdown`, connection lost, no answer for `resend_us` | the next node after a pause |
-//! | `BadRequest`, `TooLarge`, `Stale`, `SessionEpochChanged`, `NoGroup` | the end: [`ClientError::Refused`] |
+//! | `BadRequest`, `TooLarge`, `Stale`, `SessionEpochChanged`, `Truncated`, `NoGroup` | the end: [`ClientError::Refused`] |
+//! | `Stale` with a number to open from (the cluster has forgotten the session) | a new session, in which every block goes on of which no copy can have been applied; the end for the others, **fate unknown** |
 //! | nothing by `deadline_us` | the end: [`ClientError::Timeout`], **fate unknown** |
 //! | every node refuses the handshake | the end: [`ClientError::Handshake`] |
 //!
 //! After a pause one block of the group asks the way, and its success calls the others.
+//!
+//! A session that has nothing to say for `keep_alive_us` says so, lest the cluster forget it.
 //!
 //! # Example
 //!
@@ -136,13 +139,16 @@ pub struct ClientConfig {
     pub backoff_max_us: u64,
     /// Blocks in flight per group, 1 to [`IN_FLIGHT_MAX`] (cut to it).
     pub in_flight_max: u32,
+    /// A session without blocks for this long tells the cluster that it is still there: shorter than
+    /// what a cluster lets sessions rest (`cluster.store.session_idle_ms`); 0 = never.
+    pub keep_alive_us: u64,
     /// Of the jitter.
     pub seed: u64,
 }
 
 impl ClientConfig {
     /// The defaults: deadline 10 s, asking elsewhere after 1 s, pauses of 5 to 100 ms, 1,024 blocks
-    /// in flight.
+    /// in flight, a sign of life every 20 minutes.
     pub fn new<A: Into<String>>(addresses: impl IntoIterator<Item = A>, session: u64) -> Self {
         let node = |address: A| NodeAddress { id: None, address: address.into() };
         Self {
@@ -154,8 +160,19 @@ impl ClientConfig {
             backoff_min_us: 5_000,
             backoff_max_us: 100_000,
             in_flight_max: 1024,
+            keep_alive_us: 20 * 60 * 1_000_000,
             seed: session,
         }
+    }
+}
+
+/// Tag of what the core sends for itself. Callers do not use it.
+const OWN_TAG: u64 = u64::MAX;
+
+/// Tells the caller of the end of a block, unless it is the core's own.
+fn finish(done: &mut Vec<Done>, end: Done) {
+    if end.tag != OWN_TAG {
+        done.push(end);
     }
 }
 
@@ -195,6 +212,7 @@ pub struct Done {
     /// As submitted.
     pub tag: u64,
     pub group: GroupId,
+    /// As stamped, or as numbered in a session that took its place.
     pub seq: u64,
     pub result: Result<Committed, ClientError>,
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::session::NEVER;
 use crate::ids::{GroupId, Tick};
-use crate::wire::client::Consistency;
+use crate::wire::client::{Consistency, Place};
 
 /// Who is to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub(super) enum Subject {
     Query {
         group: GroupId,
         consistency: Consistency,
+        /// How far the asker has read.
+        after: Place,
         question: Bytes,
     },
     /// An operator's command, JSON.

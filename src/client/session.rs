@@ -8,12 +8,16 @@
 //!
 //! `base` is the lowest number still waited for: the stamp of the next block tells it to the
 //! cluster (`pending`), which may then forget every answer below.
+//!
+//! A cluster that has forgotten the session (it expired, or had to make room) refuses with the number
+//! from which a new one may begin. Then nothing more leaves until every block on its way is answered;
+//! what surely was not applied is numbered anew, and of the rest the fate is unknown.
 
 use std::collections::VecDeque;
 
 use super::link::Due;
 use super::route::Route;
-use crate::block::Block;
+use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, Tick};
 
 /// How far a block has come.
@@ -39,6 +43,8 @@ struct Pending {
     since: Tick,
     /// Slot of the link it is on, if queued or sent.
     link: u32,
+    /// Copies that were sent and of which it is not known that they came to nothing.
+    copies: u32,
     stage: Stage,
 }
 
@@ -49,6 +55,14 @@ pub(super) struct Session {
     base: u64,
     ring: VecDeque<Pending>,
     first_waiting: u64,
+    /// The session is over: where the next one begins. 0 = it is not.
+    open_from: u64,
+    /// A block was answered in it, and not to close it.
+    pub continues: bool,
+    /// Number of the entry that closes it; 0 = none.
+    pub closes: u64,
+    /// When a block was last submitted.
+    pub used: Tick,
     /// Bytes of the blocks held.
     pub bytes: usize,
     pub route: Route,
@@ -68,6 +82,10 @@ impl Session {
             base: 1,
             ring: VecDeque::new(),
             first_waiting: 1,
+            open_from: 0,
+            continues: false,
+            closes: 0,
+            used: Tick::ZERO,
             bytes: 0,
             route: Route::new(target),
             armed: NEVER,
@@ -103,15 +121,20 @@ impl Session {
         self.first_waiting < self.next()
     }
 
-    pub fn push(&mut self, now: Tick, block: Block, tag: u64) {
+    pub fn push(&mut self, now: Tick, mut block: Block, tag: u64) {
         assert_eq!(block.header().seq, self.next(), "blocks are submitted as they were stamped");
+        if self.continues {
+            block.set_continues();
+        }
         self.bytes += block.size();
+        self.used = now;
         self.ring.push_back(Pending {
             block: Some(block),
             tag,
             submitted: now,
             since: now,
             link: 0,
+            copies: 0,
             stage: Stage::Waiting,
         });
     }
@@ -160,6 +183,7 @@ impl Session {
         }
         pending.stage = Stage::Sent;
         pending.since = now;
+        pending.copies = pending.copies.saturating_add(1);
         pending.block.as_ref()
     }
 
@@ -182,6 +206,56 @@ impl Session {
     /// speaks of an earlier try and means nothing now.
     pub fn is_sent_on(&mut self, seq: u64, slot: u32) -> bool {
         self.at(seq).is_some_and(|p| p.stage == Stage::Sent && p.link == slot)
+    }
+
+    /// The copy that was sent last came to nothing, for certain.
+    pub fn forgive(&mut self, seq: u64) {
+        if let Some(pending) = self.at(seq) {
+            pending.copies = pending.copies.saturating_sub(1);
+        }
+    }
+
+    /// The cluster has forgotten the session; another one may begin at `open_from`. What no link has
+    /// sent yet stays here.
+    pub fn end(&mut self, open_from: u64) {
+        self.open_from = self.open_from.max(open_from);
+        for (seq, pending) in (self.base..).zip(self.ring.iter_mut()) {
+            if pending.stage == Stage::Queued {
+                pending.stage = Stage::Waiting;
+                self.first_waiting = self.first_waiting.min(seq);
+            }
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.open_from > 0
+    }
+
+    /// Begins the next session, if nothing of this one is on its way any more. The numbers are new
+    /// to the cluster and to whatever of the old session is still there: above both. Blocks of
+    /// unknown fate are handed to `lost`, with number and tag.
+    pub fn begin_next(&mut self, mut lost: impl FnMut(u64, u64)) -> bool {
+        let on_its_way = |p: &Pending| matches!(p.stage, Stage::Queued | Stage::Sent);
+        if self.ring.iter().any(on_its_way) {
+            return false;
+        }
+        let base = self.next().max(self.open_from);
+        let ring = std::mem::take(&mut self.ring);
+        for (seq, mut pending) in (self.base..).zip(ring) {
+            let Some(block) = &mut pending.block else { continue };
+            // A session that is over need not be closed.
+            if pending.copies > 0 || block.kind() == BlockKind::Session {
+                self.bytes -= block.size();
+                lost(seq, pending.tag);
+                continue;
+            }
+            let before = self.ring.len() as u32;
+            block.renumber(base + u64::from(before), before);
+            self.ring.push_back(pending);
+        }
+        (self.base, self.first_waiting) = (base, base);
+        (self.open_from, self.continues) = (0, false);
+        true
     }
 
     /// The block is to be sent again.
@@ -209,6 +283,12 @@ impl Session {
             }
         }
         any
+    }
+
+    /// When a session that has nothing to say is to say that it is still there.
+    pub fn keep_alive_at(&self, keep_alive_us: u64) -> Tick {
+        let rests = keep_alive_us > 0 && self.continues && self.ring.is_empty();
+        if rests { self.used.plus(keep_alive_us) } else { NEVER }
     }
 
     /// The oldest block whose time is over, if any.

@@ -9,6 +9,8 @@ mod handshakes;
 mod leaders;
 #[path = "tests/questions.rs"]
 mod questions;
+#[path = "tests/sessions.rs"]
+mod sessions;
 #[path = "tests/window.rs"]
 mod window;
 #[path = "tests/world.rs"]

@@ -10,13 +10,16 @@
 //!    answer again, flagged as a retry, and applies nothing.
 //!
 //! The table may forget number 3 only when a later block's stamp says that the client no longer
-//! waits for it; a copy still on its way then is `Stale`.
+//! waits for it; a copy still on its way then is `Stale`. If the whole session was forgotten
+//! meanwhile, the numbers it had used are spent, and the copy is `Stale` too.
 
 use super::link::{Link, Stage};
 use super::question::{self, Goal};
 use super::route::Map;
 use super::session::NEVER;
 use super::*;
+use crate::shard::sessions::SessionEntry;
+use crate::wire::client::Refused;
 use crate::wire::hello::Refusal;
 
 impl ClientCore {
@@ -35,11 +38,11 @@ impl ClientCore {
     }
 
     fn look_after(&mut self, now: Tick, group: GroupId) {
-        let ClientConfig { deadline_us, resend_us, .. } = self.config;
+        let ClientConfig { deadline_us, resend_us, keep_alive_us, .. } = self.config;
         let Some(session) = self.sessions.get_mut(group) else { return };
         while let Some(seq) = session.expired(now, deadline_us) {
             let Some(tag) = session.complete(seq) else { break };
-            self.done.push(Done { tag, group, seq, result: Err(ClientError::Timeout) });
+            finish(&mut self.done, Done { tag, group, seq, result: Err(ClientError::Timeout) });
         }
         let mut silent = Vec::new();
         let mut left = None;
@@ -59,8 +62,12 @@ impl ClientCore {
         if let Some(node) = left {
             session.route.leave(node, self.map.nodes.len(), now, &mut self.backoff);
         }
+        if session.keep_alive_at(keep_alive_us) <= now {
+            let block = SessionEntry::KeepAlive.block(group, self.config.session, session.next());
+            session.push(now, block, OWN_TAG);
+        }
         let at = session.next_alarm(now, deadline_us, resend_us);
-        self.alarms.arm(session, at);
+        self.alarms.arm(session, at.min(session.keep_alive_at(keep_alive_us)));
         self.counters.retries += retries;
         self.soil(group);
         for slot in silent {
@@ -184,7 +191,7 @@ impl ClientCore {
             for seq in session.base()..session.next() {
                 if let Some(tag) = session.complete(seq) {
                     let result = Err(ClientError::Handshake(reason));
-                    self.done.push(Done { tag, group, seq, result });
+                    finish(&mut self.done, Done { tag, group, seq, result });
                 }
             }
         }
@@ -201,10 +208,18 @@ impl ClientCore {
     /// rest.
     pub(super) fn flush_groups(&mut self, now: Tick) {
         let Some(extent) = self.map.extent else { return };
-        let Self { map, links, sessions, alarms, dirty, .. } = self;
+        let Self { map, links, sessions, alarms, dirty, done, .. } = self;
         for group in dirty.drain(..) {
             let Some(session) = sessions.get_mut(group) else { continue };
             session.dirty = false;
+            if session.is_over() {
+                let result = Err(ClientError::Refused(Refused::Stale { open_from: 0 }));
+                let lost =
+                    |seq, tag| finish(done, Done { tag, group, seq, result: result.clone() });
+                if !session.begin_next(lost) {
+                    continue;
+                }
+            }
             if !session.has_waiting() {
                 continue;
             }

@@ -3,12 +3,17 @@
 use serde::Deserialize;
 
 use super::{Checker, ConfigError};
+use crate::ids::NodeId;
 use crate::machine::events::EventLimits;
 use crate::machine::hash::{mix, mix_bytes};
+use crate::raft::config::CLOCK_DRIFT_PERCENT;
+use crate::shard::LeaderConfig;
 use crate::shard::sessions::{SessionLimits, WINDOW_MAX};
 
 /// Largest number of shards: the wire and the directories name them by small numbers.
 pub const SHARDS_MAX: u32 = 64;
+/// Election timeouts between two looks at who leads what.
+const BALANCE_EVERY: u64 = 4;
 /// Largest number of groups.
 pub const GROUPS_MAX: u32 = 1 << 20;
 
@@ -30,8 +35,14 @@ pub struct ClusterConfig {
     /// Permits an even number of voters, which tolerates no more failures than one voter less.
     #[serde(default)]
     pub allow_even_voters: bool,
+    /// Moves leadership by itself to the nodes that it belongs to: those of the highest priority, the
+    /// groups by turns. Else only on command, and at the first start.
+    #[serde(default)]
+    pub balance_leaders: bool,
     #[serde(default)]
     pub timing: TimingConfig,
+    #[serde(default)]
+    pub reads: ReadConfig,
     #[serde(default)]
     pub store: StoreConfig,
     /// The members. All of them vote.
@@ -48,6 +59,26 @@ pub struct NodeAddress {
     pub peer: String,
     /// `host:port` for clients.
     pub client: String,
+    /// Nodes with the highest one lead where they can. 0: only where nobody else can.
+    #[serde(default = "one")]
+    pub priority: u32,
+}
+
+/// `[cluster.reads]`: reads by a lease of the leader, without a round trip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReadConfig {
+    /// Safe only while the clocks keep the bound below: CLOCK_MONOTONIC of machines that are neither
+    /// suspended nor moved.
+    pub lease: bool,
+    /// While the slowest of the nodes' clocks advances 100, the fastest advances at most 100 + this.
+    pub clock_drift_percent_max: u32,
+}
+
+impl Default for ReadConfig {
+    fn default() -> Self {
+        Self { lease: false, clock_drift_percent_max: CLOCK_DRIFT_PERCENT }
+    }
 }
 
 /// `[cluster.timing]`, milliseconds.
@@ -94,6 +125,9 @@ pub struct StoreConfig {
     pub sessions_max: u32,
     /// Answers remembered per group, over all sessions; 40 bytes each.
     pub session_answers_max: u64,
+    /// A session that was not used for this long is forgotten; 0 = only to make room. May differ
+    /// between nodes: the leader proposes, and what it proposes is in the log.
+    pub session_idle_ms: u64,
 }
 
 impl Default for StoreConfig {
@@ -107,6 +141,7 @@ impl Default for StoreConfig {
             dedup_ids_max: limits.dedup_ids,
             sessions_max: sessions.sessions_max,
             session_answers_max: sessions.answers_max,
+            session_idle_ms: sessions.idle_us / 1000,
         }
     }
 }
@@ -125,7 +160,11 @@ impl StoreConfig {
 
     /// As the table of sessions takes them.
     pub fn session_limits(&self) -> SessionLimits {
-        SessionLimits { sessions_max: self.sessions_max, answers_max: self.session_answers_max }
+        SessionLimits {
+            sessions_max: self.sessions_max,
+            answers_max: self.session_answers_max,
+            idle_us: self.session_idle_ms * 1000,
+        }
     }
 }
 
@@ -146,6 +185,8 @@ impl ClusterConfig {
             shards: 1,
             wal_sync: true,
             allow_even_voters: false,
+            balance_leaders: false,
+            reads: ReadConfig::default(),
             timing: TimingConfig::default(),
             store: StoreConfig::default(),
             nodes,
@@ -186,7 +227,20 @@ impl ClusterConfig {
             u64::from(store.sessions_max),
             store.session_answers_max,
         ];
-        numbers.into_iter().fold(0, mix)
+        let hash = numbers.into_iter().fold(0, mix);
+        // A lease rests on what the others have promised for how long.
+        let ReadConfig { lease, clock_drift_percent_max: drift } = self.reads;
+        if lease { mix(mix(hash, self.timing.election_timeout_min_ms), drift.into()) } else { hash }
+    }
+
+    /// Who is to lead.
+    pub fn leaders(&self) -> LeaderConfig {
+        let differ = self.nodes.iter().filter(|node| node.priority != 1);
+        let balance_us = self.timing.election_timeout_max_ms * BALANCE_EVERY * 1000;
+        LeaderConfig {
+            priorities: differ.map(|node| (NodeId(node.id), node.priority)).collect(),
+            balance_us: if self.balance_leaders { balance_us } else { 0 },
+        }
     }
 
     /// The member with this id.
@@ -212,6 +266,12 @@ impl ClusterConfig {
         )?;
         check.within("cluster.shards", self.shards.into(), 1..=SHARDS_MAX.into(), "use 1 to 64")?;
         self.validate_nodes(check)?;
+        check.within(
+            "cluster.reads.clock_drift_percent_max",
+            self.reads.clock_drift_percent_max.into(),
+            0..=90,
+            "use 0 to 90; 20 is far more than quartz clocks drift",
+        )?;
         self.timing.validate(check)?;
         self.store.validate(check)
     }
@@ -352,6 +412,15 @@ impl StoreConfig {
             self.session_answers_max,
             WINDOW_MAX..=u64::MAX,
             "use at least 8192, the window of one session",
+        )?;
+        // Below, a pause of the network would end the session of a client that is well.
+        let idle = self.session_idle_ms;
+        check.ensure(
+            idle == 0 || (60_000..=1 << 40).contains(&idle),
+            "cluster.store.session_idle_ms",
+            idle,
+            "sessions would end while their clients still retry",
+            "use 0 for never, or at least 60000",
         )
     }
 }

@@ -57,6 +57,9 @@ pub struct Profile {
     /// segments has it; a growing one zeroes each segment first, at the price of half the disk.
     #[serde(default = "default_prepared_mib")]
     pub prepared_mib: u32,
+    /// Leaders may answer reads by a lease.
+    #[serde(default)]
+    pub lease_reads: bool,
     /// Encoded bytes of events kept, over all groups.
     #[serde(default = "default_retention_bytes")]
     pub retention_bytes: u64,

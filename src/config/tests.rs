@@ -15,7 +15,7 @@ client = "a:2"
 
 fn address(id: u32) -> NodeAddress {
     let at = |base: u32| format!("127.0.0.1:{}", base + id);
-    NodeAddress { id, peer: at(7100), client: at(7200) }
+    NodeAddress { id, peer: at(7100), client: at(7200), priority: 1 }
 }
 
 fn node() -> NodeConfig {

@@ -21,6 +21,7 @@ pub mod drive;
 pub mod histogram;
 pub mod options;
 pub mod progress;
+pub mod reads;
 pub mod report;
 pub mod sample;
 pub mod schedule;

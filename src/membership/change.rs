@@ -150,6 +150,17 @@ impl Membership {
         Ok(())
     }
 
+    /// What it comes to when all that join have caught up.
+    #[must_use]
+    pub fn seated(&self) -> Self {
+        let mut seated = self.clone();
+        for joining in &self.joining {
+            // Who was replaced by one before it is gone.
+            let _ = seated.seat(joining.node);
+        }
+        seated
+    }
+
     fn expel(&mut self, node: NodeId) {
         remove(&mut self.voters, node);
         remove(&mut self.learners, node);
@@ -264,6 +275,7 @@ mod tests {
         let step = Step::Replace { old: node(3), new: node(4), address: Some(at(4)) };
         let joined = three().change(&[step]).unwrap();
         assert_eq!(joined.voters, nodes(&[1, 2, 3]), "until the new one has caught up");
+        assert_eq!(joined.seated().voters, nodes(&[1, 2, 4]));
         let joint = joined.enter(joined.change(&[Step::Seat(node(4))]).unwrap());
         assert_eq!((&joint.voters, &joint.outgoing), (&nodes(&[1, 2, 4]), &nodes(&[1, 2, 3])));
         assert_eq!(joint.leave().members(), nodes(&[1, 2, 4]));

@@ -165,6 +165,9 @@ pub struct Restored {
     /// What this node acknowledged before may be missing from the above: the group starts
     /// RECOVERING (durability.md R3, R4).
     pub recovering: bool,
+    /// Synced bytes were damaged: entries of any age may be missing from the above, and with them
+    /// configurations that this node has acknowledged.
+    pub damaged: bool,
     /// The configurations among the entries, ascending, behind that of a snapshot if there is one.
     /// None: the group's first configuration.
     pub memberships: Vec<Membership>,
@@ -179,6 +182,7 @@ impl Default for Restored {
             first: Index(1),
             last: Index::ZERO,
             recovering: false,
+            damaged: false,
             memberships: Vec::new(),
         }
     }

@@ -44,8 +44,11 @@ impl Raft {
     }
 
     pub(super) fn on_election_due(&mut self, now: Tick, ready: &mut Ready) {
-        // It could not even vote for itself (bug 28).
-        if self.is_disk_stalled(now) {
+        if !self.may_campaign() {
+            // It waits to be found; whom it took for the leader is no advice for clients any more.
+            return self.become_follower(now, self.term, None, "its leader is silent", ready);
+        }
+        if !self.wants_to_lead(now) {
             return self.reset_election_deadline(now);
         }
         self.role = Role::PreCandidate;
@@ -104,6 +107,10 @@ impl Raft {
             None => self.own_vote,
         });
         match (result, self.role) {
+            (VoteResult::WonWithLoss, _) if self.is_recovering() && self.damaged => {
+                let reason = "damage may have taken a later configuration";
+                self.become_follower(now, self.term, None, reason, ready);
+            }
             (VoteResult::Won | VoteResult::WonWithLoss, Role::PreCandidate) => {
                 self.become_candidate(now, false, ready);
             }

@@ -152,8 +152,10 @@ impl Raft {
     pub fn preflight_change(&self, now: Tick, steps: &[Step]) -> Result<Preflight, ChangeRefused> {
         self.may_change()?;
         let current = self.history.current();
-        let target = current.change(steps).map_err(ChangeRefused::Invalid)?;
-        Ok(preflight(current, &target, |node| self.is_live(now, node)))
+        let target = current.change(steps).map_err(ChangeRefused::Invalid)?.seated();
+        // Who joins gets a vote only when it answers.
+        let joins = |node| target.is_voter(node) && !current.is_voter(node);
+        Ok(preflight(current, &target, |node| joins(node) || self.is_live(now, node)))
     }
 
     /// Whether this node may stand for election.

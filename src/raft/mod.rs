@@ -41,6 +41,7 @@ mod follower;
 pub mod harness;
 mod hibernation;
 mod leader;
+mod links;
 pub mod log;
 mod membership;
 pub mod message;
@@ -224,12 +225,16 @@ pub struct Raft {
     epoch: u32,
     /// There while the group is RECOVERING (durability.md R4).
     recovery: Option<Recovery>,
+    /// While it is: its newest configuration may be an old one.
+    damaged: bool,
     /// Of the last round of ReadIndex; given back in heartbeat replies. It grows through all terms of
     /// a start, so that no answer fits a later round.
     context: u64,
     hibernation: Hibernation,
     reads: Reads,
     transfer: Option<Transfer>,
+    /// This node is stopping and does not want to lead any more.
+    retired: bool,
     disk_watch: DiskWatch,
     /// With leases: no vote before this, because an earlier start may have promised a leader not to.
     silent_until: Tick,
@@ -245,7 +250,8 @@ impl Raft {
     pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
         config.validate().expect("the caller has validated the configuration");
         restored.check().expect("the caller has checked what it found");
-        let Restored { hard_state, terms, first, last, recovering, memberships } = restored;
+        let Restored { hard_state, terms, first, last, recovering, damaged, memberships } =
+            restored;
         let log = Log::new(first, last, terms, hard_state.commit);
         let history = History::new(Membership::of_voters(config.voters.clone()), memberships);
         let mut raft = Self {
@@ -272,10 +278,12 @@ impl Raft {
             announced: Index::ZERO,
             epoch: 0,
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
+            damaged: damaged && !mutants::is(Mutant::DamagedWinsWithLoss),
             context: 0,
             hibernation: Hibernation::default(),
             reads: Reads::default(),
             transfer: None,
+            retired: false,
             disk_watch: DiskWatch::default(),
             silent_until: Tick::ZERO,
             config,
@@ -339,7 +347,7 @@ impl Raft {
             Role::Leader => self.heartbeat_deadline.min(Transfer::deadline(&self.transfer)),
             // Its own vote is being written; nobody else is asked.
             Role::Candidate if self.votes_alone() => Tick(u64::MAX),
-            _ if !self.may_campaign() => Tick(u64::MAX),
+            _ if self.leader.is_none() && !self.may_campaign() => Tick(u64::MAX),
             _ => self.election_deadline,
         }
     }
@@ -483,49 +491,6 @@ impl Raft {
             Role::Candidate if seq >= self.hard_state_seq => self.count_own_vote(now, ready),
             Role::Leader if moved => self.advance_commit(),
             _ => {}
-        }
-    }
-
-    fn on_connected(
-        &mut self,
-        now: Tick,
-        peer: NodeId,
-        incarnation: Incarnation,
-        ready: &mut Ready,
-    ) {
-        let Some(i) = self.peer(peer) else { return };
-        let known = self.peers[i].incarnation;
-        if incarnation < known {
-            return;
-        }
-        self.peers[i].absent = false;
-        self.learn_incarnation(i, incarnation);
-        let restarted = incarnation > known && !mutants::is(Mutant::NoWakeOnIncarnationChange);
-        if restarted && self.is_hibernating() && self.leader == Some(peer) {
-            // Who has begun anew leads nothing.
-            self.wake_from_lost_leader(now);
-        }
-        if self.role == Role::Leader && i < self.members {
-            self.wake(now, Some(peer), &[], ready);
-            let progress = &mut self.peers[i].progress;
-            progress.become_probe(progress.next());
-            self.replicate(now, i, ready);
-        }
-    }
-
-    fn on_disconnected(&mut self, now: Tick, peer: NodeId) {
-        let Some(i) = self.peer(peer) else { return };
-        let progress = &mut self.peers[i].progress;
-        progress.become_probe(progress.next());
-        self.peers[i].absent = true;
-        if self.leader == Some(peer) && self.is_hibernating() {
-            if !mutants::is(Mutant::NoWakeOnIncarnationChange) {
-                self.wake_from_lost_leader(now);
-            }
-        } else if self.leader == Some(peer) {
-            self.suspect_leader(now);
-        } else if self.role == Role::Leader && self.is_hibernating() {
-            self.wake_without_quorum(now);
         }
     }
 

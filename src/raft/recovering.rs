@@ -14,6 +14,12 @@
 //! ```
 //!
 //! or it wins an election in which everybody grants: then no log is longer than its own.
+//!
+//! *Everybody* is who votes by its newest configuration, which power cannot take: memberships are
+//! always synced. Damage can. Story: n1 was alone, then took four others in; its log rots back to
+//! before that, and by its own word n1 is everybody. So a member whose synced bytes were damaged does
+//! not win where a majority may have forgotten. Where fewer have, one of its old configuration
+//! remembers any later one (C(old,new) is on a majority of it), has the longer log, and refuses.
 
 use super::{Message, Mutant, PossibleLoss, Raft, Ready, Role, mutants};
 use crate::ids::{Index, Term};

@@ -111,6 +111,22 @@ impl Raft {
         self.transition("hands over", ready);
     }
 
+    /// The node is about to stop: it does not campaign any more, unless it is the only voter.
+    pub fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// Nobody else votes.
+    pub fn is_alone(&self) -> bool {
+        self.votes_alone()
+    }
+
+    /// Whether this node would lead if it could: not while its disk stands still (it could not even
+    /// vote for itself, bug 28), nor when it is stopping.
+    pub(super) fn wants_to_lead(&self, now: Tick) -> bool {
+        self.is_alone() || !(self.retired || self.is_disk_stalled(now))
+    }
+
     /// Whether proposals have to wait for the next leader. They are refused, not kept: an entry
     /// taken on now would only make the target lag.
     pub fn is_transferring(&self) -> bool {
@@ -149,7 +165,8 @@ impl Raft {
         let from_leader = self.leader == Some(self.peers[i].id) && self.role == Role::Follower;
         let able = !self.is_recovering()
             && self.voters.contains(self.config.id)
-            && !self.is_disk_stalled(now);
+            && self.may_campaign()
+            && self.wants_to_lead(now);
         if from_leader && able {
             self.leader = None;
             self.become_candidate(now, true, ready);

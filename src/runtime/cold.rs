@@ -117,7 +117,8 @@ async fn run(shared: Arc<Shared>) {
 }
 
 fn carry_out(job: &PrepareJob) {
-    let result = prepare(job).map_err(|error| disk_error(&error));
+    let made = make_segment(&job.path, job.bytes, job.recycle.as_deref());
+    let result = made.map_err(|error| disk_error(&error));
     if result.is_err() {
         let _ = fs::remove_file(temporary(&job.path));
     }
@@ -132,22 +133,22 @@ fn temporary(path: &Path) -> PathBuf {
 /// Makes the file exist under its name for good: content first, then the name, then the directory.
 /// Blocking calls on a thread of the executor's pool: through the executor's own `DmaFile` the
 /// writes are polled for, which costs a fifth of a core for each node that grows its log.
-fn prepare(job: &PrepareJob) -> io::Result<()> {
-    let from = match &job.recycle {
+pub(super) fn make_segment(path: &Path, bytes: u64, recycle: Option<&Path>) -> io::Result<()> {
+    let from = match recycle {
         Some(old) => {
-            fit(old, job.bytes)?;
-            old.clone()
+            fit(old, bytes)?;
+            old.to_owned()
         }
         None => {
-            let path = temporary(&job.path);
-            write_zeros(&path, job.bytes)?;
+            let path = temporary(path);
+            write_zeros(&path, bytes)?;
             path
         }
     };
-    fs::rename(&from, &job.path)?;
+    fs::rename(&from, path)?;
     // A killed process may have left writes to a file that is used again in the disk's cache.
-    File::open(&job.path)?.sync_all()?;
-    File::open(job.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    File::open(path)?.sync_all()?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// A file that a crash cut short gets its full size before it is used again.

@@ -10,6 +10,7 @@ pub mod entropy;
 pub mod links;
 pub mod machine;
 pub mod net;
+pub mod offline;
 pub mod placement;
 pub mod probe;
 pub mod process;

@@ -81,14 +81,7 @@ impl DataDir {
             Some(record) => record.identity.disk,
             None => random().map_err(&io)?,
         };
-        let opening = Opening {
-            identity: LogIdentity { cluster: owner.cluster, node: owner.node, disk },
-            boot: boot_id().map_err(&io)?,
-            shards: owner.shards,
-            voters: owner.voters.clone(),
-            others: owner.others.clone(),
-            unsynced: owner.unsynced,
-        };
+        let opening = opening(owner, disk).map_err(&io)?;
         let (boot, verdict) = BootRecord::open(previous.as_ref(), &opening).map_err(bad)?;
         // For people who wonder which process it is; the lock itself is the kernel's. Not before the
         // directory is known to be ours: one that is refused stays as it is.
@@ -102,6 +95,41 @@ impl DataDir {
         Ok(directory)
     }
 
+    /// Locks the directory of a node that does not run, for a tool, and says whose groups its next
+    /// start would put under suspicion. Nothing is written.
+    pub fn open_stopped(path: &Path, owner: &Owner) -> Result<(Self, Suspect), DirectoryError> {
+        let boot_path = path.join("boot");
+        let io = io_error(&boot_path);
+        let mut boot_file =
+            OpenOptions::new().read(true).write(true).open(&boot_path).map_err(&io)?;
+        let lock = lock(path)?;
+        let mut slots = Vec::new();
+        boot_file.read_to_end(&mut slots).map_err(&io)?;
+        let bad = |error| DirectoryError::Boot { path: boot_path.clone(), error };
+        let none = || io(std::io::ErrorKind::UnexpectedEof.into());
+        let boot = BootRecord::decode(&slots).map_err(bad)?.ok_or_else(none)?;
+        let opening = opening(owner, boot.identity.disk).map_err(&io)?;
+        let (next, verdict) = BootRecord::open(Some(&boot), &opening).map_err(bad)?;
+        Ok((Self { path: path.into(), lock, boot_file, boot, verdict }, next.recovering))
+    }
+
+    /// Records that an operator goes on without what is missing: the logs end, synced, at `durable`,
+    /// what they hold is the truth, and the disks of `lost` never come back.
+    pub fn mark_accepted(
+        &mut self,
+        durable: Vec<Lsn>,
+        epoch: u32,
+        lost: &[NodeId],
+    ) -> std::io::Result<()> {
+        self.rewrite(|boot| {
+            boot.durable = durable;
+            boot.epoch = boot.epoch.max(epoch);
+            boot.recovering = Suspect::Nothing;
+            boot.state = BootState::Clean;
+            lost.iter().for_each(|&node| boot.fence_disk(node));
+        })
+    }
+
     pub fn identity(&self) -> LogIdentity {
         self.boot.identity
     }
@@ -113,6 +141,11 @@ impl DataDir {
     /// The lock, to be held by whoever writes into the directory for as long as it may do so.
     pub fn lock(&self) -> std::io::Result<File> {
         self.lock.try_clone()
+    }
+
+    /// Highest recovery epoch that an operator has begun here.
+    pub fn epoch(&self) -> u32 {
+        self.boot.epoch
     }
 
     /// The voters of the groups' first configuration, ascending; none if this node joined later.
@@ -231,6 +264,17 @@ impl DataDir {
         self.boot_file.write_all_at(&bytes, slot * SLOT_BYTES as u64)?;
         self.boot_file.sync_all()
     }
+}
+
+fn opening(owner: &Owner, disk: u128) -> std::io::Result<Opening> {
+    Ok(Opening {
+        identity: LogIdentity { cluster: owner.cluster, node: owner.node, disk },
+        boot: boot_id()?,
+        shards: owner.shards,
+        voters: owner.voters.clone(),
+        others: owner.others.clone(),
+        unsynced: owner.unsynced,
+    })
 }
 
 fn open_private(path: &Path) -> std::io::Result<File> {

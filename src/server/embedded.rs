@@ -107,12 +107,14 @@ fn cluster_config(profile: &Profile, sockets: &[Listeners]) -> Result<ClusterCon
             id: i as u32 + 1,
             peer: name(listeners.peer.local_addr())?,
             client: name(listeners.client.local_addr())?,
+            priority: 1,
         });
     }
     let mut cluster = ClusterConfig::new("bench", nodes);
     cluster.groups = profile.groups;
     cluster.shards = profile.shards;
     cluster.wal_sync = profile.wal_sync;
+    cluster.reads.lease = profile.lease_reads;
     // Shared by the groups, so that more groups do not mean more memory to walk through.
     let share = profile.retention_bytes / u64::from(profile.groups);
     cluster.store.retention_bytes = share.max(RETENTION_BYTES_MIN);

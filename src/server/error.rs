@@ -26,7 +26,8 @@ pub enum StartError {
     Log { shard: u32, error: WalError },
     #[error(
         "shard {shard}: the log is damaged below its durable mark (valid to {valid}, durable to \
-         {durable}); restore this node's directory, or replace the node"
+         {durable}), and no other node can give back what is missing: restore this node's directory, or \
+         go on without it: `ringraft recover` shows what is left"
     )]
     Rot { shard: u32, valid: u64, durable: u64 },
     #[error(

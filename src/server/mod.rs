@@ -10,6 +10,7 @@ pub mod embedded;
 mod error;
 mod keeper;
 mod plan;
+pub mod recover;
 mod recovery;
 
 use std::io::ErrorKind;

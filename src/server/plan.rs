@@ -215,6 +215,7 @@ impl ShardPlan {
             peer_egress_bytes_max: (limits.inflight_mib as usize) << 20,
             client_egress_bytes_max: 1 << 20,
             client_blocks_max: 16_384,
+            leaders: cluster.leaders(),
         }
     }
 
@@ -235,6 +236,8 @@ impl ShardPlan {
             inflight_bytes_max: u64::from(limits.inflight_mib) << 20,
             uncommitted_bytes_max: u64::from(limits.uncommitted_mib) << 20,
             cache_bytes_max: cache,
+            lease_reads: cluster.reads.lease,
+            clock_drift_percent_max: cluster.reads.clock_drift_percent_max,
             ..raft::Config::new(NodeId(*id), GroupId(0), voters, self.incarnation)
         }
     }

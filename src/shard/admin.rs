@@ -4,8 +4,9 @@
 use std::collections::VecDeque;
 
 use super::Shard;
-use crate::ids::{GroupId, Tick};
+use crate::ids::{GroupId, NodeId, Tick};
 use crate::machine::StateMachine;
+use crate::raft::TransferRefused;
 use crate::wire::admin::{AdminReply, AdminRequest, MemberStep};
 use crate::wire::client::{Refused, read_query};
 use crate::wire::frame::{Frame, FrameError};
@@ -72,6 +73,18 @@ impl<M: StateMachine> Shard<M> {
         match request {
             AdminRequest::Show => {
                 Ok(AdminReply::done("as this node sees it").with(self.group_status(local as usize)))
+            }
+            AdminRequest::Transfer { to } => {
+                let to = to.map_or_else(|| self.home(local), NodeId);
+                match self.hand_over(now, local, to) {
+                    Ok(()) => Ok(AdminReply::done(format!("handing over to node {to}"))
+                        .with(serde_json::json!({ "to": to.0 }))),
+                    Err(TransferRefused::NotLeader(leader)) => Err(Refused::NotLeader(leader)),
+                    Err(TransferRefused::Already(to)) => {
+                        Ok(AdminReply::done(format!("node {to} leads already")))
+                    }
+                    Err(why) => Ok(AdminReply::refused(why.to_string())),
+                }
             }
             AdminRequest::Members => Ok(self.list_members(now, local)),
             AdminRequest::Change { steps, force, dry } => {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::group::{Group, Pending};
 use super::proposals::Clients;
-use super::sessions::{self, Request, Sessions, Verdict};
+use super::sessions::{self, Request, SessionEntry, Sessions, Verdict};
 use super::{FollowerRead, Shard};
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, Index, NodeId, Tick};
@@ -192,8 +192,13 @@ impl<M: StateMachine> Applier<'_, M> {
         stats: &mut super::ShardStats,
     ) {
         assert_eq!(block.first(), applied.next(), "blocks are applied in order, without a gap");
+        let epoch = block.header().epoch;
+        if epoch > self.sessions.epochs().last() {
+            self.sessions.begin_epoch(epoch, block.first());
+        }
         let result = match block.kind() {
             BlockKind::Commands => self.run(block),
+            BlockKind::Session => self.run_session(block),
             BlockKind::Noop | BlockKind::Membership => {
                 Ok(self.committed(block, Outcome::default()))
             }
@@ -217,7 +222,10 @@ impl<M: StateMachine> Applier<'_, M> {
                 Err(Refused::SessionEpochChanged)
             }
             Verdict::New => {
-                let outcome = self.machine.apply(block);
+                let outcome = match block.kind() {
+                    BlockKind::Commands => self.machine.apply(block),
+                    _ => Outcome::default(),
+                };
                 let (first, term) = (block.first(), block.term());
                 self.sessions.record(&request, sessions::Answer { first, term, outcome });
                 Ok(self.committed(block, outcome))
@@ -229,8 +237,27 @@ impl<M: StateMachine> Applier<'_, M> {
                 retry: true,
                 ..self.committed(block, known.outcome)
             }),
-            Verdict::Stale | Verdict::Expired => Err(Refused::Stale),
+            Verdict::Stale => Err(Refused::Stale { open_from: 0 }),
+            Verdict::Expired { from } => Err(Refused::Stale { open_from: from }),
             Verdict::WindowTooLarge => Err(Refused::BadRequest),
+        }
+    }
+
+    /// Changes the table of sessions and nothing else.
+    fn run_session(&mut self, block: &Block) -> Result<Committed, Refused> {
+        match SessionEntry::of(block).ok_or(Refused::BadRequest)? {
+            SessionEntry::KeepAlive => self.run(block),
+            SessionEntry::Close => {
+                let result = self.run(block);
+                if result.is_ok() {
+                    self.sessions.close(block.header().client);
+                }
+                result
+            }
+            SessionEntry::Expire { through } => {
+                self.sessions.expire(through);
+                Ok(self.committed(block, Outcome::default()))
+            }
         }
     }
 

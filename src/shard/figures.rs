@@ -87,7 +87,7 @@ impl<M: StateMachine> Shard<M> {
             recovered: self.is_recovered(),
             recovering: self.recovering() as u32,
             hibernating: self.hibernating() as u32,
-            draining: self.draining,
+            draining: self.handover.draining,
             peers: self.peer_figures(),
             stats: self.stats,
             stages: self.stages.clone(),

@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 
 use super::ShardConfig;
+use super::expiry::Marks;
 use super::reads::GroupReads;
 use super::sessions::Sessions;
 use super::stages::Probes;
@@ -55,6 +56,8 @@ pub(super) struct Group<M> {
     pub raft: Raft,
     pub machine: M,
     pub sessions: Sessions,
+    /// Where it stood at times past, for the expiry of sessions.
+    pub marks: Marks,
     /// Replies wait for stable storage, not only for the write.
     pub sync: bool,
     /// Applied through this index.
@@ -70,6 +73,8 @@ pub(super) struct Group<M> {
     pub origins: Vec<Origin>,
     /// Proposed, not yet applied; by index.
     pub pending: VecDeque<Pending>,
+    /// Whom this leader hands the group to, or did last.
+    pub heir: Option<NodeId>,
     /// Questions that wait.
     pub reads: GroupReads,
     /// Measure what is proposed here.
@@ -86,6 +91,7 @@ impl<M: StateMachine> Group<M> {
             raft,
             machine,
             sessions: Sessions::new(config.sessions),
+            marks: Marks::default(),
             applied: Index::ZERO,
             apply_queued: false,
             apply_fetching: false,
@@ -93,6 +99,7 @@ impl<M: StateMachine> Group<M> {
             proposals: Vec::new(),
             origins: Vec::new(),
             pending: VecDeque::new(),
+            heir: None,
             reads: GroupReads::default(),
             probes: Probes::default(),
             unsettled: VecDeque::new(),

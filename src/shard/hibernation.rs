@@ -127,6 +127,11 @@ impl Liveness {
 }
 
 impl<M: StateMachine> Shard<M> {
+    /// Groups that hibernate.
+    pub fn hibernating(&self) -> usize {
+        self.liveness.asleep
+    }
+
     /// Tells the groups that the link to a node stands.
     pub(super) fn hear_of_link(&mut self, now: Tick, node: NodeId, incarnation: Incarnation) {
         let life = self.liveness.life(node);

@@ -18,15 +18,19 @@
 mod admin;
 mod apply;
 mod campaigns;
+mod expiry;
 pub mod figures;
+pub mod forced;
 mod group;
 mod handover;
 mod hibernation;
 mod members;
+mod output;
 mod proposals;
 mod reads;
 pub mod sessions;
 pub mod stages;
+mod start;
 mod status;
 mod timers;
 mod transport;
@@ -37,13 +41,18 @@ use std::collections::VecDeque;
 use self::admin::Admin;
 use self::campaigns::Campaigns;
 use self::group::Group;
+use self::handover::Handover;
+pub use self::handover::LeaderConfig;
 use self::hibernation::Liveness;
 pub use self::members::LinkChange;
 use self::members::LinkWatch;
+pub use self::output::{Output, ShardStats};
 use self::proposals::Clients;
 use self::reads::Reads;
 use self::sessions::SessionLimits;
 use self::stages::StageTimes;
+pub use self::start::restored;
+use self::start::seed;
 pub use self::status::{GroupStatus, ShardStatus};
 use self::timers::Timers;
 use self::transport::{Outgoing, Peer};
@@ -52,14 +61,9 @@ use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
-use crate::raft::ready::{
-    Fetch, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role, Transition,
-};
-use crate::raft::{self, Event, Raft, Restored, TermRun};
-use crate::wal::{
-    Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Suspect, TermStart, Wal, WalError,
-};
-use crate::wire::client::Refused;
+use crate::raft::ready::{Fetch, Outbound, Persist, PersistOp, Ready, Role};
+use crate::raft::{self, Event, Raft, Restored};
+use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, Suspect, Wal, WalError};
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -94,6 +98,8 @@ pub struct ShardConfig {
     pub client_egress_bytes_max: usize,
     /// Blocks of one connection that may wait for their answer.
     pub client_blocks_max: u32,
+    /// Who is to lead, where there is a choice.
+    pub leaders: LeaderConfig,
 }
 
 impl ShardConfig {
@@ -114,45 +120,6 @@ impl ShardConfig {
 
 /// What recovery found of one group.
 pub type Recovered = std::collections::BTreeMap<GroupId, Restored>;
-
-/// What the runtime has to carry out after a turn. Cleared by whoever carries it out.
-#[derive(Debug, Default)]
-pub struct Output {
-    pub disk: Vec<DiskOp>,
-    /// For the log of events.
-    pub transitions: Vec<Transition>,
-    /// To be told to an operator: acknowledged commands may be missing.
-    pub losses: Vec<PossibleLoss>,
-    /// Whom this shard is to be linked with, besides those of the start.
-    pub links: Vec<LinkChange>,
-    /// The first error of the log: say why and stop the process.
-    pub fatal: Option<WalError>,
-}
-
-/// Counters since the start, for reports.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ShardStats {
-    pub commands_applied: u64,
-    pub blocks_applied: u64,
-    /// By the reason's [`Refused::kind`].
-    pub refused: [u64; Refused::REASONS.len()],
-    pub appends_held_back: u64,
-    pub turns: u64,
-    /// Elections on this node after which acknowledged commands may be missing.
-    pub possible_data_loss: u64,
-    /// Elections that this node stood in, and those it won.
-    pub campaigns: u64,
-    pub elections_won: u64,
-    /// Questions answered, by their [`Consistency`](crate::wire::client::Consistency).
-    pub reads: [u64; 4],
-}
-
-impl ShardStats {
-    /// Proposals refused, whatever the reason.
-    pub fn proposals_refused(&self) -> u64 {
-        self.refused.iter().sum()
-    }
-}
 
 /// Deadlines are kept to this part of a heartbeat.
 const TIMER_GRID: u64 = 16;
@@ -203,11 +170,13 @@ pub struct Shard<M> {
     recovered: Lsn,
     /// Groups that are RECOVERING.
     recovering: usize,
+    /// When sessions are next looked through for those that rest.
+    next_look: Tick,
     /// Until the log is durable up to here the shard counts as RECOVERING: a group has left, and
     /// what it left with is not on stable storage yet (`None`: it is not even staged).
     recovered_at: Option<Lsn>,
     fatal: Option<WalError>,
-    draining: bool,
+    handover: Handover,
     stats: ShardStats,
     stages: StageTimes,
     /// Since when what was applied in this turn had been committed, a time for each probe.
@@ -253,10 +222,11 @@ impl<M: StateMachine> Shard<M> {
             claimed: 0,
             recovered: if wal.staged_bytes() > 0 { wal.staged() } else { wal.written() },
             recovering: 0,
+            next_look: Tick::ZERO,
             recovered_at: Some(Lsn::ZERO),
             wal,
             fatal: None,
-            draining: false,
+            handover: Handover::default(),
             stats: ShardStats::default(),
             stages: StageTimes::default(),
             answering: Vec::new(),
@@ -266,6 +236,7 @@ impl<M: StateMachine> Shard<M> {
             let group = GroupId(id);
             let mut restored = recovered.remove(&group).unwrap_or_default();
             restored.recovering = shard.config.is_suspect(group);
+            restored.damaged = shard.config.suspect == Suspect::Everything;
             let raft = Raft::new(shard.raft_config(group), restored, now);
             let local = shard.groups.len() as u32;
             shard.recovering += usize::from(raft.is_recovering());
@@ -285,8 +256,7 @@ impl<M: StateMachine> Shard<M> {
         config.incarnation = self.config.incarnation;
         config.seed = seed(self.config.node, self.config.incarnation, group);
         // Leaders of the groups of one shard are spread over the nodes at the first start.
-        let turn = (group.0 / self.config.shards) as usize % voters.len().max(1);
-        config.preferred = voters.get(turn) == Some(&self.config.node);
+        config.preferred = self.home(group.0 / self.config.shards) == self.config.node;
         config
     }
 
@@ -353,6 +323,8 @@ impl<M: StateMachine> Shard<M> {
         self.run_timers(now);
         self.watch(now);
         self.run_admin(now);
+        self.expire_sessions(now);
+        self.hand_over_some(now);
         self.propose(now);
         self.ask_reads(now);
         self.settle(now);
@@ -473,7 +445,9 @@ impl<M: StateMachine> Shard<M> {
             self.stats.elections_won += u64::from(transition.role == Role::Leader);
             if transition.role != Role::Leader {
                 let local = local_of(transition.group, &self.config);
-                self.disown(local, transition.leader);
+                // Whoever it was handed to is about to lead.
+                let heir = self.groups[local as usize].heir;
+                self.disown(local, transition.leader.or(heir));
             }
         }
         self.stats.possible_data_loss += self.ready.losses.len() as u64;
@@ -519,19 +493,15 @@ impl<M: StateMachine> Shard<M> {
         if left_over {
             return now;
         }
-        let own = self.timers.next().min(self.wal.deadline()).min(self.questions.deadline());
-        own.min(self.links_deadline()).min(self.liveness.deadline())
+        let handover = self.handover.deadline(self.config.leaders.balance_us);
+        let questions = self.questions.deadline().min(self.next_look);
+        let own = questions.min(handover).min(self.links_deadline()).min(self.liveness.deadline());
+        self.timers.next().min(self.wal.deadline()).min(own)
     }
 
     /// True when [`Shard::apply`] has something to do.
     pub fn has_work_to_apply(&self) -> bool {
         !self.applying.is_empty()
-    }
-
-    /// Refuses new proposals from now on; what is in flight goes on, and is synced.
-    pub fn drain(&mut self) {
-        self.draining = true;
-        self.wal.sync();
     }
 
     /// One step of the start: `false` once everything that recovery found is on stable storage. A
@@ -545,12 +515,15 @@ impl<M: StateMachine> Shard<M> {
         !self.is_recovered()
     }
 
-    /// True when no proposal waits for its answer and everything staged is on stable storage.
+    /// True when nobody waits for an answer, everything staged is on stable storage, and after
+    /// [`Shard::drain`] when others lead what this node led.
     pub fn is_quiet(&self) -> bool {
         let idle = |group: &Group<M>| {
             group.pending.is_empty() && group.proposals.is_empty() && group.reads.is_empty()
         };
-        self.groups.iter().all(idle) && self.wal.durable() >= self.wal.staged()
+        self.handover.is_over()
+            && self.groups.iter().all(idle)
+            && self.wal.durable() >= self.wal.staged()
     }
 
     /// Counters since the start.
@@ -578,11 +551,6 @@ impl<M: StateMachine> Shard<M> {
         self.recovering.max(usize::from(unsettled))
     }
 
-    /// Groups that hibernate.
-    pub fn hibernating(&self) -> usize {
-        self.liveness.asleep
-    }
-
     /// Checks what must hold between turns; for tests and the simulator.
     pub fn check_invariants(&self) {
         let recovering = self.groups.iter().filter(|group| group.raft.is_recovering()).count();
@@ -596,28 +564,8 @@ impl<M: StateMachine> Shard<M> {
     }
 }
 
-/// What a group starts from, out of what its log holds; the shard says whether it is RECOVERING. A log that names the group by a vote alone
-/// has no first entry.
-pub fn restored(group: &RecoveredGroup) -> Restored {
-    let run = |&TermStart { first, term, epoch }: &TermStart| TermRun { first, term, epoch };
-    let terms = group.terms.iter().map(run).collect();
-    let first = if group.last == Index::ZERO { Index(1) } else { group.first };
-    let mut hard_state = group.hard_state;
-    if mutants::is(Mutant::ForgetVoteAtStart) {
-        hard_state.vote = None;
-    }
-    let memberships = group.memberships.clone();
-    Restored { hard_state, terms, first, last: group.last, recovering: false, memberships }
-}
-
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {
     group.0 / config.shards
-}
-
-/// Spreads the groups' election timeouts; any mixing will do, as long as it is a function of names.
-fn seed(node: NodeId, incarnation: Incarnation, group: GroupId) -> u64 {
-    let mixed = u64::from(node.0) << 48 ^ u64::from(incarnation.0) << 24 ^ u64::from(group.0);
-    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
 #[cfg(test)]

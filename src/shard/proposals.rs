@@ -2,7 +2,8 @@
 
 use super::Shard;
 use super::group::{Origin, Pending};
-use crate::block::Block;
+use super::sessions::SessionEntry;
+use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
@@ -17,6 +18,9 @@ use crate::wire::frame::{FRAME_BYTES_MAX, Frame, FrameError, FrameKind};
 /// Groups in one answer about the shard, so that it fits a frame.
 const STATUS_GROUPS_MAX: usize = 16_384;
 const _: () = assert!(STATUS_GROUPS_MAX * 256 <= FRAME_BYTES_MAX);
+
+/// Stands for a connection where there is none.
+const NOBODY: u64 = u64::MAX;
 
 /// One client's connection. `conn` numbers are the runtime's: slot in the low half, and never used
 /// twice.
@@ -202,12 +206,13 @@ impl<M: StateMachine> Shard<M> {
     /// Whether a proposal may go to its group: the cheap reasons why not come first.
     fn admit(&mut self, block: &Block) -> Result<u32, Refused> {
         let local = self.local(block.group()).ok_or(Refused::NoGroup)?;
-        if self.draining {
-            return Err(Refused::Shutdown);
-        }
         let raft = &self.groups[local as usize].raft;
         if raft.role() != Role::Leader {
             return Err(Refused::NotLeader(raft.leader()));
+        }
+        // Until somebody else leads the group it is served, if anybody else can.
+        if self.handover.draining && (self.handover.is_over() || raft.is_alone()) {
+            return Err(Refused::Shutdown);
         }
         if block.size() > self.config.block_bytes_max as usize {
             return Err(Refused::TooLarge);
@@ -219,9 +224,31 @@ impl<M: StateMachine> Shard<M> {
         if self.wal.capacity() <= self.claimed {
             return Err(Refused::Busy);
         }
-        block.validate_commands().map_err(|_| Refused::BadRequest)?;
+        let valid = match block.kind() {
+            BlockKind::Session => SessionEntry::of_client(block).is_some(),
+            _ => block.validate_commands().is_ok(),
+        };
+        if !valid {
+            return Err(Refused::BadRequest);
+        }
         self.claimed += size;
         Ok(local)
+    }
+
+    /// A proposal of the shard itself, which nobody waits for. Without room in the log it is left
+    /// out: there is a next time.
+    pub(super) fn propose_own(&mut self, local: u32, block: Block) {
+        let size = block.size() as u64;
+        if self.wal.room() < 4 * size + self.claimed || self.wal.capacity() <= self.claimed {
+            return;
+        }
+        self.claimed += size;
+        let state = &mut self.groups[local as usize];
+        if state.proposals.is_empty() {
+            self.proposing.push(local);
+        }
+        state.origins.push(Origin { conn: NOBODY, seq: 0, count: block.count() });
+        state.proposals.push(block);
     }
 
     /// Hands each group all of its proposals of this turn.

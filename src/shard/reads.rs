@@ -34,6 +34,8 @@ struct Asked {
     token: u64,
     question: Bytes,
     consistency: Consistency,
+    /// How far the reader has read.
+    after: Place,
     /// When it is given up; set in the turn that asks for it.
     until: Tick,
 }
@@ -143,7 +145,8 @@ impl<M: StateMachine> Shard<M> {
         };
         if query.consistency == Consistency::Stale {
             let group = &self.groups[local as usize];
-            answer(group, &mut self.clients, &mut self.questions.reply, to, false, &question);
+            let asked = (query.place, &question[..]);
+            answer(group, &mut self.clients, &mut self.questions.reply, to, false, asked);
             self.stats.reads[Consistency::Stale as usize] += 1;
             return Ok(());
         }
@@ -161,7 +164,8 @@ impl<M: StateMachine> Shard<M> {
         if consistency != Consistency::Lease {
             reads.strict = reads.last() + 1;
         }
-        reads.queue.push_back(Asked { conn, token, question, consistency, until });
+        let after = query.place;
+        reads.queue.push_back(Asked { conn, token, question, consistency, after, until });
         if !std::mem::replace(&mut reads.listed, true) {
             self.questions.waiting.push(local);
         }
@@ -254,7 +258,8 @@ impl<M: StateMachine> Shard<M> {
             while let Some(asked) = group.reads.pop_ready(group.applied) {
                 let to = (asked.conn, asked.token, group.raft.group());
                 let reply = &mut self.questions.reply;
-                answer(group, &mut self.clients, reply, to, true, &asked.question);
+                let question = (asked.after, &asked.question[..]);
+                answer(group, &mut self.clients, reply, to, true, question);
                 self.questions.question_bytes -= asked.question.len();
                 self.stats.reads[asked.consistency as usize] += 1;
             }
@@ -293,11 +298,16 @@ fn answer<M: StateMachine>(
     reply: &mut Vec<u8>,
     to: (u64, u64, GroupId),
     waited: bool,
-    question: &[u8],
+    (after, question): (Place, &[u8]),
 ) {
     reply.clear();
     let index = group.applied;
     let place = Place { epoch: group.raft.log().epoch_at(index), index };
-    let result = group.machine.query(question, reply).map_err(|_| Refused::BadRequest);
+    // What the reader has read must be there still (durability.md R9).
+    let parted = group.sessions.epochs().parted(after.epoch, after.index);
+    let result = match parted.filter(|_| !mutants::is(Mutant::SilentGap)) {
+        Some((epoch, from)) => Err(Refused::Truncated { epoch, from }),
+        None => group.machine.query(question, reply).map_err(|_| Refused::BadRequest),
+    };
     clients.reply(to, waited, place, result.map(|()| reply.as_slice()));
 }

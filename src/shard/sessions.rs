@@ -18,20 +18,43 @@
 //! for: everything before that is the *floor*, and is forgotten. Within the window blocks may come
 //! in any order, since a client has many in flight and a refusal can hit any of them.
 //!
-//! Bounds: a window of [`WINDOW_MAX`], a number of sessions, a number of remembered answers. Over a
-//! bound the session goes that has not recorded anything for the longest part of the log. A client
-//! that comes back after that is told ([`Verdict::Expired`]) if it had been answered before, instead
-//! of being taken for a new one; one that still waits for its very first window cannot be told from
-//! a new one, so the bounds have to be generous against the time a request may be retried.
+//! # How a session ends
+//!
+//! It is closed by its client, it expires, or it has to make room: bounds are a window of
+//! [`WINDOW_MAX`], a number of sessions, and a number of remembered answers, and over a bound the
+//! session goes that has not recorded anything for the longest part of the log. Expiry is an entry
+//! of the log ([`SessionEntry::Expire`]) with an index as its cut-off, so that no replica's clock
+//! decides; a client that wants to be remembered while it has nothing to say sends a
+//! [`SessionEntry::KeepAlive`].
+//!
+//! What is forgotten must not be applied again. The table keeps one number for all that is gone:
+//! `spent`, the highest sequence number that a forgotten session had used.
+//!
+//! ```text
+//! client 7   1 ─ ─ ─ 40   expires            spent = 40
+//! client 9   its first block, number 1       refused: Stale, "open from 41"; it was not applied
+//! client 9   the same block as number 41     opens a session
+//! client 7   a retry of number 40            refused: Stale. A block that was recorded is never
+//!                                            above `spent`, so this holds for every retry
+//! client 7   a new block, number 41          opens its session again: nothing is in doubt
+//! ```
+//!
+//! So a session of a client that is not in the table is opened by its first block if all numbers it
+//! still waits for are above `spent`, and else told from where to number. Nothing is kept for a
+//! session that is gone, and before the first one is gone every client begins at 1.
 
+mod entry;
+mod epochs;
 mod frozen;
 mod restore;
 
 use std::rc::Rc;
 
+pub use self::entry::SessionEntry;
+pub use self::epochs::Epochs;
 pub use self::frozen::FrozenSessions;
 use self::restore::Restoring;
-use crate::block::BlockHeader;
+use crate::block::{BlockHeader, FLAG_CONTINUES};
 use crate::ids::{Index, Term};
 use crate::machine::hash::{FixedMap, mix, table_bytes};
 use crate::machine::shared::Pages;
@@ -42,22 +65,31 @@ use crate::mutants::{self, Mutant};
 pub const WINDOW_MAX: u64 = 8192;
 /// Slots a session begins with.
 const WINDOW_MIN: usize = 4;
+/// Sessions that one entry of the log expires at most: an apply stays short.
+pub const EXPIRE_MAX: usize = 4096;
+/// A session begins at most so far above the numbers that are spent: no client can use them all up.
+const LEAP_MAX: u64 = 1 << 48;
+/// Numbers end here.
+const NUMBERS_END: u64 = 1 << 62;
 /// End of the list of sessions.
 const NONE: u32 = u32::MAX;
 
 const _: () = assert!(WINDOW_MAX.is_power_of_two());
 
-/// How much is remembered. The same on all replicas of a group.
+/// How much is remembered, the same on all replicas of a group, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionLimits {
     pub sessions_max: u32,
     /// Slots of all sessions together, 40 bytes each.
     pub answers_max: u64,
+    /// A leader lets sessions expire that have rested for this long, microseconds; 0 = never. Only
+    /// for proposing the cut-off: replicas may differ.
+    pub idle_us: u64,
 }
 
 impl Default for SessionLimits {
     fn default() -> Self {
-        Self { sessions_max: 65_536, answers_max: 1 << 20 }
+        Self { sessions_max: 65_536, answers_max: 1 << 20, idle_us: 3_600_000_000 }
     }
 }
 
@@ -79,6 +111,8 @@ pub struct Request {
     pub seq: u64,
     /// `seq - pending` is the lowest number the client still waits for.
     pub pending: u32,
+    /// The client has had an answer in this session.
+    pub continues: bool,
 }
 
 impl Request {
@@ -86,7 +120,8 @@ impl Request {
     pub fn of(header: &BlockHeader) -> Self {
         let shared = mutants::is(Mutant::OneSessionForAll) && header.client != 0;
         let client = if shared { 1 } else { header.client };
-        Self { client, seq: header.seq, pending: header.pending }
+        let continues = header.flags & FLAG_CONTINUES != 0;
+        Self { client, seq: header.seq, pending: header.pending, continues }
     }
 
     fn has_session(&self) -> bool {
@@ -108,11 +143,11 @@ pub enum Verdict {
     Duplicate(Answer),
     /// The client has said that it no longer waits for it: do not apply it, answer nothing.
     Stale,
-    /// More under way than [`WINDOW_MAX`]: refuse it.
+    /// More under way than [`WINDOW_MAX`], or numbers beyond all use: refuse it.
     WindowTooLarge,
-    /// The client's session was evicted, so nothing is known of what came before: refuse it; the
-    /// client must begin a new session and cannot know what became of what was under way.
-    Expired,
+    /// The client is not in the table, and blocks with such numbers may have been applied for it:
+    /// refuse it. A session that begins at `from` or above is a new one.
+    Expired { from: u64 },
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -129,6 +164,8 @@ struct Session {
     floor: u64,
     /// Sequence number `seq` lies at `seq & (len - 1)`; `len` is a power of two, at least the window.
     slots: Rc<[Slot]>,
+    /// Index of the last block that was recorded. Ascends along the list.
+    used: Index,
     /// Neighbours in the list from least to most recently recorded.
     older: u32,
     newer: u32,
@@ -144,7 +181,7 @@ impl Session {
         if request.seq < self.floor {
             return Verdict::Stale;
         }
-        if request.seq - floor >= WINDOW_MAX {
+        if request.seq - floor >= WINDOW_MAX || request.seq - self.floor > LEAP_MAX {
             return Verdict::WindowTooLarge;
         }
         match self.slot(request.seq) {
@@ -193,7 +230,11 @@ pub struct Sessions {
     oldest: u32,
     newest: u32,
     answers: u64,
-    evicted: u64,
+    /// Sessions that are gone, and the highest number that any of them had used.
+    forgotten: u64,
+    spent: u64,
+    /// What readers across a loss are to know.
+    epochs: Epochs,
     digest: u64,
     /// A snapshot is being taken in: nothing else may be done.
     restoring: Option<Box<Restoring>>,
@@ -214,7 +255,9 @@ impl Sessions {
             oldest: NONE,
             newest: NONE,
             answers: 0,
-            evicted: 0,
+            forgotten: 0,
+            spent: 0,
+            epochs: Epochs::default(),
             digest: 0,
             restoring: None,
         }
@@ -229,9 +272,26 @@ impl Sessions {
         self.len() == 0
     }
 
-    /// Sessions that had to go since the beginning of the log.
-    pub fn evicted(&self) -> u64 {
-        self.evicted
+    /// Sessions that have expired, were closed or had to go since the beginning of the log.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Where the group's recovery epochs begin.
+    #[inline]
+    pub fn epochs(&self) -> &Epochs {
+        &self.epochs
+    }
+
+    /// A block of a higher recovery epoch than any before is applied at `first`.
+    pub fn begin_epoch(&mut self, epoch: u32, first: Index) {
+        self.epochs.note(epoch, first);
+        self.digest = mix(mix(self.digest, u64::from(epoch)), first.get());
+    }
+
+    /// When the session that has rested longest was last used.
+    pub fn oldest_use(&self) -> Option<Index> {
+        (self.oldest != NONE).then(|| self.sessions.get(self.oldest as usize).used)
     }
 
     /// Equal on all replicas that recorded the same, in the same order.
@@ -287,13 +347,25 @@ impl Sessions {
         if !request.has_session() {
             return Verdict::New;
         }
+        if request.seq >= NUMBERS_END {
+            return Verdict::WindowTooLarge;
+        }
         match self.find(request.client) {
             Some(at) => self.sessions.get(at as usize).judge(request),
-            None if u64::from(request.pending) >= WINDOW_MAX => Verdict::WindowTooLarge,
-            // Before the first eviction an unknown client is a new one for certain.
-            None if self.evicted > 0 && request.floor() > 1 => Verdict::Expired,
-            None => Verdict::New,
+            None => self.judge_unknown(request),
         }
+    }
+
+    fn judge_unknown(&self, request: &Request) -> Verdict {
+        let floor = request.floor();
+        if u64::from(request.pending) >= WINDOW_MAX {
+            return Verdict::WindowTooLarge;
+        }
+        if floor <= self.spent && !mutants::is(Mutant::ExpiredAppliesAgain) {
+            return Verdict::Expired { from: self.spent + 1 };
+        }
+        let leaps = floor.saturating_sub(self.spent) > LEAP_MAX;
+        if leaps { Verdict::WindowTooLarge } else { Verdict::New }
     }
 
     /// Whether the client has done with numbers that are not on record here. After a loss (recovery
@@ -302,7 +374,7 @@ impl Sessions {
     /// it is told of a loss that did not hit it, which is better than the other way round.
     pub fn misses_answers_of(&self, request: &Request) -> bool {
         match self.find(request.client) {
-            None => request.floor() > 1,
+            None => request.continues,
             Some(at) => {
                 let session = self.sessions.get(at as usize);
                 let mut done = session.floor..request.floor();
@@ -328,6 +400,7 @@ impl Sessions {
         let at = self.touch(request.client);
         let session = self.sessions.get_mut(at as usize);
         session.floor = session.floor.max(request.floor());
+        session.used = answer.first;
         self.answers += session.grow_for(request.seq);
         session.remember(request.seq, answer);
         self.digest = mix(mix(self.digest, request.client), request.seq);
@@ -355,7 +428,8 @@ impl Sessions {
             }
             None => {
                 let slots = [Slot::default(); WINDOW_MIN].into();
-                self.place(Session { client, floor: 1, slots, older: NONE, newer: NONE })
+                let used = Index::ZERO;
+                self.place(Session { client, floor: 1, slots, used, older: NONE, newer: NONE })
             }
         }
     }
@@ -409,14 +483,41 @@ impl Sessions {
         {
             let at = self.oldest;
             assert!(at != self.newest, "one full window fits the limits");
-            self.unlink(at);
-            self.free.push(at);
-            let session = self.sessions.get_mut(at as usize);
-            self.answers -= std::mem::replace(&mut session.slots, Rc::new([])).len() as u64;
-            self.by_client.remove(&session.client);
-            self.digest = mix(self.digest, session.client);
-            self.evicted += 1;
+            self.forget(at);
         }
+    }
+
+    /// The client's session is over, by its own wish.
+    pub fn close(&mut self, client: u64) {
+        if let Some(at) = self.find(client) {
+            self.forget(at);
+        }
+    }
+
+    /// Ends the sessions that were last used at `through` or before, the first [`EXPIRE_MAX`] of
+    /// them: how many. To be called for an entry of the log, and for nothing else.
+    pub fn expire(&mut self, through: Index) -> usize {
+        let mut count = 0;
+        while count < EXPIRE_MAX && self.oldest_use().is_some_and(|used| used <= through) {
+            self.forget(self.oldest);
+            count += 1;
+        }
+        count
+    }
+
+    /// A session that a table had and that is gone is never taken for a new one: its numbers are
+    /// spent. The highest it used lies in a slot, since a window always covers it.
+    fn forget(&mut self, at: u32) {
+        self.unlink(at);
+        self.free.push(at);
+        let session = self.sessions.get_mut(at as usize);
+        let slots = std::mem::replace(&mut session.slots, Rc::new([]));
+        self.answers -= slots.len() as u64;
+        self.by_client.remove(&session.client);
+        let highest = slots.iter().map(|slot| slot.seq).max().unwrap_or(0);
+        self.spent = self.spent.max(highest);
+        self.forgotten += 1;
+        self.digest = mix(mix(self.digest, session.client), self.spent);
     }
 }
 

@@ -40,6 +40,8 @@ impl Outgoing {
 pub(super) struct Peer {
     pub node: NodeId,
     pub connected: bool,
+    /// Since when, or when it was lost.
+    since: Tick,
     /// A link with it is wanted.
     pub is_wanted: bool,
     /// It was a member of some group here since the start.
@@ -56,6 +58,7 @@ impl Peer {
         Self {
             node,
             connected: false,
+            since: Tick::ZERO,
             is_wanted: false,
             was_member: false,
             address: None,
@@ -66,6 +69,11 @@ impl Peer {
     /// One that the configuration file names.
     pub fn named(node: NodeId) -> Self {
         Self { is_wanted: true, ..Self::new(node) }
+    }
+
+    /// Connected for so long, microseconds.
+    pub fn is_stable(&self, now: Tick, for_us: u64) -> bool {
+        self.connected && now.since(self.since) >= for_us
     }
 
     /// Bytes that wait for the socket.
@@ -85,7 +93,7 @@ impl<M: StateMachine> Shard<M> {
     /// The link to a peer is up: what we send from now on arrives, in order, until it is lost.
     pub fn peer_connected(&mut self, now: Tick, node: NodeId, incarnation: Incarnation) {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.node == node) else { return };
-        peer.connected = true;
+        (peer.connected, peer.since) = (true, now);
         peer.egress.clear();
         self.hear_of_link(now, node, incarnation);
     }
@@ -93,7 +101,7 @@ impl<M: StateMachine> Shard<M> {
     /// The link is lost, and whatever was on it.
     pub fn peer_disconnected(&mut self, now: Tick, node: NodeId) {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.node == node) else { return };
-        peer.connected = false;
+        (peer.connected, peer.since) = (false, now);
         peer.egress.clear();
         self.hear_of_loss(now, node);
     }

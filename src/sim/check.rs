@@ -2,17 +2,22 @@
 
 use super::members::is_quorum;
 use super::node::{CLIENT_BLOCKS_MAX, PEER_EGRESS_MAX, STAGED_MAX};
-use super::oracle::Lost;
-use super::subject::Subject;
+use super::oracle::{Lost, Seen};
+use super::subject::{Observed, Subject};
 use super::trace::What;
 use super::world::World;
 use crate::ids::{GroupId, Incarnation, Index};
+use crate::machine::StateMachine;
 use crate::membership::Membership;
 use crate::raft::Raft;
 use crate::raft::ready::Role;
+use crate::shard::GroupView;
 
 /// Bytes that one turn may give to one peer, beside what waited.
 const TURN_BYTES_MAX: usize = 40 << 10;
+/// A leader whose disk has completed nothing for two election timeouts tries for one to hand over,
+/// and perhaps before for another because it was asked to; by its own clock, and a turn may be late.
+const STANDS_STILL_US: u64 = 2_000_000;
 /// The shards' own invariants are checked once in so many turns.
 const INVARIANTS_EVERY: u64 = 64;
 
@@ -74,6 +79,9 @@ impl<S: Subject> World<S> {
                 broken = broken.or(self.who_sleeps_too_early(view.raft()));
             }
             seen.asleep = asleep;
+            if let Err(what) = stands_still(self.now, &view, seen) {
+                broken = Some(("a leader whose disk stands still does not stay", what));
+            }
             let waiting = view.pending();
             if waiting > (CLIENT_BLOCKS_MAX * self.shape.clients) as usize {
                 broken = Some(("queues are bounded", format!("{waiting} proposals wait")));
@@ -176,6 +184,32 @@ impl<S: Subject> World<S> {
     pub(super) fn check_egress(&mut self, host: usize, bytes: usize) {
         if bytes > 2 * PEER_EGRESS_MAX + TURN_BYTES_MAX {
             self.fail("queues are bounded", format!("h{host} holds {bytes} bytes for a peer"));
+        }
+    }
+}
+
+/// Bug 28: whoever cannot write must not go on leading.
+fn stands_still<M: StateMachine>(
+    now: u64,
+    view: &GroupView<'_, Observed<M>>,
+    seen: &mut Seen,
+) -> Result<(), String> {
+    let raft = view.raft();
+    let durable = raft.durable_index();
+    if raft.role() != Role::Leader || raft.is_alone() || durable == raft.last_index() {
+        seen.stands_still = None;
+        return Ok(());
+    }
+    match seen.stands_still {
+        Some((index, since)) if index == durable.0 => {
+            if now - since < STANDS_STILL_US {
+                return Ok(());
+            }
+            Err(format!("{} leads g{}, durable through i{durable}", raft.id(), raft.group()))
+        }
+        _ => {
+            seen.stands_still = Some((durable.0, now));
+            Ok(())
         }
     }
 }

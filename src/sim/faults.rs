@@ -476,7 +476,9 @@ impl<S: Subject> World<S> {
     /// The node is killed, and while it is down bits flip in what its log knows to be durable.
     fn rot(&mut self, fault: &Fault) -> bool {
         let node = fault.node;
-        if self.shape.majority || !self.may_forget(node) || !self.kill_for_a_while(node) {
+        // One that is alone goes on without it, by an operator's word.
+        let borne = self.nodes.len() == 1 || self.may_forget(node);
+        if self.shape.majority || !borne || !self.kill_for_a_while(node) {
             return false;
         }
         let host = self.disks(fault).start;
@@ -506,7 +508,8 @@ impl<S: Subject> World<S> {
         let (node, nodes) = (fault.node, &self.nodes);
         let known = (0..nodes.len()).all(|i| i == node || nodes[i].has_pinned(node_id(node)));
         let already = nodes.iter().any(|node| node.is_stranger || node.is_misdirected);
-        if already || !known || self.shape.majority || !self.may_forget(node) || !nodes[node].up {
+        let up = nodes[node].up;
+        if already || !known || self.shape.majority || !up || !self.may_forget(node) {
             return false;
         }
         let host = self.disks(fault).start;

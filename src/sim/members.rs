@@ -82,28 +82,45 @@ pub fn is_quorum(membership: &Membership, holds: &impl Fn(usize) -> bool) -> boo
     })
 }
 
-/// Whether those for whom `lacks` is true are a minority of each half, also when all that join have
-/// their seats.
+/// Whether those for whom `lacks` is true are a minority of each half, whoever of those that join
+/// have their seats.
 fn bears(membership: &Membership, lacks: &impl Fn(NodeId) -> bool) -> bool {
-    let mut seated = membership.clone();
-    for joining in &membership.joining {
-        seated.voters.push(joining.node);
-        seated.voters.retain(|&node| Some(node) != joining.replaces);
-    }
-    [&membership.voters, &membership.outgoing, &seated.voters].into_iter().all(|half| {
+    let is_borne = |half: &[NodeId]| {
         let count = half.iter().filter(|&&node| lacks(node)).count();
         half.is_empty() || count <= (half.len() - 1) / 2
-    })
+    };
+    let seated = (0..1 << membership.joining.len()).map(|some: u32| {
+        let mut voters = membership.voters.clone();
+        let chosen = membership.joining.iter().enumerate().filter(|(i, _)| some >> i & 1 == 1);
+        for (_, joining) in chosen {
+            voters.push(joining.node);
+            voters.retain(|&node| Some(node) != joining.replaces);
+        }
+        voters
+    });
+    is_borne(&membership.outgoing) && { seated }.all(|voters| is_borne(&voters))
 }
 
 /// Books.
 impl<S: Subject> World<S> {
     /// Whether those that have gaps in their memory, or none at all, stay a minority with `node`, in
     /// every configuration that may decide something.
-    pub(super) fn may_forget(&self, node: usize) -> bool {
+    pub(super) fn may_forget(&mut self, node: usize) -> bool {
+        self.look_at_configurations();
         let lacks = |id: NodeId| id == node_id(node) || self.nodes[id.0 as usize - 1].forgot;
         let groups = self.configurations.iter();
         groups.flat_map(Configurations::alive).all(|alive| bears(alive, &lacks))
+    }
+
+    /// What has happened since the nodes' last turns counts, too.
+    fn look_at_configurations(&mut self) {
+        for node in 0..self.nodes.len() {
+            for host in self.hosts_of(node) {
+                let Some(shard) = self.hosts[host].shard.take() else { continue };
+                shard.groups().for_each(|view| self.note_books(view.raft()));
+                self.hosts[host].shard = Some(shard);
+            }
+        }
     }
 
     /// Whether some configuration has a half of which a majority may have forgotten.
@@ -121,8 +138,14 @@ impl<S: Subject> World<S> {
 
     /// Configurations that are news, and what was committed of them.
     pub(super) fn note_configurations(&mut self, node: usize, raft: &Raft) {
-        let at = raft.group().0 as usize;
-        let books = &mut self.configurations[at];
+        self.note_books(raft);
+        let (index, group) = (raft.membership().index, raft.group());
+        let what = What::Members { node: node as u32 + 1, group, index };
+        self.trace.note(self.now, what);
+    }
+
+    fn note_books(&mut self, raft: &Raft) {
+        let books = &mut self.configurations[raft.group().0 as usize];
         for membership in raft.memberships() {
             let term = raft.log().term_at(membership.index).unwrap_or_default();
             books.note(term, membership);
@@ -130,9 +153,6 @@ impl<S: Subject> World<S> {
                 books.note_committed(membership.index, term);
             }
         }
-        let (index, group) = (raft.membership().index, raft.group());
-        let what = What::Members { node: node as u32 + 1, group, index };
-        self.trace.note(self.now, what);
     }
 }
 
@@ -174,6 +194,7 @@ impl<S: Subject> World<S> {
             steps.push(self.any_step(leader, &membership));
         }
         let target = membership.change(&steps).ok()?;
+        self.look_at_configurations();
         let lacks = |id: NodeId| self.nodes[id.0 as usize - 1].forgot;
         if !bears(&target, &lacks) || self.nodes[leader].paused {
             return None;

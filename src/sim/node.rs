@@ -56,6 +56,8 @@ pub struct Node {
     pub is_misdirected: bool,
     /// Damage was found at this start, and is not in the boot record yet.
     pub found_rot: bool,
+    /// The recovery epoch that an operator has begun with this start; 0 = none.
+    pub accepted: u32,
     /// The boot record as written last.
     pub record: Option<BootRecord>,
     /// It is being stopped in good order.
@@ -108,6 +110,7 @@ impl Node {
             forgot: false,
             is_misdirected: false,
             found_rot: false,
+            accepted: 0,
             record: None,
             is_stopping: false,
         }
@@ -237,13 +240,18 @@ pub(super) fn shard_config(
         wal_sync: shape.wal_sync,
         wal_sync_except: shape.wal_sync_except.clone(),
         suspect,
-        sessions: SessionLimits::default(),
+        sessions: SessionLimits {
+            sessions_max: shape.sessions_max,
+            idle_us: shape.session_idle_us,
+            ..SessionLimits::default()
+        },
         raft,
         block_bytes_max: BLOCK_MAX,
         apply_bytes_per_turn: shape.apply_bytes,
         peer_egress_bytes_max: PEER_EGRESS_MAX,
         client_egress_bytes_max: 256 << 10,
         client_blocks_max: CLIENT_BLOCKS_MAX,
+        leaders: shape.leaders.clone(),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::nemesis::{Fault, Kind, Kinds, plan};
 use super::rng::Rng;
-use crate::ids::GroupId;
+use crate::ids::{GroupId, NodeId};
+use crate::shard::LeaderConfig;
 
 /// Labels of the streams of random numbers that a seed gives.
 pub(super) const SHAPE: u64 = 1;
@@ -11,8 +12,8 @@ pub(super) const NETWORK: u64 = 3;
 pub(super) const CLIENTS: u64 = 4;
 pub(super) const DISKS: u64 = 5;
 pub(super) const FAULTS: u64 = 6;
-/// Numbers 14 on: what was added later draws from streams of its own.
-pub(super) const REST: u64 = 14;
+pub(super) const SLEEP: u64 = 14;
+pub(super) const RESTS: u64 = 20;
 pub(super) const MEMBERS: u64 = 7;
 
 /// A run of the simulator. What is `None` the seed decides.
@@ -119,10 +120,12 @@ pub struct Shape {
     pub apply_bytes: u64,
     /// A group with nothing to do sleeps after this long, microseconds; 0 = never.
     pub hibernate_us: u64,
-    /// Now and then a client has nothing to ask for up to this long, microseconds.
-    pub rest_us: u64,
+    /// Most sessions in a group's table, and how long they may rest (microseconds, 0 = for ever).
+    pub sessions_max: u32,
+    pub session_idle_us: u64,
     /// Leaders may answer by a lease; clocks then keep the bound that it relies on.
     pub lease_reads: bool,
+    pub leaders: LeaderConfig,
     pub plan: Vec<Fault>,
 }
 
@@ -144,8 +147,8 @@ impl Shape {
         let nodes = [3, 3, 3, 3, 5, 5, 4, 3][rng.below(8) as usize];
         let shards = [1, 1, 1, 2, 1, 2, 3, 4][rng.below(8) as usize];
         let groups = [1, 2, 1, 3, 4, 2, 8, 1][rng.below(8) as usize].max(shards);
-        let mut rest = base.fork(REST);
-        let groups = if rng.chance(2) || rest.chance(4) { 64 } else { groups };
+        let mut sleep = base.fork(SLEEP);
+        let groups = if rng.chance(2) || sleep.chance(4) { 64 } else { groups };
         let net = [20, 100, 500, 2000][rng.below(4) as usize];
         let disk = [20, 100, 1000, 4000][rng.below(4) as usize];
         let nodes = options.nodes.unwrap_or(nodes);
@@ -162,6 +165,7 @@ impl Shape {
         if let Some(only) = &options.only {
             plan.retain(|fault| only.contains(&fault.number));
         }
+        let mut rests = base.fork(RESTS);
         // The control is about what was promised to be safe.
         let mixed = rng.chance(30) && !options.lying_disks;
         let except = (0..groups).filter(|group| mixed && group % 2 == 1).map(GroupId).collect();
@@ -186,10 +190,20 @@ impl Shape {
             cache_bytes: [1 << 10, 64 << 10, 16 << 20][rng.below(3) as usize],
             inflight: [2, 8, 256][rng.below(3) as usize],
             apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
-            hibernate_us: [0, 50_000, 50_000, 100_000, 200_000, 500_000][rest.below(6) as usize],
-            rest_us: [0, 0, 1_000_000, 4_000_000][rest.below(4) as usize],
+            hibernate_us: [0, 50_000, 50_000, 100_000, 200_000, 500_000][sleep.below(6) as usize],
+            sessions_max: [65_536, 65_536, 65_536, 2][rests.below(4) as usize],
+            session_idle_us: [0, 400_000, 1_000_000, 3_000_000][rests.below(4) as usize],
             lease_reads: rng.chance(35),
+            leaders: leaders(&mut rng, nodes),
             plan,
         }
     }
+}
+
+/// Some runs move leadership about by themselves, and some nodes want it more than others.
+fn leaders(rng: &mut Rng, nodes: u32) -> LeaderConfig {
+    let balance_us = [0, 0, 100_000, 1_000_000][rng.below(4) as usize];
+    let differ = rng.chance(50);
+    let priorities = (1..=nodes).filter(|_| differ).map(|id| (NodeId(id), rng.below(3) as u32));
+    LeaderConfig { priorities: priorities.collect(), balance_us }
 }

@@ -11,6 +11,7 @@ use crate::machine::StateMachine;
 use crate::raft::ready::{PossibleLoss, Role};
 use crate::raft::{Body, Message, Raft};
 use crate::shard::GroupView;
+use crate::shard::forced::Forced;
 use crate::wire::client::Committed;
 
 use super::subject::Observed;
@@ -66,6 +67,8 @@ struct Truth {
     losses: Vec<u64>,
     /// Highest recovery epoch in which something was committed.
     epoch: u32,
+    /// An operator goes on without what is missing; the next leader shows what that is.
+    forced: bool,
     has_lost: bool,
     /// What was committed and is lost, as told: by index, what stood there last.
     lost: BTreeMap<u64, Entry>,
@@ -96,6 +99,8 @@ pub struct Seen {
     pub asleep: bool,
     pub commit: u64,
     pub applied: u64,
+    /// Of a leader whose last entries are not durable: how far its log is, and since when.
+    pub stands_still: Option<(u64, u64)>,
     /// Index of the configuration in use, and of the newest one that was seen committed.
     pub config: (u64, u64),
     /// Uncommitted bytes that it may have while it leads.
@@ -251,7 +256,8 @@ impl Oracle {
             let expected = Some(Term(u64::from(truth.committed[last].term)));
             let index = Index(count as u64);
             let found = raft.log().term_at(index);
-            if found != expected && truth.losses.contains(&(term as u64)) {
+            let forced = std::mem::take(&mut truth.forced);
+            if found != expected && (forced || truth.losses.contains(&(term as u64))) {
                 truth.cut(raft, &mut self.gone);
             } else if found != expected {
                 let what = format!(
@@ -275,6 +281,24 @@ impl Oracle {
             let what = format!("{loss:?} after epoch {}", truth.epoch);
             return broken("a possible loss begins a new epoch", what);
         }
+        Ok(())
+    }
+
+    /// An operator has accepted a loss, and a group begins anew.
+    pub fn forced(&mut self, forced: &Forced) -> Verdict {
+        let Forced { group, term, epoch, .. } = *forced;
+        let truth = &mut self.groups[group.0 as usize];
+        truth.forced = true;
+        truth.losses.push(term.0);
+        // What an earlier attempt began, nobody may have seen.
+        let before = truth.committed.last().map_or(0, |entry| entry.epoch);
+        if epoch <= before {
+            return broken(
+                "a possible loss begins a new epoch",
+                format!("{forced:?} after {before}"),
+            );
+        }
+        truth.epoch = truth.epoch.max(epoch);
         Ok(())
     }
 
@@ -446,6 +470,12 @@ impl Oracle {
     /// Highest index of the group that a client was told of.
     pub fn floor(&self, group: GroupId) -> u64 {
         self.groups[group.0 as usize].acknowledged
+    }
+
+    /// Recovery epoch of a committed entry.
+    pub fn epoch_of(&self, group: GroupId, index: Index) -> Option<u32> {
+        let at = (index.0 as usize).checked_sub(1)?;
+        self.groups[group.0 as usize].committed.get(at).map(|entry| entry.epoch)
     }
 
     /// Highest index of the group that is committed anywhere.

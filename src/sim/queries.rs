@@ -4,7 +4,7 @@
 //! |---|---|
 //! | linearizable, follower, lease | nothing that was acknowledged before the question is missing: the answer's index is not below it; and the history of all operations is linearizable |
 //! | stale | on one connection places never go back |
-//! | all | two answers from one place say the same |
+//! | all | two answers from one place say the same; who has read what is lost is told, and from where on |
 //!
 //! A question whose answer is lost is given up after a while: nobody can tell whether it was read.
 
@@ -15,7 +15,7 @@ use super::subject::{Ask, Subject};
 use super::trace::What;
 use super::world::World;
 use crate::ids::{GroupId, Index};
-use crate::wire::client::{Consistency, Place, Query, Refused, read_query, write_query};
+use crate::wire::client::{Consistency, Place, Query, Refused, read_query, write_query_after};
 use crate::wire::frame::Frame;
 
 /// Without an answer a question is given up after this long, microseconds.
@@ -36,6 +36,8 @@ struct Open {
     question: Bytes,
     /// What was acknowledged of the group when it was asked.
     floor: u64,
+    /// How far the client had read.
+    after: Place,
     /// Place heard before on the connection that it was sent on, and that connection.
     heard: Place,
     life: u32,
@@ -53,12 +55,15 @@ pub struct Questions {
     next_token: u64,
     /// By host and group: the connection and the highest place heard on it.
     heard: Vec<(u32, Place)>,
+    /// By group: how far the client has read.
+    read: Vec<Place>,
 }
 
 impl Questions {
     pub fn new(shape: &Shape) -> Self {
         let slots = (shape.nodes * shape.groups) as usize;
-        Self { heard: vec![(0, Place::default()); slots], ..Self::default() }
+        let read = vec![Place::default(); shape.groups as usize];
+        Self { heard: vec![(0, Place::default()); slots], read, ..Self::default() }
     }
 
     /// When the next one is to be sent or given up.
@@ -89,7 +94,9 @@ impl<S: Subject> World<S> {
         let anywhere = matches!(consistency, Consistency::Follower | Consistency::Stale);
         let nodes = self.nodes.len() as u64;
         let any = self.client_rng.below(nodes) as usize;
-        let node = if anywhere { any } else { self.clients[at].leader_guess(group) };
+        // Some ask whoever they like: it may be one that has been deposed and does not know.
+        let astray = self.client_rng.chance(30);
+        let node = if anywhere || astray { any } else { self.clients[at].leader_guess(group) };
         let floor = self.oracle.floor(ask.group);
         let questions = &mut self.clients[at].questions;
         questions.next_token += 1;
@@ -99,6 +106,7 @@ impl<S: Subject> World<S> {
             consistency,
             question: question.into(),
             floor,
+            after: questions.read[group],
             heard: Place::default(),
             life: 0,
             node,
@@ -125,7 +133,8 @@ impl<S: Subject> World<S> {
             (open.sent, open.tries) = (true, open.tries + 1);
             let (group, node) = (open.ask.group, open.node);
             let mut out = Vec::new();
-            write_query(&mut out, open.token, group, open.consistency, &open.question);
+            let (consistency, after) = (open.consistency, open.after);
+            write_query_after(&mut out, open.token, group, consistency, after, &open.question);
             let (client, to, seq) = (at as u32, node as u32 + 1, open.token);
             let note = ["reads", "reads there", "reads by the lease", "reads stale"];
             let note = note[open.consistency as usize];
@@ -184,6 +193,17 @@ impl<S: Subject> World<S> {
                 open.node = (leader.0 as usize).wrapping_sub(1) % nodes;
             }
             Refused::Busy => {}
+            Refused::Truncated { epoch, from }
+                if epoch > open.after.epoch
+                    && from <= open.after.index
+                    && self.oracle.told_of_loss(open.ask.group) =>
+            {
+                // It forgets what is lost, and reads on from there.
+                open.after = Place { epoch, index: from.prev() };
+                let (after, group) = (open.after, open.ask.group.0 as usize);
+                let read = &mut self.clients[at].questions.read[group];
+                *read = after.max(*read);
+            }
             Refused::NotLeader(None) | Refused::Recovering | Refused::Shutdown => {
                 open.node = (from + 1) % nodes;
             }
@@ -203,8 +223,16 @@ impl<S: Subject> World<S> {
         place: Place,
         bytes: &[u8],
     ) {
-        let Open { ask, consistency, floor, heard, .. } = *open;
+        let Open { ask, consistency, floor, after, heard, .. } = *open;
         let group = ask.group;
+        let stands = after.index == Index::ZERO
+            || self.oracle.epoch_of(group, after.index) == Some(after.epoch);
+        if place.epoch > after.epoch && !stands && !self.options.lying_disks {
+            let what = format!("c{at} g{group} was at {after:?}, and hears of {place:?}");
+            return self.fail("readers are told of what is lost", what);
+        }
+        let read = &mut self.clients[at].questions.read[group.0 as usize];
+        *read = place.max(*read);
         self.stats.answered_questions[consistency as usize] += 1;
         let what = || {
             format!(

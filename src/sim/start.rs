@@ -1,5 +1,6 @@
 //! How a node starts: boot record, logs, shards, and its way out of RECOVERING.
 
+use super::network::node_id;
 use super::node::{Host, shard_config, wal_config};
 use super::oracle::Seen;
 use super::queue::Event;
@@ -7,10 +8,11 @@ use super::subject::{Observed, Subject};
 use super::trace::What;
 use super::world::World;
 use crate::ids::{GroupId, Incarnation, Index, NodeId};
+use crate::shard::forced::{Forced, begin_anew, known_epoch};
 use crate::shard::{Output, Recovered, Shard, restored};
 use crate::wal::Recovered as FoundLog;
 use crate::wal::{
-    BootError, BootRecord, LogIdentity, Opening, Suspect, Verdict, Wal, recover_from,
+    BootError, BootRecord, LogIdentity, Opening, Suspect, TermStart, Verdict, Wal, recover_from,
 };
 
 /// The cluster's id.
@@ -108,8 +110,12 @@ impl<S: Subject> World<S> {
         let astray = state.is_misdirected && !landed;
         state.may_rot &= state.found_rot || astray || volatile;
         state.may_fail &= armed || state.may_rot;
+        let accepted = std::mem::take(&mut state.accepted);
         if std::mem::take(&mut state.found_rot) {
-            state.rewrite(|record| record.recovering = Suspect::Everything);
+            state.rewrite(|record| match accepted {
+                0 => record.recovering = Suspect::Everything,
+                epoch => record.epoch = record.epoch.max(epoch),
+            });
             state.boot.sync();
         }
         if landed {
@@ -167,12 +173,21 @@ impl<S: Subject> World<S> {
         };
         let host = &mut self.hosts[at];
         host.shadow = host.shadow.restarted(&found);
+        let mut wal = Wal::resume(config, mine, epoch, &mut found);
+        let alone = self.shape.nodes == 1;
+        let suspect = match found.verdict {
+            Verdict::Rot { .. } if alone => {
+                self.accept_loss(node, shard, &mut wal, &mut found);
+                Suspect::Nothing
+            }
+            _ => suspect,
+        };
         let groups: Recovered = found.groups.iter().map(|(&id, g)| (id, restored(g))).collect();
-        let wal = Wal::resume(config, mine, epoch, &mut found);
         let config = shard_config(&self.shape, node, incarnation, shard, suspect);
         let subject = &self.subject;
         let machine = |group: GroupId| Observed::new(subject.machine(group));
         let started = Shard::new(config, wal, groups, machine, now);
+        let host = &mut self.hosts[at];
         host.seen.clear();
         for view in started.groups() {
             let mut seen = Seen::default();
@@ -190,6 +205,31 @@ impl<S: Subject> World<S> {
         host.conns.fill(0);
         (host.serving, host.dirty) = (false, true);
         true
+    }
+
+    /// Nobody can give back what a node that is alone has lost: an operator goes on without it. The
+    /// shard does not speak before that is durable, like all that recovery found.
+    fn accept_loss(&mut self, node: usize, shard: u32, wal: &mut Wal, found: &mut FoundLog) {
+        self.note_node(node, "goes on by an operator's word, shard", u64::from(shard));
+        let mut highest = 0;
+        for group in (shard..self.shape.groups).step_by(self.shape.shards as usize).map(GroupId) {
+            let known = found.groups.entry(group).or_default();
+            let recorded = self.nodes[node].record.as_ref().map_or(0, |record| record.epoch);
+            let least = known_epoch(known, recorded, !self.shape.syncs(group));
+            let forced = begin_anew(wal, node_id(node), group, known, least, None);
+            let Forced { index, term, epoch, .. } = forced;
+            highest = highest.max(epoch);
+            if known.terms.is_empty() {
+                known.first = index;
+            }
+            known.terms.push(TermStart { first: index, term, epoch });
+            (known.last, known.epoch) = (index, epoch);
+            (known.hard_state.term, known.hard_state.vote) = (term, Some(node_id(node)));
+            if let Err((rule, what)) = self.oracle.forced(&forced) {
+                self.fail(rule, what);
+            }
+        }
+        self.nodes[node].accepted = self.nodes[node].accepted.max(highest);
     }
 
     /// What recovery found, against what was known: which groups are suspect; `None` if the node

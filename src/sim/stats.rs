@@ -42,6 +42,10 @@ pub struct Stats {
     pub answered_retries: u64,
     /// Blocks sent again.
     pub retries: u64,
+    /// Refusals of sessions that had expired, were closed or had to make room.
+    pub sessions_over: u64,
+    /// Blocks whose fate their client does not know, and gave up.
+    pub given_up: u64,
     /// Questions that clients asked, and those answered by what they were asked for: linearizable,
     /// follower, lease, stale.
     pub questions: u64,
@@ -82,6 +86,8 @@ impl Stats {
             acknowledged,
             answered_retries,
             retries,
+            sessions_over,
+            given_up,
             questions,
             answered_questions,
             transfers,
@@ -115,6 +121,8 @@ impl Stats {
         self.acknowledged += acknowledged;
         self.answered_retries += answered_retries;
         self.retries += retries;
+        self.sessions_over += sessions_over;
+        self.given_up += given_up;
         self.questions += questions;
         let pairs = self.answered_questions.iter_mut().zip(answered_questions);
         pairs.for_each(|(sum, more)| *sum += more);

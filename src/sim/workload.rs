@@ -11,6 +11,7 @@ use super::trace::What;
 use super::world::{Packet, World};
 use crate::block::{Block, BlockBuilder};
 use crate::ids::{GroupId, Index};
+use crate::shard::sessions::SessionEntry;
 use crate::wire::client::{Answer, AnswerEntry, Refused};
 use crate::wire::frame::{Frame, FrameKind, FrameWriter};
 
@@ -20,6 +21,8 @@ const PATIENCE: (u64, u64) = (300_000, 900_000);
 const PAUSE: (u64, u64) = (10_000, 60_000);
 /// Numbers between two sessions of a client: more than there are clients.
 const SESSIONS: u64 = 8;
+/// One in so many blocks only keeps its session, or closes it; and as rarely a client sleeps.
+const RARELY: u64 = 25;
 /// Percent of requests and of answers that are lost with their connection.
 const LOST: u64 = 1;
 
@@ -34,6 +37,10 @@ struct Open {
     /// When it is sent (again).
     due: u64,
     sent: u32,
+    /// Copies of which it is not known that they came to nothing.
+    copies: u32,
+    /// It has no command: what it says of its session.
+    entry: Option<SessionEntry>,
 }
 
 /// A client's dealings with one group.
@@ -43,6 +50,10 @@ struct Session {
     id: u64,
     next: u64,
     open: Vec<Open>,
+    /// A block was answered in it, and not to close it.
+    continues: bool,
+    /// It has asked to be closed at some time.
+    closes: bool,
     /// Session and sequence number.
     acknowledged: Vec<(u64, u64)>,
     /// Where the leader was last.
@@ -71,6 +82,8 @@ impl Client {
             id: u64::from(id) + 1,
             next: 1,
             open: Vec::new(),
+            continues: false,
+            closes: false,
             acknowledged: Vec::new(),
             node: (group % shape.nodes) as usize,
         };
@@ -123,6 +136,23 @@ impl Client {
     }
 }
 
+impl Session {
+    /// The table has forgotten the session. What surely was not applied goes on in the next one; of
+    /// the rest the fate is unknown: how many.
+    fn begin_next(&mut self, open_from: u64, now: u64) -> u64 {
+        let before = self.open.len();
+        self.open.retain(|open| open.copies == 0 && open.entry.is_none());
+        let base = self.next.max(open_from);
+        for (seq, open) in (base..).zip(&mut self.open) {
+            open.block.renumber(seq, (seq - base) as u32);
+            (open.seq, open.due) = (seq, now + 1);
+        }
+        self.next = base + self.open.len() as u64;
+        self.continues = false;
+        (before - self.open.len()) as u64
+    }
+}
+
 impl<S: Subject> World<S> {
     /// A client looks after what is open, and perhaps thinks of something new.
     pub(super) fn on_client(&mut self, at: usize) {
@@ -134,11 +164,8 @@ impl<S: Subject> World<S> {
             self.think(at);
             // After the trouble each of many groups is to be asked in time.
             let longest = if self.healed_at.is_some() { 20_000 } else { 2 * self.shape.think_us };
-            let mut pause = 1 + self.client_rng.below(longest);
-            if self.shape.rest_us > 0 && self.healed_at.is_none() && self.client_rng.chance(10) {
-                pause += self.client_rng.below(self.shape.rest_us);
-            }
-            self.clients[at].think_at = now + pause;
+            let pause = 1 + self.client_rng.below(longest);
+            self.clients[at].think_at = now + pause + self.nap();
         }
         self.send_due(at);
         self.send_questions(at);
@@ -189,24 +216,45 @@ impl<S: Subject> World<S> {
             asked_at: self.now,
             commands_max: self.shape.batch,
         };
-        let mut builder = BlockBuilder::default();
-        self.subject.block(&ask, &mut self.client_rng, &mut builder);
-        let client = &mut self.clients[at];
-        let session = &mut client.sessions[group];
-        let id = session.id;
-        let seq = session.next;
+        let session = &mut self.clients[at].sessions[group];
+        let (id, seq) = (session.id, session.next);
         session.next += 1;
-        let lowest = session.open.iter().map(|open| open.seq).min().unwrap_or(seq);
-        let block = builder.finish(ask.group, id, seq, (seq - lowest) as u32);
+        let alone = session.open.is_empty() && self.healed_at.is_none();
+        let entry = match self.client_rng.below(RARELY) {
+            0 if alone => Some(SessionEntry::KeepAlive),
+            1 if alone => Some(SessionEntry::Close),
+            _ => None,
+        };
+        let mut block = match entry {
+            Some(entry) => entry.block(ask.group, id, seq),
+            None => {
+                let lowest = session.open.iter().map(|open| open.seq).min().unwrap_or(seq);
+                let mut builder = BlockBuilder::default();
+                self.subject.block(&ask, &mut self.client_rng, &mut builder);
+                builder.finish(ask.group, id, seq, (seq - lowest) as u32)
+            }
+        };
+        if session.continues {
+            block.set_continues();
+        }
+        session.closes |= entry == Some(SessionEntry::Close);
         let floor = self.oracle.floor(ask.group);
-        session.open.push(Open { seq, block, ask, floor, due: self.now, sent: 0 });
+        let (due, sent, copies) = (self.now, 0, 0);
+        session.open.push(Open { seq, block, ask, floor, due, sent, copies, entry });
+    }
+
+    /// Now and then a client sleeps until its sessions may be over, and retries all the same.
+    fn nap(&mut self) -> u64 {
+        let idle = self.shape.session_idle_us;
+        let sleeps = idle > 0 && self.healed_at.is_none() && self.client_rng.below(RARELY) == 0;
+        if sleeps { idle + self.client_rng.below(idle) } else { 0 }
     }
 
     /// Sends what is due, one frame to each host.
     fn send_due(&mut self, at: usize) {
         for group in 0..self.shape.groups as usize {
             let nodes = self.nodes.len();
-            let (now, shards) = (self.now, self.shape.shards as usize);
+            let (now, shards, nap) = (self.now, self.shape.shards as usize, self.nap());
             let session = &mut self.clients[at].sessions[group];
             let due = |open: &&mut Open| open.due <= now;
             if !session.open.iter().any(|open| open.due <= now) {
@@ -216,9 +264,10 @@ impl<S: Subject> World<S> {
             let mut writer = FrameWriter::begin(&mut out);
             let (mut count, mut again) = (0, false);
             for open in session.open.iter_mut().filter(due) {
-                open.due = now + self.client_rng.between(PATIENCE.0, PATIENCE.1);
+                open.due = now + self.client_rng.between(PATIENCE.0, PATIENCE.1) + nap;
                 again |= open.sent > 0;
                 open.sent += 1;
+                open.copies += 1;
                 count += 1;
                 let (client, to) = (at as u32, session.node as u32 + 1);
                 let note = if open.sent > 1 { "asks again" } else { "asks" };
@@ -357,7 +406,10 @@ impl<S: Subject> World<S> {
             Ok(done) => {
                 let open = session.open.swap_remove(place);
                 session.node = from;
-                session.acknowledged.push((session.id, seq));
+                session.continues = open.entry != Some(SessionEntry::Close);
+                if open.entry.is_none() {
+                    session.acknowledged.push((session.id, seq));
+                }
                 self.stats.acknowledged += 1;
                 self.stats.answered_retries += u64::from(done.retry);
                 if self.healed_at.is_some_and(|healed| open.ask.asked_at >= healed) {
@@ -368,7 +420,20 @@ impl<S: Subject> World<S> {
                 if let Err((rule, what)) = judged {
                     return self.fail(rule, what);
                 }
-                self.subject.answered(&open.ask, now, &done);
+                if open.entry.is_none() {
+                    self.subject.answered(&open.ask, now, &done);
+                }
+            }
+            Err(Refused::Stale { open_from }) if open_from > 0 => {
+                self.stats.sessions_over += 1;
+                let roomy = self.shape.sessions_max > self.shape.clients;
+                let forever = self.shape.session_idle_us == 0 && roomy && !session.closes;
+                if forever && session.continues && !self.oracle.told_of_loss(group) {
+                    let what = format!("c{client} g{group} #{seq} of s{}", session.id);
+                    return self.fail("a session ends by its rules", what);
+                }
+                session.open[place].copies -= 1;
+                self.stats.given_up += session.begin_next(open_from, now);
             }
             Err(Refused::NotLeader(Some(leader))) => {
                 session.node = (leader.0 as usize).wrapping_sub(1) % nodes;
@@ -377,6 +442,7 @@ impl<S: Subject> World<S> {
                 session.open[place].due = now + 1 + self.client_rng.below(patience);
             }
             Err(Refused::Busy | Refused::ReadOnly) => {
+                session.open[place].copies -= 1;
                 session.open[place].due = now + self.client_rng.between(PAUSE.0, PAUSE.1);
             }
             Err(Refused::NotLeader(None) | Refused::Recovering | Refused::Shutdown) => {
@@ -386,9 +452,11 @@ impl<S: Subject> World<S> {
             }
             Err(Refused::SessionEpochChanged) if self.oracle.told_of_loss(group) => {
                 // What was under way has an unknown fate; a new session goes on.
+                self.stats.given_up += session.open.len() as u64;
                 session.open.clear();
                 session.id += SESSIONS;
                 session.next = 1;
+                session.continues = false;
                 // Answers that are still on their way speak of the old one.
                 let client = &mut self.clients[client];
                 client.conns.fill(0);

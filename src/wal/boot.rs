@@ -20,7 +20,7 @@
 //!   72 u64 writes          counts writes of this record; slot = writes % 2
 //!   80 u64 unsynced        which groups run without wal_sync: 0 none, else a fingerprint of the set
 //!   88 u32 voters          entries that follow, at most 15
-//!   92 u32 zero
+//!   92 u32 epoch          highest recovery epoch that an operator's recovery of this node has begun
 //!   96 voters[15]          24 bytes each, by node: u32 node, u32 zero, u128 disk (0 = not yet seen)
 //!  456 u64 durable[shards] highest known durable position of each shard's log
 //! ```
@@ -67,7 +67,7 @@ struct Head {
     writes: u64,
     unsynced: u64,
     voters: u32,
-    zero: u32,
+    epoch: u32,
     voter: [VoterBytes; VOTERS_MAX],
 }
 
@@ -116,6 +116,9 @@ pub struct BootRecord {
     /// Highest known durable position of each shard's log; feeds
     /// [`recover_from`](super::recover_from).
     pub durable: Vec<Lsn>,
+    /// Highest recovery epoch that an operator's recovery has begun here: damage may take the entry
+    /// that says so, and indices must not be used a third time under it.
+    pub epoch: u32,
     /// Counts writes of the record; use [`BootRecord::next_write`].
     pub writes: u64,
 }
@@ -278,7 +281,7 @@ impl BootRecord {
             writes: self.writes,
             unsynced: self.unsynced,
             voters: self.voters.len() as u32,
-            zero: 0,
+            epoch: self.epoch,
             voter,
         }
     }
@@ -370,6 +373,7 @@ impl Head {
             voters: self.voter.get(..self.voters as usize)?.iter().map(VoterBytes::known).collect(),
             others,
             durable,
+            epoch: self.epoch,
             writes: self.writes,
         })
     }
@@ -403,6 +407,7 @@ impl BootRecord {
             others: previous.map_or_else(|| known(now, &now.others), |last| last.others.clone()),
             durable: previous
                 .map_or_else(|| vec![Lsn::ZERO; now.shards as usize], |last| last.durable.clone()),
+            epoch: previous.map_or(0, |last| last.epoch),
             writes: previous.map_or(0, |last| last.writes + 1),
         };
         record.check_room().map(|()| (record, verdict))
@@ -482,6 +487,20 @@ impl BootRecord {
                 known.disk = Some(disk);
                 Some(true)
             }
+        }
+    }
+}
+
+/// No disk has this name: names are random.
+const FENCED: u128 = u128::MAX;
+
+impl BootRecord {
+    /// The disk that a voter had is gone for good, by an operator's word: whoever comes with it, or
+    /// under this name with another one, is refused.
+    pub fn fence_disk(&mut self, node: NodeId) {
+        let all = self.voters.iter_mut().chain(&mut self.others);
+        for known in all.filter(|known| known.node == node) {
+            known.disk = Some(FENCED);
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct RecoveredGroup {
     pub last: Index,
     /// Terms as runs, ascending.
     pub terms: Vec<TermStart>,
+    /// Highest recovery epoch of any entry seen, also of such as are cut off or lie behind damage.
+    pub epoch: u32,
     /// The configurations among the entries, ascending.
     pub memberships: Vec<Membership>,
 }
@@ -122,7 +124,8 @@ impl Replay {
             // Only a released log starts anew further on (a snapshot took its place): the chain
             // has no holes, and an append that leaves one is refused when it is staged.
             self.index.cut(&mut self.refs, group, Index::ZERO, lsn);
-            *known = RecoveredGroup { hard_state: known.hard_state, ..Default::default() };
+            let RecoveredGroup { hard_state, epoch, .. } = *known;
+            *known = RecoveredGroup { hard_state, epoch, ..Default::default() };
         }
         let blocks = known.take_blocks(group, record.payload)?;
         let bytes = (RECORD_HEADER_BYTES + record.payload.len()) as u32;
@@ -143,7 +146,9 @@ impl Replay {
             let known = self.groups.entry(group).or_default();
             // The group has heard of every term that it logged an entry of, though the record that
             // said so may be what was damaged.
-            let term = (record.header.kind == KIND_BLOCKS).then(|| highest_term(record.payload));
+            let seen = (record.header.kind == KIND_BLOCKS).then(|| highest_term(record.payload));
+            known.epoch = known.epoch.max(seen.map_or(0, |(_, epoch)| epoch));
+            let term = seen.map(|(term, _)| term);
             if let Some(term) = term.filter(|term| *term > known.hard_state.term) {
                 let commit = known.hard_state.commit;
                 known.hard_state = HardState { term, vote: None, commit };
@@ -200,6 +205,7 @@ impl RecoveredGroup {
                 }
                 _ => self.terms.push(run),
             }
+            self.epoch = self.epoch.max(header.epoch);
             if header.kind == BlockKind::Membership as u8 {
                 let body = &rest[HEADER_BYTES..size];
                 let membership = Membership::decode(body).map_err(|_| "a damaged membership")?;
@@ -216,17 +222,18 @@ impl RecoveredGroup {
     }
 }
 
-/// The highest term of a record's blocks, as far as they can be read.
-fn highest_term(payload: &[u8]) -> Term {
-    let (mut rest, mut highest) = (payload, 0);
+/// The highest term and epoch of a record's blocks, as far as they can be read.
+fn highest_term(payload: &[u8]) -> (Term, u32) {
+    let (mut rest, mut highest, mut epoch) = (payload, 0, 0);
     while let Ok((header, _)) = BlockHeader::read_from_prefix(rest) {
         highest = highest.max(header.term);
+        epoch = epoch.max(header.epoch);
         match rest.get((header.size as usize).max(HEADER_BYTES)..) {
             Some(next) => rest = next,
             None => break,
         }
     }
-    Term(highest)
+    (Term(highest), epoch)
 }
 
 /// Index of a record's first entry.

@@ -19,6 +19,12 @@ use crate::membership::{NodeAddress, Step};
 pub enum AdminRequest {
     /// The group as this node sees it; any node answers.
     Show,
+    /// The leader hands the group over to node `to`; without one, to the node it belongs to. The
+    /// answer's data: `{"to": node}` if a transfer was begun.
+    Transfer {
+        #[serde(default)]
+        to: Option<u32>,
+    },
     /// The group's members as this node sees them; the leader knows most.
     Members,
     /// Changes the members (§6); only the leader answers. `dry`: says only what it would mean.
@@ -69,17 +75,17 @@ impl MemberStep {
             let (peer, client) = (peer.to_owned(), client.to_owned());
             Some(NodeAddress { node: NodeId(node), peer, client })
         };
-        match self {
-            &Self::Add { node, votes, ref peer, ref client } => {
+        match *self {
+            Self::Add { node, votes, ref peer, ref client } => {
                 Step::Add { node: NodeId(node), votes, address: address(node, peer, client) }
             }
-            &Self::Replace { old, node, ref peer, ref client } => {
+            Self::Replace { old, node, ref peer, ref client } => {
                 let address = address(node, peer, client);
                 Step::Replace { old: NodeId(old), new: NodeId(node), address }
             }
-            &Self::Remove { node } => Step::Remove(NodeId(node)),
-            &Self::Promote { node } => Step::Promote(NodeId(node)),
-            &Self::Demote { node } => Step::Demote(NodeId(node)),
+            Self::Remove { node } => Step::Remove(NodeId(node)),
+            Self::Promote { node } => Step::Promote(NodeId(node)),
+            Self::Demote { node } => Step::Demote(NodeId(node)),
         }
     }
 }

@@ -12,7 +12,8 @@
 //! ```text
 //! answer, 48 bytes
 //!    0 u64 seq       of the block
-//!    8 u64 first     log index of its first command; 0 unless status is Ok
+//!    8 u64 first     log index of its first command; with Stale the number from which a session of
+//!                    this client may begin, 0 = unknown; else 0
 //!   16 u64 term      in which it was committed; 0 unless Ok
 //!   24 u32 group
 //!   28 u8  status
@@ -90,10 +91,12 @@ pub enum Refused {
     /// The disk is full or the log is at its limit. Nothing happened; free space and it resumes.
     #[error("read-only: the node's disk is full or its log is at its limit")]
     ReadOnly,
-    /// The sequence number lies below what the session still waits for, or the session was dropped
-    /// to make room for others. Open a new session.
-    #[error("stale: the session does not wait for this number, or was dropped; open a new one")]
-    Stale,
+    /// The sequence number lies below what the session still waits for, or the session has expired
+    /// or was dropped to make room for others. This copy of the block was not applied; if it was
+    /// sent before, an earlier copy may have been. A session that numbers its blocks from
+    /// `open_from` on is a new one (0 = this one is not over).
+    #[error("stale: the session does not wait for this number, or is over; open a new one")]
+    Stale { open_from: u64 },
     /// Commands of this session that had been acknowledged were lost when power failed on a majority
     /// without `wal_sync` (`possible_data_loss`). This block was not applied. Read back what is
     /// there, then go on in a new session.
@@ -102,6 +105,11 @@ pub enum Refused {
          majority; read back what is there and open a new session"
     )]
     SessionEpochChanged,
+    /// What the reader has read from index `from` on was lost when power failed on a majority without
+    /// `wal_sync`, or by an operator's word; the log goes on there in `epoch`. Forget it, and read on
+    /// from there.
+    #[error("truncated: what was read from index {from} on is lost, epoch {epoch} begins there")]
+    Truncated { epoch: u32, from: Index },
     /// This node, or this shard of it, does not hold the group.
     #[error("no such group on this shard")]
     NoGroup,
@@ -109,7 +117,7 @@ pub enum Refused {
 
 impl Refused {
     /// Names of the reasons, for labels, at the places that [`Refused::kind`] gives.
-    pub const REASONS: [&'static str; 10] = [
+    pub const REASONS: [&'static str; 11] = [
         "not_leader",
         "busy",
         "too_large",
@@ -120,6 +128,7 @@ impl Refused {
         "stale",
         "no_group",
         "session_epoch_changed",
+        "truncated",
     ];
 
     /// Whether the same, asked again a little later or elsewhere, may be carried out.
@@ -140,9 +149,10 @@ impl Refused {
             Self::Shutdown => 4,
             Self::BadRequest => 5,
             Self::ReadOnly => 6,
-            Self::Stale => 7,
+            Self::Stale { .. } => 7,
             Self::NoGroup => 8,
             Self::SessionEpochChanged => 9,
+            Self::Truncated { .. } => 10,
         }
     }
 }
@@ -210,8 +220,13 @@ impl AnswerEntry {
             }
             Err(refused) => {
                 entry.status = status_of(refused);
-                if let Refused::NotLeader(hint) = refused {
-                    entry.hint = NodeId::to_wire(hint);
+                match refused {
+                    Refused::NotLeader(hint) => entry.hint = NodeId::to_wire(hint),
+                    Refused::Stale { open_from } => entry.first = open_from,
+                    Refused::Truncated { epoch, from } => {
+                        (entry.epoch, entry.first) = (epoch, from.0);
+                    }
+                    _ => {}
                 }
             }
         }
@@ -250,6 +265,8 @@ impl AnswerEntry {
                 rejected: self.rejected,
                 retry: self.flags & ANSWER_RETRY != 0,
             }),
+            8 => Err(Refused::Stale { open_from: self.first }),
+            11 => Err(Refused::Truncated { epoch: self.epoch, from: Index(self.first) }),
             status => Err(refused_of(status, self.hint)?),
         };
         Some(Answer { group: GroupId(self.group), seq: self.seq, result })
@@ -265,9 +282,10 @@ fn status_of(refused: Refused) -> u8 {
         Refused::Shutdown => 5,
         Refused::BadRequest => 6,
         Refused::ReadOnly => 7,
-        Refused::Stale => 8,
+        Refused::Stale { .. } => 8,
         Refused::NoGroup => 9,
         Refused::SessionEpochChanged => 10,
+        Refused::Truncated { .. } => 11,
     }
 }
 
@@ -280,7 +298,7 @@ fn refused_of(status: u8, hint: u32) -> Option<Refused> {
         5 => Refused::Shutdown,
         6 => Refused::BadRequest,
         7 => Refused::ReadOnly,
-        8 => Refused::Stale,
+        8 => Refused::Stale { open_from: 0 },
         9 => Refused::NoGroup,
         10 => Refused::SessionEpochChanged,
         _ => return None,
@@ -354,7 +372,8 @@ pub struct Query {
     pub group: GroupId,
     /// Of a question.
     pub consistency: Consistency,
-    /// Of an answer: how far the state machine was that gave it.
+    /// Of an answer: how far the state machine was that gave it. Of a question: how far the reader has
+    /// read.
     pub place: Place,
     pub result: Result<Bytes, Refused>,
 }
@@ -371,6 +390,20 @@ pub fn write_query(
     write_query_frame(out, FrameKind::Query, token, head, question);
 }
 
+/// Writes a question of someone who has read through `after`, and is to be told if that is lost.
+pub fn write_query_after(
+    out: &mut Vec<u8>,
+    token: u64,
+    group: GroupId,
+    consistency: Consistency,
+    after: Place,
+    question: &[u8],
+) {
+    let (index, epoch, consistency) = (after.index.0, after.epoch, consistency as u8);
+    let head = QueryHead { consistency, index, epoch, ..QueryHead::of(group, Ok(question)) };
+    write_query_frame(out, FrameKind::Query, token, head, question);
+}
+
 /// Writes the answer to a question.
 pub fn write_query_reply(
     out: &mut Vec<u8>,
@@ -379,7 +412,10 @@ pub fn write_query_reply(
     place: Place,
     result: Result<&[u8], Refused>,
 ) {
-    let (index, epoch) = (place.index.0, place.epoch);
+    let (index, epoch) = match result {
+        Err(Refused::Truncated { epoch, from }) => (from.0, epoch),
+        _ => (place.index.0, place.epoch),
+    };
     let head = QueryHead { index, epoch, ..QueryHead::of(group, result) };
     write_query_frame(out, FrameKind::QueryReply, token, head, result.unwrap_or_default());
 }
@@ -437,6 +473,7 @@ pub fn read_query(frame: &Frame) -> Result<Query, FrameError> {
     let start = size_of::<QueryHead>();
     let result = match head.status {
         0 => Ok(frame.control.slice(start..start + head.size as usize)),
+        11 => Err(Refused::Truncated { epoch: head.epoch, from: Index(head.index) }),
         status => Err(refused_of(status, head.hint).ok_or(FrameError::BadEntry(0))?),
     };
     let known = Consistency::ALL.get(usize::from(head.consistency));

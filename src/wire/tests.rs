@@ -166,9 +166,11 @@ fn answers_and_refusals_come_back_as_they_were_given() {
             Refused::Shutdown,
             Refused::BadRequest,
             Refused::ReadOnly,
-            Refused::Stale,
+            Refused::Stale { open_from: 0 },
+            Refused::Stale { open_from: 1 << 40 },
             Refused::NoGroup,
             Refused::SessionEpochChanged,
+            Refused::Truncated { epoch: 3, from: Index(118) },
         ]
         .map(Err),
     );

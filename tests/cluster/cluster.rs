@@ -40,6 +40,8 @@ pub struct Spec {
     pub timing: Timing,
     /// How far the background sync may be behind: milliseconds, bytes.
     pub sync_lag: (u64, u64),
+    /// Nodes of the first configuration.
+    pub voters: usize,
     /// A bug to plant in the nodes; only in a build with the feature `mutants`.
     pub mutant: Option<&'static str>,
     /// Where the data directories are made; else beside the configuration.
@@ -54,6 +56,7 @@ impl Default for Spec {
             groups: 1,
             timing: DEFAULT,
             sync_lag: (100, 1 << 20),
+            voters: 3,
             mutant: None,
             disks: [const { None }; 3],
         }
@@ -90,14 +93,18 @@ pub fn node_toml(
 ) -> String {
     let Timing { heartbeat, election: (min, max) } = timing;
     let Spec { wal_sync, shards, groups, sync_lag: (lag_ms, lag_bytes), .. } = spec;
+    let join = if id as usize > spec.voters { "join = true\n" } else { "" };
+    let even = if spec.voters.is_multiple_of(2) { "allow_even_voters = true\n" } else { "" };
     let mut text = format!(
         "id = {id}\n\
+         {join}\
          data_dir = {data_dir:?}\n\
          [cluster]\n\
          id = \"stories\"\n\
          shards = {shards}\n\
          groups = {groups}\n\
          wal_sync = {wal_sync}\n\
+         {even}\
          [cluster.timing]\n\
          heartbeat_ms = {heartbeat}\n\
          election_timeout_min_ms = {min}\n\
@@ -142,20 +149,29 @@ impl Cluster {
         let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let cluster = Self {
             dir: scratch(),
-            ports: (0..3).map(|_| (free_port(), free_port())).collect(),
-            nodes: (0..3).map(|_| None).collect(),
+            ports: (0..spec.voters).map(|_| (free_port(), free_port())).collect(),
+            nodes: (0..spec.voters).map(|_| None).collect(),
             boots: [None; 3],
             spec,
             _turn: turn,
         };
-        (0..3).for_each(|node| cluster.configure(node, cluster.spec.timing, ""));
+        (0..cluster.ports.len()).for_each(|node| cluster.configure(node, cluster.spec.timing, ""));
         cluster
+    }
+
+    /// The file of one more node, which is to join; it is not started yet.
+    pub fn plan_node(&mut self) -> usize {
+        self.ports.push((free_port(), free_port()));
+        self.nodes.push(None);
+        let node = self.ports.len() - 1;
+        self.configure(node, self.spec.timing, "");
+        node
     }
 
     /// Three running nodes with leaders.
     pub fn start(spec: Spec) -> Self {
         let mut cluster = Self::prepare(spec);
-        (0..3).for_each(|node| cluster.start_node(node));
+        (0..cluster.nodes.len()).for_each(|node| cluster.start_node(node));
         cluster.wait_for_leaders();
         cluster
     }
@@ -176,7 +192,7 @@ impl Cluster {
     }
 
     pub fn data_dir(&self, node: usize) -> PathBuf {
-        let disk = self.spec.disks[node].clone();
+        let disk = self.spec.disks.get(node).cloned().flatten();
         disk.unwrap_or_else(|| self.dir.path().to_owned()).join(format!("data-{}", node + 1))
     }
 
@@ -195,7 +211,7 @@ impl Cluster {
     /// A client of all nodes, running or not, that does not give up early.
     pub fn client(&self, session: u64) -> ClientConfig {
         let mut config = ClientConfig::new(Vec::<String>::new(), session);
-        config.nodes = (0..3)
+        config.nodes = (0..self.ports.len())
             .map(|node| NodeAddress {
                 id: Some(NodeId(node as u32 + 1)),
                 address: self.client_address(node),
@@ -208,7 +224,7 @@ impl Cluster {
     pub fn start_node(&mut self, node: usize) {
         assert!(self.nodes[node].is_none(), "it runs already");
         let mut command = serve(&self.config_path(node));
-        if let Some(boot) = self.boots[node] {
+        if let Some(boot) = self.boots.get(node).copied().flatten() {
             command.env("RINGRAFT_BOOT_ID", format!("{boot:032x}"));
         }
         if let Some(mutant) = self.spec.mutant {
@@ -230,7 +246,7 @@ impl Cluster {
     }
 
     pub fn running(&self) -> Vec<usize> {
-        (0..3).filter(|&node| self.is_running(node)).collect()
+        (0..self.nodes.len()).filter(|&node| self.is_running(node)).collect()
     }
 
     pub fn node(&mut self, node: usize) -> &mut Process {

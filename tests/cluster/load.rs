@@ -64,6 +64,10 @@ pub struct Ledger {
 struct Shared {
     stop: AtomicBool,
     acked: AtomicU64,
+    /// Highest index acknowledged in group 0.
+    newest: Arc<AtomicU64>,
+    /// Longest time without an acknowledgement, µs.
+    pause_us: AtomicU64,
     /// When the first block of a term was acknowledged, by group and term.
     terms: Mutex<BTreeMap<(u32, u64), Instant>>,
 }
@@ -88,6 +92,20 @@ impl Load {
     /// Blocks acknowledged so far.
     pub fn acked(&self) -> u64 {
         self.shared.acked.load(Ordering::Acquire)
+    }
+
+    /// The highest index acknowledged in group 0.
+    pub fn newest(&self) -> Arc<AtomicU64> {
+        self.shared.newest.clone()
+    }
+
+    /// The longest time without any acknowledgement since the last [`Load::forget_pauses`].
+    pub fn longest_pause(&self) -> Duration {
+        Duration::from_micros(self.shared.pause_us.load(Ordering::Acquire))
+    }
+
+    pub fn forget_pauses(&self) {
+        self.shared.pause_us.store(0, Ordering::Release);
     }
 
     /// Waits for so many more acknowledgements.
@@ -154,13 +172,24 @@ struct Writer {
     next_id: u64,
     open: usize,
     began: Instant,
+    last: Instant,
 }
 
 impl Writer {
     fn new(config: ClientConfig, groups: u32, pace: Pace, shared: Arc<Shared>) -> Self {
         let ledger = Ledger { session: config.session, entries: Vec::new() };
         let driver = Driver::new(vec![config], Waker::new().unwrap()).unwrap();
-        Self { driver, groups, pace, shared, ledger, next_id: 0, open: 0, began: Instant::now() }
+        Self {
+            driver,
+            groups,
+            pace,
+            shared,
+            ledger,
+            next_id: 0,
+            open: 0,
+            began: Instant::now(),
+            last: Instant::now(),
+        }
     }
 
     fn run(mut self) -> Ledger {
@@ -215,6 +244,12 @@ impl Writer {
                 assert_eq!((committed.duplicates, committed.rejected), (0, 0));
                 let (first, term) = (committed.first, committed.term);
                 entry.fate = Fate::Acked { first, term };
+                let pause = std::mem::replace(&mut self.last, Instant::now()).elapsed();
+                self.shared.pause_us.fetch_max(pause.as_micros() as u64, Ordering::AcqRel);
+                if done.group == GroupId(0) {
+                    let last = first.0 + entry.count - 1;
+                    self.shared.newest.fetch_max(last, Ordering::AcqRel);
+                }
                 self.shared.acked.fetch_add(1, Ordering::AcqRel);
                 let mut terms = self.shared.terms.lock().unwrap();
                 terms.entry((done.group.0, term.0)).or_insert_with(Instant::now);

@@ -81,6 +81,11 @@ impl RawClient {
         self.stream.write_all(&submit_bytes(block)).unwrap();
     }
 
+    /// The next frame.
+    pub fn frame(&mut self) -> Frame {
+        read_frame(&mut self.stream, &mut self.inbox).expect("an answer")
+    }
+
     /// The next answer to a block.
     pub fn answer(&mut self) -> Result<Committed, Refused> {
         let frame = read_frame(&mut self.stream, &mut self.inbox).expect("an answer to the block");

@@ -88,7 +88,7 @@ fn a_node_with_damaged_bytes_starts_and_is_mended_by_the_others() {
 }
 
 /// Turns one bit round in the middle of what the first segment holds.
-fn damage(shard: PathBuf) {
+pub fn damage(shard: PathBuf) {
     let files = std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path());
     let first = files.min().expect("a log has a segment");
     let bytes = std::fs::read(&first).unwrap();

@@ -10,6 +10,7 @@
 
 mod log;
 mod plan;
+mod reads;
 mod stories;
 
 use std::ops::Range;

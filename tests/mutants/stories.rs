@@ -144,6 +144,7 @@ fn start(n: u32, now: Tick) -> Shard<RegisterMap> {
         peer_egress_bytes_max: LIMIT,
         client_egress_bytes_max: 1 << 20,
         client_blocks_max: 1024,
+        leaders: ringraft::shard::LeaderConfig::default(),
     };
     let identity = LogIdentity { cluster: 7, node: n, disk: u128::from(n) };
     let wal = Wal::create(wal_config(), identity, u64::from(n));

@@ -3,12 +3,13 @@
 
 use bytes::BytesMut;
 use ringraft::ids::{GroupId, Incarnation, NodeId, Tick};
+use ringraft::machine::events::query::Query;
 use ringraft::machine::events::{EventLimits, EventStore};
 use ringraft::raft;
 use ringraft::shard::sessions::SessionLimits;
 use ringraft::shard::{Output, Shard, ShardConfig};
 use ringraft::wal::{DiskDone, DiskOp, LogIdentity, Suspect, Wal, WalConfig};
-use ringraft::wire::client::AnswerEntry;
+use ringraft::wire::client::{AnswerEntry, Consistency, read_query, write_query};
 use ringraft::wire::frame::{Frame, FrameKind, FrameWriter};
 
 use super::allocations;
@@ -30,13 +31,15 @@ pub struct Shards {
     pub allocations: u64,
     /// Blocks that were committed and answered.
     pub answered: u64,
+    /// Questions that were answered.
+    pub read: u64,
 }
 
 impl Shards {
     /// `n` nodes with `groups` groups, elected; a client is connected to each node.
     pub fn new(n: u32, groups: u32) -> Self {
         let nodes = (1..=n).map(|id| Node::new(id, n, groups)).collect();
-        let mut shards = Self { nodes, groups, now: Tick(1), allocations: 0, answered: 0 };
+        let mut shards = Self { nodes, groups, now: Tick(1), allocations: 0, answered: 0, read: 0 };
         for i in 0..n {
             for other in (0..n).filter(|&other| other != i) {
                 let shard = &mut shards.nodes[i as usize].shard;
@@ -77,6 +80,25 @@ impl Shards {
             let shard = &mut self.nodes[leader].shard;
             let taken = || shard.client_frame(CLIENT, frame).expect("well formed");
             self.allocations += allocations(taken);
+        }
+        self.now = self.now.plus(2000);
+        self.settle();
+    }
+
+    /// A question of each kind to each group, all the way to its answer.
+    pub fn read(&mut self) {
+        for group in 0..self.groups {
+            for consistency in Consistency::ALL {
+                let anywhere = matches!(consistency, Consistency::Follower | Consistency::Stale);
+                let node = (group + u32::from(anywhere)) as usize % self.nodes.len();
+                let mut bytes = Vec::new();
+                let question = Query::Digest.encode();
+                write_query(&mut bytes, 1, GroupId(group), consistency, &question);
+                let frame = Frame::take(&mut BytesMut::from(&bytes[..])).unwrap().expect("whole");
+                let shard = &mut self.nodes[node].shard;
+                let taken = || shard.client_frame(CLIENT, frame).expect("well formed");
+                self.allocations += allocations(taken);
+            }
         }
         self.now = self.now.plus(2000);
         self.settle();
@@ -150,6 +172,12 @@ impl Shards {
             let mut inbox = BytesMut::from(&egress[..]);
             egress.clear();
             while let Some(frame) = Frame::take(&mut inbox).expect("whole frames") {
+                if frame.kind == FrameKind::QueryReply {
+                    let reply = read_query(&frame).expect("well formed");
+                    assert!(reply.result.is_ok(), "{reply:?}");
+                    self.read += 1;
+                    continue;
+                }
                 for entry in frame.entries::<AnswerEntry>().expect("answers") {
                     let answer = entry.decode().expect("well formed");
                     assert!(answer.result.is_ok(), "{answer:?}");
@@ -183,6 +211,7 @@ impl Node {
             peer_egress_bytes_max: 1 << 20,
             client_egress_bytes_max: 1 << 20,
             client_blocks_max: 1024,
+            leaders: Default::default(),
         };
         let identity = LogIdentity { cluster: 1, node: id, disk: u128::from(id) };
         let wal = Wal::create(WalConfig::default(), identity, 7);

@@ -201,7 +201,7 @@ fn what_no_retry_can_help_ends_at_once() {
     let finals = [
         Refused::BadRequest,
         Refused::TooLarge,
-        Refused::Stale,
+        Refused::Stale { open_from: 0 },
         Refused::SessionEpochChanged,
         Refused::NoGroup,
     ];

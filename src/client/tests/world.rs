@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use crate::block::{Block, BlockBuilder, Command};
 use crate::client::*;
 use crate::ids::*;
+use crate::shard::sessions::SessionEntry;
 use crate::wire::client::*;
 use crate::wire::frame::{Frame, FrameKind};
 use crate::wire::hello::{Hello, HelloReply, Refusal};
@@ -48,6 +49,12 @@ pub struct World {
     pub applied: BTreeSet<(u32, u64)>,
     /// Blocks as they arrived: node, group, sequence number.
     pub arrived: Vec<(usize, u32, u64)>,
+    /// Numbers up to here belong to sessions that the cluster has forgotten.
+    pub spent: u64,
+    /// What was asked in blocks without a command.
+    pub entries: Vec<SessionEntry>,
+    /// Flags of the blocks that arrived.
+    pub flags: Vec<u16>,
     /// Submit frames that arrived.
     pub frames: usize,
     pub done: Vec<Done>,
@@ -85,6 +92,9 @@ impl World {
             lies: BTreeMap::new(),
             applied: BTreeSet::new(),
             arrived: Vec::new(),
+            spent: 0,
+            entries: Vec::new(),
+            flags: Vec::new(),
             frames: 0,
             done: Vec::new(),
             replies: Vec::new(),
@@ -307,8 +317,12 @@ impl World {
             let (group, seq) = (block.group(), block.header().seq);
             assert_eq!(block.header().client, SESSION);
             self.arrived.push((node, group.0, seq));
+            self.entries.extend(SessionEntry::of_client(&block));
+            self.flags.push(block.header().flags);
+            let floor = seq - u64::from(block.header().pending);
             let result = match self.objection(node, group.0) {
                 Some(refused) => Err(refused),
+                None if floor <= self.spent => Err(Refused::Stale { open_from: self.spent + 1 }),
                 None => Ok(self.apply(group, seq)),
             };
             answers.push(AnswerEntry::encode(&Answer { group, seq, result }));

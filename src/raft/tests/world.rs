@@ -97,6 +97,7 @@ impl Node {
             first: Index(1),
             last,
             recovering: self.recovering,
+            damaged: false,
             memberships: memberships(&self.disk.blocks).collect(),
         }
     }

@@ -1,8 +1,10 @@
 //! The table of sessions as it was at one index, on its way into a snapshot.
 //!
 //! ```text
-//! head      u32 version 1  u32 most sessions  u64 most answers  u64 evicted  u64 digest  u64 sessions
-//! sessions  u64 client  u64 floor  u32 slots  u32 answers, then answers in the order of numbers:
+//! head      u32 version 2  u32 most sessions  u64 most answers  u64 forgotten  u64 spent  u64 digest
+//!           u64 sessions  u64 epochs, then each epoch but the first: u64 epoch  u64 its first index
+//! sessions  u64 client  u64 floor  u64 used  u32 slots  u32 answers, then answers in the order of
+//!           numbers:
 //!             u64 seq  u64 first  u64 term  u32 applied  u32 duplicates  u32 rejected  u32 0
 //! ```
 //!
@@ -15,9 +17,10 @@ use crate::machine::FrozenState;
 use crate::machine::shared::Pages;
 use crate::machine::snapshot::{put_u32s, put_u64s};
 
-pub(super) const STATE_VERSION: u32 = 1;
-pub(super) const HEAD_BYTES: usize = 40;
-pub(super) const SESSION_BYTES: usize = 24;
+pub(super) const STATE_VERSION: u32 = 2;
+pub(super) const HEAD_BYTES: usize = 56;
+pub(super) const EPOCH_BYTES: usize = 16;
+pub(super) const SESSION_BYTES: usize = 32;
 pub(super) const ANSWER_BYTES: usize = 40;
 
 /// See the module. Holds the whole table until it is dropped.
@@ -34,16 +37,20 @@ impl FrozenSessions {
     pub(super) fn new(table: &Sessions) -> Self {
         let mut head = Vec::with_capacity(HEAD_BYTES);
         put_u32s(&mut head, &[STATE_VERSION, table.limits.sessions_max]);
-        put_u64s(&mut head, &[table.limits.answers_max, table.evicted, table.digest]);
-        put_u64s(&mut head, &[table.len() as u64]);
+        put_u64s(&mut head, &[table.limits.answers_max, table.forgotten, table.spent]);
+        let epochs = table.epochs.entries();
+        put_u64s(&mut head, &[table.digest, table.len() as u64, epochs.len() as u64]);
         assert_eq!(head.len(), HEAD_BYTES);
+        for (epoch, first) in epochs {
+            put_u64s(&mut head, &[u64::from(*epoch), first.get()]);
+        }
         Self { head, sessions: table.sessions.clone(), at: table.oldest }
     }
 }
 
 fn put_session(session: &Session, into: &mut Vec<u8>) {
     let window = session.slots.len() as u64;
-    put_u64s(into, &[session.client, session.floor]);
+    put_u64s(into, &[session.client, session.floor, session.used.get()]);
     put_u32s(into, &[window as u32, session.live().count() as u32]);
     for seq in session.floor..session.floor + window {
         let slot = session.slot(seq);

@@ -1,7 +1,8 @@
 //! A table of sessions from the bytes of a snapshot (the layout is in `frozen.rs`), piece by piece.
 
-use super::frozen::{ANSWER_BYTES, HEAD_BYTES, SESSION_BYTES, STATE_VERSION};
-use super::{Answer, NONE, Session, Sessions, Slot, WINDOW_MAX, WINDOW_MIN};
+use super::epochs::EPOCHS_MAX;
+use super::frozen::{ANSWER_BYTES, EPOCH_BYTES, HEAD_BYTES, SESSION_BYTES, STATE_VERSION};
+use super::{Answer, NONE, NUMBERS_END, Session, Sessions, Slot, WINDOW_MAX, WINDOW_MIN};
 use crate::ids::{Index, Term};
 use crate::machine::snapshot::{Fields, Intake};
 use crate::machine::{Outcome, SnapshotError};
@@ -20,10 +21,13 @@ const COUNTS_END: u64 = 1 << 62;
 enum Phase {
     #[default]
     Head,
+    /// How many are to come.
+    Epoch(u64),
     Session,
     Answers {
         client: u64,
         floor: u64,
+        used: Index,
         window: u32,
         answers: u32,
     },
@@ -44,6 +48,7 @@ impl Restoring {
         loop {
             let size = match self.phase {
                 Phase::Head => HEAD_BYTES,
+                Phase::Epoch(_) => EPOCH_BYTES,
                 Phase::Session => SESSION_BYTES,
                 Phase::Answers { answers, .. } => answers as usize * ANSWER_BYTES,
                 Phase::End if bytes.is_empty() => return Ok(()),
@@ -51,14 +56,28 @@ impl Restoring {
             };
             let Some(item) = self.intake.take(size, &mut bytes) else { return Ok(()) };
             match self.phase {
-                Phase::Head => self.left = head(table, item)?,
+                Phase::Head => {
+                    let (sessions, epochs) = head(table, item)?;
+                    self.left = sessions;
+                    if epochs > 0 {
+                        self.phase = Phase::Epoch(epochs);
+                        continue;
+                    }
+                }
+                Phase::Epoch(left) => {
+                    epoch(table, item)?;
+                    if left > 1 {
+                        self.phase = Phase::Epoch(left - 1);
+                        continue;
+                    }
+                }
                 Phase::Session => {
                     self.phase = session(table, item)?;
                     continue;
                 }
-                Phase::Answers { client, floor, window, .. } => {
+                Phase::Answers { client, floor, used, window, .. } => {
                     let slots = slots(item, floor, window as usize)?.into();
-                    table.place(Session { client, floor, slots, older: NONE, newer: NONE });
+                    table.place(Session { client, floor, slots, used, older: NONE, newer: NONE });
                     self.left -= 1;
                 }
                 Phase::End => {}
@@ -75,8 +94,8 @@ impl Restoring {
     }
 }
 
-/// Number of sessions.
-fn head(table: &mut Sessions, item: &[u8]) -> Result<u64, SnapshotError> {
+/// Numbers of sessions and of epochs.
+fn head(table: &mut Sessions, item: &[u8]) -> Result<(u64, u64), SnapshotError> {
     let mut head = Fields(item);
     let (version, sessions_max, answers_max) = (head.u32(), head.u32(), head.u64());
     if version != STATE_VERSION {
@@ -86,25 +105,42 @@ fn head(table: &mut Sessions, item: &[u8]) -> Result<u64, SnapshotError> {
     if (sessions_max, answers_max) != (limits.sessions_max, limits.answers_max) {
         return Err(SnapshotError::OtherLimits);
     }
-    (table.evicted, table.digest) = (head.u64(), head.u64());
-    if table.evicted >= COUNTS_END {
-        return damaged("the number of evictions");
+    (table.forgotten, table.spent, table.digest) = (head.u64(), head.u64(), head.u64());
+    if table.forgotten >= COUNTS_END || table.spent >= NUMBERS_END {
+        return damaged("the number of sessions that are gone");
     }
-    match head.u64() {
-        sessions if sessions <= u64::from(sessions_max) => Ok(sessions),
-        _ => damaged("more sessions than the limit"),
+    match (head.u64(), head.u64()) {
+        (_, epochs) if epochs > EPOCHS_MAX as u64 => damaged("more epochs than are kept"),
+        (sessions, _) if sessions > u64::from(sessions_max) => {
+            damaged("more sessions than the limit")
+        }
+        numbers => Ok(numbers),
     }
+}
+
+fn epoch(table: &mut Sessions, item: &[u8]) -> Step {
+    let mut fields = Fields(item);
+    let (epoch, first) = (fields.u64(), Index(fields.u64()));
+    let before = table.epochs.entries().last().map_or((0, Index::ZERO), |last| *last);
+    match u32::try_from(epoch) {
+        Ok(epoch) if epoch > before.0 && first > before.1 => table.epochs.note(epoch, first),
+        _ => return damaged("an epoch out of order"),
+    }
+    Ok(())
 }
 
 fn session(table: &Sessions, item: &[u8]) -> Result<Phase, SnapshotError> {
     let mut head = Fields(item);
-    let (client, floor) = (head.u64(), head.u64());
+    let (client, floor, used) = (head.u64(), head.u64(), Index(head.u64()));
     let (window, answers) = (head.u32(), head.u32());
     if client == 0 || table.by_client.contains_key(&client) {
         return damaged("a session's client");
     }
-    if floor == 0 || floor.checked_add(WINDOW_MAX).is_none() {
+    if floor == 0 || floor >= NUMBERS_END {
         return damaged("a session's floor");
+    }
+    if table.newest != NONE && table.sessions.get(table.newest as usize).used > used {
+        return damaged("the order of sessions");
     }
     let sizes = WINDOW_MIN as u64..=WINDOW_MAX;
     if !window.is_power_of_two() || !sizes.contains(&u64::from(window)) || answers > window {
@@ -113,7 +149,7 @@ fn session(table: &Sessions, item: &[u8]) -> Result<Phase, SnapshotError> {
     if table.answers + u64::from(window) > table.limits.answers_max {
         return damaged("more answers than the limit");
     }
-    Ok(Phase::Answers { client, floor, window, answers })
+    Ok(Phase::Answers { client, floor, used, window, answers })
 }
 
 fn slots(item: &[u8], floor: u64, window: usize) -> Result<Vec<Slot>, SnapshotError> {

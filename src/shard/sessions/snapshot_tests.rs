@@ -10,12 +10,12 @@ use crate::machine::{FrozenState, StateMachine};
 use crate::snapshot::{Header, Piece, SnapshotReader, SnapshotWriter};
 
 fn limits() -> SessionLimits {
-    SessionLimits { sessions_max: 6, answers_max: WINDOW_MAX }
+    SessionLimits { sessions_max: 6, answers_max: WINDOW_MAX, ..SessionLimits::default() }
 }
 
 /// Applies as a shard does; what came of it.
 fn commit(table: &mut Sessions, index: u64, (client, seq, pending): (u64, u64, u32)) -> Verdict {
-    let request = Request { client, seq, pending };
+    let request = Request { client, seq, pending, continues: false };
     let verdict = table.check(&request);
     if verdict == Verdict::New {
         let outcome = Outcome { applied: index as u32, duplicates: 1, rejected: 2 };
@@ -55,7 +55,7 @@ fn a_retry_after_a_snapshot_gets_the_first_answer() {
     let mut table = Sessions::new(limits());
     commit(&mut table, 1, (7, 1, 0));
     commit(&mut table, 2, (7, 2, 1));
-    let first = table.check(&Request { client: 7, seq: 2, pending: 1 });
+    let first = table.check(&Request { client: 7, seq: 2, pending: 1, continues: false });
     let mut restored = restore(limits(), &write(table.freeze(), 1), 1).unwrap();
     assert_eq!(commit(&mut restored, 3, (7, 2, 1)), first);
     assert_eq!(commit(&mut restored, 4, (7, 3, 1)), Verdict::New);
@@ -85,7 +85,7 @@ fn a_full_window_and_a_full_table_come_back() {
     let restored = restore(limits(), &write(table.freeze(), 1), 1000).unwrap();
     assert_eq!((restored.answers, restored.len()), (WINDOW_MAX, 1));
     for seq in 1..=WINDOW_MAX {
-        let request = Request { client: 7, seq, pending: seq as u32 - 1 };
+        let request = Request { client: 7, seq, pending: seq as u32 - 1, continues: false };
         assert_eq!(restored.check(&request), table.check(&request));
     }
 }
@@ -119,8 +119,8 @@ fn a_table_of_other_limits_is_refused() {
     let other = SessionLimits { sessions_max: 7, ..limits() };
     assert_eq!(restore(other, &bytes, 9).err(), Some(SnapshotError::OtherLimits));
     let mut newer = bytes.clone();
-    newer[0] = 2;
-    assert_eq!(restore(limits(), &newer, 9).err(), Some(SnapshotError::Version(2)));
+    newer[0] = 3;
+    assert_eq!(restore(limits(), &newer, 9).err(), Some(SnapshotError::Version(3)));
     let longer = [&bytes[..], &[0]].concat();
     assert!(matches!(restore(limits(), &longer, 9), Err(SnapshotError::Damaged(_))));
     let shorter = &bytes[..bytes.len() - 1];
@@ -154,7 +154,12 @@ impl Replica {
 
     /// Each client sends two blocks, and each of them twice.
     fn commit(&mut self, n: u64) {
-        let request = Request { client: 1 + n / 4 % 5, seq: 1 + n / 20 * 2 + n % 2, pending: 1 };
+        let request = Request {
+            client: 1 + n / 4 % 5,
+            seq: 1 + n / 20 * 2 + n % 2,
+            pending: 1,
+            continues: false,
+        };
         let block = block(self.next, &request);
         if self.table.check(&request) == Verdict::New {
             let outcome = self.store.apply(&block);
@@ -246,7 +251,7 @@ proptest! {
         }
         prop_assert_eq!(restored.digest(), table.digest());
         prop_assert_eq!(order(&restored), order(&table));
-        prop_assert_eq!((restored.answers, restored.evicted), (table.answers, table.evicted));
+        prop_assert_eq!((restored.answers, restored.forgotten), (table.answers, table.forgotten));
         prop_assert_eq!(write(restored.freeze(), 1), write(table.freeze(), 1));
     }
 

@@ -13,12 +13,13 @@ struct Replica {
 
 impl Replica {
     fn new(sessions_max: u32, answers_max: u64) -> Self {
-        let sessions = Sessions::new(SessionLimits { sessions_max, answers_max });
+        let sessions =
+            Sessions::new(SessionLimits { sessions_max, answers_max, ..SessionLimits::default() });
         Self { sessions, next: 1, applied: Vec::new() }
     }
 
     fn commit(&mut self, client: u64, seq: u64, pending: u32) -> Verdict {
-        let request = Request { client, seq, pending };
+        let request = Request { client, seq, pending, continues: false };
         let verdict = self.sessions.check(&request);
         if verdict == Verdict::New {
             self.sessions.record(&request, self.answer(self.next));
@@ -123,14 +124,76 @@ fn the_session_that_rested_longest_goes_and_is_told_instead_of_applied_again() {
     r.commit(1, 3, 0);
     // Client 2 rested longest. Asking alone does not wake it.
     assert!(matches!(
-        r.sessions.check(&Request { client: 2, seq: 2, pending: 0 }),
+        r.sessions.check(&Request { client: 2, seq: 2, pending: 0, continues: false }),
         Verdict::Duplicate(_)
     ));
     r.commit(4, 1, 0);
-    assert_eq!((r.sessions.len(), r.sessions.evicted()), (3, 1));
-    assert_eq!(r.commit(2, 2, 0), Verdict::Expired, "its retry might have been applied");
+    assert_eq!((r.sessions.len(), r.sessions.forgotten()), (3, 1));
+    let expired = Verdict::Expired { from: 3 };
+    assert_eq!(r.commit(2, 2, 0), expired, "its retry would be a second application");
+    assert_eq!(r.commit(2, 1, 0), expired, "so would one of its very first block");
     assert_eq!(r.commit(1, 3, 0), Verdict::Duplicate(r.answer(7)));
-    assert_eq!(r.commit(5, 1, 0), Verdict::New, "a new client begins at 1");
+    assert_eq!(r.commit(5, 1, 0), expired, "a new client looks the same, and begins at 3");
+    assert_eq!(r.commit(5, 3, 0), Verdict::New);
+    assert_eq!(r.commit(2, 3, 0), Verdict::New, "nothing of client 2 above number 2 was applied");
+}
+
+/// bugs.md 32. Client 7's answer is lost and it rests for so long that its session expires, by an
+/// entry of the log. Its retry comes all the same.
+#[test]
+fn a_retry_of_an_expired_session_is_refused_and_not_applied_again() {
+    let mut r = replica();
+    for seq in 1..=3 {
+        r.commit(7, seq, seq as u32 - 1);
+    }
+    r.commit(8, 1, 0);
+    assert_eq!(r.sessions.expire(Index(3)), 1, "7 was last used at 3, 8 at 4");
+    assert_eq!((r.sessions.len(), r.sessions.oldest_use()), (1, Some(Index(4))));
+    for seq in 1..=3 {
+        assert_eq!(r.commit(7, seq, seq as u32 - 1), Verdict::Expired { from: 4 });
+    }
+    assert_eq!(r.commit(8, 2, 0), Verdict::New, "who is still there goes on");
+    assert_eq!(r.commit(7, 4, 0), Verdict::New, "what is not in doubt opens the session again");
+    assert_eq!(r.commit(7, 3, 2), Verdict::Stale);
+    assert_eq!(r.applied, [(7, 1), (7, 2), (7, 3), (8, 1), (8, 2), (7, 4)]);
+}
+
+#[test]
+fn a_closed_session_is_gone_and_the_last_one_leaves_an_empty_table() {
+    let mut r = replica();
+    r.commit(7, 5, 4);
+    r.sessions.close(7);
+    r.sessions.close(9);
+    assert!(r.sessions.is_empty());
+    assert_eq!((r.sessions.oldest_use(), r.sessions.memory_bytes() < 40_000), (None, true));
+    assert_eq!(r.commit(7, 5, 0), Verdict::Expired { from: 6 });
+    assert_eq!(r.commit(7, 6, 0), Verdict::New);
+    assert_eq!(r.commit(9, 7, 0), Verdict::New);
+    assert_eq!(r.sessions.expire(Index(u64::MAX)), 2);
+    assert_eq!(r.commit(7, 7, 0), Verdict::Expired { from: 8 });
+}
+
+#[test]
+fn one_entry_expires_so_many_and_the_next_one_the_rest() {
+    let mut r = Replica::new(65_536, 1 << 20);
+    for client in 1..=EXPIRE_MAX as u64 + 10 {
+        r.commit(client, 1, 0);
+    }
+    assert_eq!(r.sessions.expire(Index(u64::MAX)), EXPIRE_MAX);
+    assert_eq!(r.sessions.expire(Index(u64::MAX)), 10);
+}
+
+/// No client can spend the numbers of all others in one go.
+#[test]
+fn numbers_leap_only_so_far() {
+    let mut r = replica();
+    assert_eq!(r.commit(7, 1 << 50, 0), Verdict::WindowTooLarge);
+    assert_eq!(r.commit(7, u64::MAX, 0), Verdict::WindowTooLarge);
+    assert_eq!(r.commit(7, 1 << 40, 0), Verdict::New);
+    assert_eq!(r.commit(7, 1 << 50, 0), Verdict::WindowTooLarge);
+    r.sessions.close(7);
+    assert_eq!(r.commit(8, 1, 0), Verdict::Expired { from: (1 << 40) + 1 });
+    assert_eq!(r.commit(8, (1 << 40) + 1, 0), Verdict::New);
 }
 
 #[test]
@@ -148,7 +211,8 @@ fn remembered_answers_are_bounded_over_all_sessions() {
 fn recording_twice_is_applying_twice_and_stops_the_node() {
     let mut r = replica();
     r.commit(7, 1, 0);
-    r.sessions.record(&Request { client: 7, seq: 1, pending: 0 }, Answer::default());
+    let again = Request { client: 7, seq: 1, pending: 0, continues: false };
+    r.sessions.record(&again, Answer::default());
 }
 
 proptest! {
@@ -156,18 +220,26 @@ proptest! {
     /// twice, and two replicas stay equal.
     #[test]
     fn no_mixture_of_retries_applies_a_block_twice(
-        steps in proptest::collection::vec((1u64..6, 1u64..40, 0u32..12), 1..400),
+        steps in proptest::collection::vec((1u64..6, 1u64..40, 0u32..12, 0u8..30), 1..400),
     ) {
         let (mut a, mut b) = (replica(), replica());
         let mut once = std::collections::BTreeSet::new();
-        for (client, seq, pending) in steps {
+        for (client, seq, pending, end) in steps {
+            for r in [&mut a, &mut b] {
+                match end {
+                    0 => r.sessions.close(client),
+                    1 => drop(r.sessions.expire(Index(r.next.saturating_sub(10)))),
+                    _ => {}
+                }
+            }
             let verdict = a.commit(client, seq, pending);
             prop_assert_eq!(b.commit(client, seq, pending), verdict);
             prop_assert_eq!(a.sessions.digest(), b.sessions.digest());
             if verdict == Verdict::New {
                 prop_assert!(once.insert((client, seq)), "{} {}", client, seq);
             } else {
-                prop_assert!(once.contains(&(client, seq)) || verdict == Verdict::Stale);
+                let refused = matches!(verdict, Verdict::Stale | Verdict::Expired { .. });
+                prop_assert!(once.contains(&(client, seq)) || refused);
             }
         }
     }
@@ -177,12 +249,7 @@ proptest! {
     fn evictions_follow_the_order_of_last_use(clients in proptest::collection::vec(1u64..9, 1..200)) {
         let mut r = Replica::new(4, 1 << 20);
         let mut order: Vec<u64> = Vec::new();
-        let mut seqs = [0u64; 9];
-        for client in clients {
-            seqs[client as usize] += 1;
-            let known = order.contains(&client);
-            let seq = if known { seqs[client as usize] } else { 1 };
-            seqs[client as usize] = seq;
+        for (seq, client) in (1..).zip(clients) {
             prop_assert_eq!(r.commit(client, seq, 0), Verdict::New);
             order.retain(|&c| c != client);
             order.push(client);

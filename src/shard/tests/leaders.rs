@@ -84,7 +84,7 @@ fn a_block_sent_twice_is_applied_once_and_an_old_one_is_stale() {
     c.submit(client, &[block_of(0, 9, 5, 0, 1, 8)]);
     assert!(c.answer(client).result.is_ok());
     c.submit(client, &[block(0, 9, 1)]);
-    assert_eq!(c.answer(client).result, Err(Refused::Stale));
+    assert_eq!(c.answer(client).result, Err(Refused::Stale { open_from: 0 }));
     c.converge();
     once_everywhere(&c, 9, 1);
 }

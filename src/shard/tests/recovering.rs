@@ -2,8 +2,8 @@
 
 use super::machine::Ledger;
 use super::world::{Cluster, MS, Setup, block_of};
-use crate::ids::GroupId;
-use crate::wire::client::{Consistency, Refused, write_query};
+use crate::ids::{GroupId, Index};
+use crate::wire::client::{Consistency, Place, Refused, write_query_after};
 use crate::wire::frame::Frame;
 
 /// Three nodes that sync nothing of their own accord.
@@ -19,7 +19,11 @@ fn unsynced(groups: u32) -> Setup {
 fn commit(c: &mut Cluster<Ledger>, group: u32, seq: u64) -> Result<u32, Refused> {
     let leader = c.leader(group).unwrap();
     let client = c.client(leader);
-    c.submit(client, &[block_of(group, 9, seq, 0, 1, 100)]);
+    let mut block = block_of(group, 9, seq, 0, 1, 100);
+    if seq > 1 {
+        block.set_continues();
+    }
+    c.submit(client, &[block]);
     let answer = c.answer(client);
     c.hang_up(client);
     answer.result.map(|done| done.epoch)
@@ -53,6 +57,27 @@ fn a_majority_that_forgets_tells_of_the_loss_and_sessions_hear_of_it() {
     assert!((0..3).all(|i| c.machine(i, 0).times(9, 6) == 0), "no replica has taken it");
     // One that still waits for its first number may go on.
     assert_eq!(commit(&mut c, 0, 1), Ok(1));
+}
+
+/// R9. The reader was there before the loss, and does not look at the epoch of its answers.
+#[test]
+fn a_reader_that_has_read_what_is_lost_is_told_from_where_on_and_others_are_answered() {
+    let mut c = unsynced(1).start();
+    c.elect();
+    (1..=5).for_each(|seq| assert_eq!(commit(&mut c, 0, seq), Ok(0)));
+    let read = Index(c.applied(c.leader(0).unwrap(), 0));
+    lose_everything(&mut c);
+    let leader = c.leader(0).unwrap();
+    let log = c.raft(leader, 0).log();
+    let begins = (1..=read.0 + 9).map(Index).find(|&index| log.epoch_at(index) == 1).unwrap();
+    assert!(begins <= read, "the story needs its loss");
+    for node in 0..3 {
+        let mut told = |epoch, index| ask_after(&mut c, node, Place { epoch, index }, b"count");
+        assert_eq!(told(0, read), Err(Refused::Truncated { epoch: 1, from: begins }));
+        assert_eq!(told(0, begins), Err(Refused::Truncated { epoch: 1, from: begins }));
+        assert_eq!((told(0, begins.prev()), told(1, begins)), (Ok(()), Ok(())));
+        assert_eq!(told(2, read), Ok(()), "of an epoch that this replica has yet to hear of");
+    }
 }
 
 #[test]
@@ -112,9 +137,18 @@ fn a_replica_without_its_memory_answers_no_questions() {
 }
 
 fn ask(c: &mut Cluster<Ledger>, node: usize) -> Result<(), Refused> {
+    ask_after(c, node, Place::default(), b"")
+}
+
+fn ask_after(
+    c: &mut Cluster<Ledger>,
+    node: usize,
+    after: Place,
+    question: &[u8],
+) -> Result<(), Refused> {
     let client = c.client(node);
     let mut bytes = Vec::new();
-    write_query(&mut bytes, 1, GroupId(0), Consistency::Stale, b"");
+    write_query_after(&mut bytes, 1, GroupId(0), Consistency::Stale, after, question);
     let frame = Frame::take(&mut bytes.as_slice().into()).unwrap().unwrap();
     c.give(client, frame).unwrap();
     c.run(MS);

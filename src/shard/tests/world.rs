@@ -60,6 +60,7 @@ impl Setup {
             peer_egress_bytes_max: 1 << 20,
             client_egress_bytes_max: 1 << 20,
             client_blocks_max: 1024,
+            leaders: Default::default(),
         };
         let wal = WalConfig {
             segment_bytes: 512 << 10,

@@ -335,6 +335,7 @@ fn a_boot_record_that_is_torn_leaves_the_other_slot() {
         voters: Vec::new(),
         others: Vec::new(),
         durable: vec![Lsn(writes * 512); 200],
+        epoch: 0,
         writes,
     };
     let mut seen = Vec::new();

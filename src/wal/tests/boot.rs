@@ -184,3 +184,18 @@ fn a_number_at_the_end_of_its_range_is_damage() {
         assert_eq!(BootRecord::decode(&bytes), Err(BootError::Damaged));
     }
 }
+
+#[test]
+fn a_fenced_disk_and_the_epoch_of_an_operator_outlive_restarts() {
+    let mut record = running(1);
+    assert_eq!(record.pin_disk(NodeId(1), 70), Some(true));
+    record.fence_disk(NodeId(1));
+    record.epoch = 3;
+    let mut slots = vec![0; 2 * SLOT_BYTES];
+    write(&mut slots, &record);
+    let back = BootRecord::decode(&slots).unwrap().expect("it was written");
+    let (mut next, _) = next_start(Some(&back), 2);
+    assert_eq!(next.epoch, 3);
+    assert_eq!((next.pin_disk(NodeId(1), 70), next.pin_disk(NodeId(1), 71)), (None, None));
+    assert_eq!(next.pin_disk(NodeId(3), 72), Some(true), "the others come as before");
+}

@@ -214,6 +214,7 @@ fn config() -> ShardConfig {
         peer_egress_bytes_max: 1 << 20,
         client_egress_bytes_max: 1 << 20,
         client_blocks_max: 64,
+        leaders: Default::default(),
     }
 }
 

@@ -1,0 +1,303 @@
+//! An operator's recovery of a stopped node: what its logs still hold, what would be lost, and, if
+//! that is accepted, a new beginning in a new recovery epoch (durability.md R6).
+//!
+//! ```text
+//! Stopped::open     lock, boot record                    a running node is refused here
+//! Stopped::report   reads every log                      nothing is written
+//! Stopped::accept   1 each log: one entry a group, synced   (shard::forced)
+//!                   2 the boot record: clean end, memory accepted, lost disks fenced
+//! ```
+//!
+//! Step 2 comes last: a crash before it leaves a node that is as suspicious as it was, and the
+//! recovery is begun again; groups that had their entry get another one, which costs an epoch.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::directory::{DataDir, DirectoryError};
+use super::owner;
+use crate::config::NodeConfig;
+use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Term};
+use crate::membership::Membership;
+use crate::runtime::entropy::random;
+use crate::runtime::offline;
+use crate::runtime::segments::SegmentFiles;
+use crate::shard::forced::{Forced, begin_anew, known_epoch};
+use crate::wal::{
+    Content, Damage, LogShape, Place, Recovered, RecoveredGroup, Suspect, Verdict, Wal, WalConfig,
+    WalError, inspect, recover_from,
+};
+
+/// Why nothing was changed.
+#[derive(Debug, Error)]
+pub enum RecoverError {
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error("shard {shard}: {error}")]
+    Log { shard: u32, error: WalError },
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: std::io::Error },
+    #[error("nothing is lost on this node: start it")]
+    NothingLost,
+    #[error(
+        "the other nodes ({others}) can give back what this one lacks: start it, it recovers by \
+         itself. Name those that are gone for good by --lost"
+    )]
+    PeersHaveIt { others: String },
+    #[error("node {0} is not a voter of any group")]
+    Unknown(u32),
+    #[error("this node does not vote in group {0}: take a survivor that does")]
+    NotAVoter(u32),
+    #[error("node {0} is the one that is to go on")]
+    Itself(u32),
+    #[error(
+        "group {group}: {left} of {voters} voters remain, which is a majority: nothing is lost. \
+         Start them, and remove or replace the others with `ringraft member`"
+    )]
+    StillAMajority { group: u32, left: usize, voters: usize },
+}
+
+/// One group of a stopped node.
+#[derive(Clone, Debug)]
+pub struct GroupReport {
+    pub group: GroupId,
+    /// The end of what the log holds.
+    pub last: Index,
+    pub last_term: Term,
+    /// Highest term heard of.
+    pub term: Term,
+    /// Known to be committed; more may have been.
+    pub commit: Index,
+    /// Recovery epoch.
+    pub epoch: u32,
+    /// Would start RECOVERING.
+    pub recovering: bool,
+    /// Highest index that is found behind damage: what lies between is lost if nobody else has it.
+    pub behind: Index,
+    pub membership: Membership,
+}
+
+impl GroupReport {
+    /// Those of both halves, while the group was changing its members.
+    pub fn voters(&self) -> Vec<NodeId> {
+        voters(&self.membership)
+    }
+}
+
+fn voters(membership: &Membership) -> Vec<NodeId> {
+    let mut voters = [&membership.voters[..], &membership.outgoing].concat();
+    voters.sort_unstable();
+    voters.dedup();
+    voters
+}
+
+/// One log of a stopped node.
+#[derive(Clone, Debug)]
+pub struct ShardReport {
+    pub shard: u32,
+    pub verdict: Verdict,
+    /// The unbroken log ends here, and was durable up to there.
+    pub valid: Lsn,
+    pub durable: Lsn,
+    pub damage: Option<Damage>,
+    pub groups: Vec<GroupReport>,
+}
+
+impl ShardReport {
+    pub fn is_rotten(&self) -> bool {
+        matches!(self.verdict, Verdict::Rot { .. })
+    }
+}
+
+/// A node that does not run; nobody can start it while this is held.
+pub struct Stopped {
+    config: NodeConfig,
+    directory: DataDir,
+    suspect: Suspect,
+}
+
+impl Stopped {
+    /// Locks the node's directory.
+    pub fn open(config: &NodeConfig) -> Result<Self, RecoverError> {
+        let (directory, suspect) = DataDir::open_stopped(&config.data_dir, &owner(config))?;
+        Ok(Self { config: config.clone(), directory, suspect })
+    }
+
+    pub fn incarnation(&self) -> Incarnation {
+        self.directory.incarnation()
+    }
+
+    /// What every log holds.
+    pub fn report(&self) -> Result<Vec<ShardReport>, RecoverError> {
+        (0..self.config.cluster.shards).map(|shard| self.report_shard(shard)).collect()
+    }
+
+    fn report_shard(&self, shard: u32) -> Result<ShardReport, RecoverError> {
+        let (config, identity) = (self.wal_config(shard), self.directory.identity());
+        let (_, mut files) = self.files(shard)?;
+        let mut behind = std::collections::BTreeMap::<GroupId, Index>::new();
+        let mark = self.directory.durable_mark(shard);
+        let shape = LogShape { config, identity };
+        let (found, damage) = inspect(&shape, &mut files, mark, |flush| {
+            for record in flush.records.iter().filter(|_| flush.place == Place::Behind) {
+                if let Content::Blocks { last, .. } = record.content {
+                    let highest = behind.entry(record.group).or_default();
+                    *highest = last.max(*highest);
+                }
+            }
+        })
+        .map_err(|error| RecoverError::Log { shard, error })?;
+        let rot = matches!(found.verdict, Verdict::Rot { .. });
+        let report = |group: GroupId| {
+            let known = found.groups.get(&group).cloned().unwrap_or_default();
+            GroupReport {
+                group,
+                last: known.last,
+                last_term: known.last_term(),
+                term: known.hard_state.term,
+                commit: known.hard_state.commit.min(known.last),
+                epoch: known.epoch,
+                recovering: rot || self.is_suspect(),
+                behind: if rot {
+                    behind.get(&group).copied().unwrap_or_default()
+                } else {
+                    Index(0)
+                },
+                membership: self.membership(&known),
+            }
+        };
+        let groups = self.groups_of(shard).map(report).collect();
+        let Recovered { verdict, end: valid, durable, .. } = found;
+        Ok(ShardReport { shard, verdict, valid, durable, damage, groups })
+    }
+
+    /// Goes on without what is missing: without what the logs have lost, and without the nodes in
+    /// `lost`, whose disks are gone for good. What is refused has changed nothing.
+    pub fn accept(mut self, lost: &[NodeId]) -> Result<Vec<Forced>, RecoverError> {
+        let report = self.report()?;
+        self.check(&report, lost)?;
+        let (mut forced, mut durable) = (Vec::new(), Vec::new());
+        for shard in 0..self.config.cluster.shards {
+            durable.push(self.force_shard(shard, lost, &mut forced)?);
+        }
+        let path = self.config.data_dir.join("boot");
+        let epoch = forced.iter().map(|forced| forced.epoch).max().unwrap_or(0);
+        let written = self.directory.mark_accepted(durable, epoch, lost);
+        written.map_err(|error| RecoverError::Io { path, error })?;
+        Ok(forced)
+    }
+
+    /// Whether there is anything to accept.
+    pub fn check(&self, report: &[ShardReport], lost: &[NodeId]) -> Result<(), RecoverError> {
+        let me = NodeId(self.config.id);
+        if lost.contains(&me) {
+            return Err(RecoverError::Itself(me.0));
+        }
+        let groups = || report.iter().flat_map(|shard| &shard.groups);
+        let is_voter = |node: &NodeId| groups().any(|group| group.membership.is_voter(*node));
+        if let Some(stranger) = lost.iter().find(|node| !is_voter(node)) {
+            return Err(RecoverError::Unknown(stranger.0));
+        }
+        for group in groups() {
+            let voters = group.voters();
+            if !voters.contains(&me) {
+                return Err(RecoverError::NotAVoter(group.group.0));
+            }
+            if lost.is_empty() && voters.len() > 1 {
+                let others = voters.iter().filter(|voter| **voter != me);
+                let others = others.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                return Err(RecoverError::PeersHaveIt { others });
+            }
+            let remain = |half: &[NodeId]| half.iter().filter(|node| !lost.contains(node)).count();
+            let has_quorum = |half: &[NodeId]| half.is_empty() || remain(half) > half.len() / 2;
+            let Membership { voters: incoming, outgoing, .. } = &group.membership;
+            if !lost.is_empty() && has_quorum(incoming) && has_quorum(outgoing) {
+                let (group, left, voters) = (group.group.0, remain(&voters), voters.len());
+                return Err(RecoverError::StillAMajority { group, left, voters });
+            }
+        }
+        let sound = groups().all(|group| !group.recovering);
+        if lost.is_empty() && sound { Err(RecoverError::NothingLost) } else { Ok(()) }
+    }
+
+    /// One synced step for all groups of a shard; the end of its log.
+    fn force_shard(
+        &self,
+        shard: u32,
+        lost: &[NodeId],
+        forced: &mut Vec<Forced>,
+    ) -> Result<Lsn, RecoverError> {
+        let (config, identity) = (self.wal_config(shard), self.directory.identity());
+        let (dir, mut files) = self.files(shard)?;
+        let bad = |error| RecoverError::Log { shard, error };
+        let io = |error| RecoverError::Io { path: dir.clone(), error };
+        files.remove_unfinished().map_err(io)?;
+        let mark = self.directory.durable_mark(shard);
+        let mut found = recover_from(config, identity, &mut files, mark).map_err(bad)?;
+        let rot = matches!(found.verdict, Verdict::Rot { .. });
+        let epoch = random().map_err(io)? as u64;
+        let mut wal = Wal::resume(config, identity, epoch, &mut found);
+        for group in self.groups_of(shard) {
+            let known = found.groups.get(&group).cloned().unwrap_or_default();
+            let survivors = self.survivors(&known, lost);
+            let me = NodeId(self.config.id);
+            let gone = rot && !self.config.cluster.wal_sync;
+            let epoch = known_epoch(&known, self.directory.epoch(), gone);
+            forced.push(begin_anew(&mut wal, me, group, &known, epoch, survivors.as_ref()));
+        }
+        offline::settle(&mut wal, &dir, config.segment_bytes).map_err(bad)
+    }
+
+    /// Who makes up a group from here on; `None`: nothing changes there.
+    fn survivors(&self, known: &RecoveredGroup, lost: &[NodeId]) -> Option<Membership> {
+        if lost.is_empty() {
+            return None;
+        }
+        let Membership { learners, addresses, .. } = self.membership(known);
+        let mut next = Membership::of_voters(voters(&self.membership(known)));
+        (next.learners, next.addresses) = (learners, addresses);
+        next.voters.retain(|node| !lost.contains(node));
+        next.learners.retain(|node| !lost.contains(node) && !next.voters.contains(node));
+        next.addresses.retain(|address| !lost.contains(&address.node));
+        Some(next)
+    }
+
+    /// The newest configuration that the log holds, committed or not.
+    fn membership(&self, known: &RecoveredGroup) -> Membership {
+        let first = || Membership::of_voters(self.directory.first_voters());
+        known.memberships.last().cloned().unwrap_or_else(first)
+    }
+
+    fn is_suspect(&self) -> bool {
+        match self.suspect {
+            Suspect::Nothing => false,
+            Suspect::Unsynced => !self.config.cluster.wal_sync,
+            Suspect::Everything => true,
+        }
+    }
+
+    fn groups_of(&self, shard: u32) -> impl Iterator<Item = GroupId> + use<> {
+        let cluster = &self.config.cluster;
+        (shard..cluster.groups).step_by(cluster.shards as usize).map(GroupId)
+    }
+
+    fn files(&self, shard: u32) -> Result<(PathBuf, SegmentFiles), RecoverError> {
+        let dir = self.directory.shard_dir(shard)?;
+        let files = SegmentFiles::list(&dir);
+        let files = files.map_err(|error| RecoverError::Io { path: dir.clone(), error })?;
+        Ok((dir, files))
+    }
+
+    fn wal_config(&self, shard: u32) -> WalConfig {
+        let wal = &self.config.wal;
+        WalConfig {
+            shard,
+            segment_bytes: wal.segment_bytes(),
+            block_bytes: wal.block_bytes,
+            segments_max: wal.segments_max(),
+            spare_segments: 1,
+            ..WalConfig::default()
+        }
+    }
+}
