@@ -79,6 +79,12 @@ impl Raft {
         self.sent_to().iter().filter(|peer| peer.sleeps).map(|peer| peer.id)
     }
 
+    /// Blocks were taken on, by whatever way: an offer to sleep that is under way is void.
+    #[inline]
+    pub(super) fn withdraw_offer(&mut self) {
+        self.hibernation.offered = false;
+    }
+
     /// Something happened: an offer to sleep that is under way is void.
     #[inline]
     pub(super) fn note_activity(&mut self, now: Tick) {
@@ -154,10 +160,13 @@ impl Raft {
     /// Nothing is to do, for anybody who is there.
     fn may_hibernate(&self, now: Tick) -> bool {
         let after = self.config.hibernate_after_us;
+        after > 0 && now.since(self.hibernation.active_at) >= after && self.has_nothing_to_do()
+    }
+
+    /// Whatever there is to do, also what came after the offer.
+    fn has_nothing_to_do(&self) -> bool {
         let last = self.log.last_index();
-        after > 0
-            && now.since(self.hibernation.active_at) >= after
-            && self.is_at_rest(last)
+        self.is_at_rest(last)
             && self.log.applied() == last
             && self.sent_to().iter().all(|peer| peer.absent || self.lacks_nothing(peer, last))
             && self.sent_to().iter().all(|peer| peer.standing == Standing::Member)
@@ -236,7 +245,7 @@ impl Raft {
         }
         self.peers[i].sleeps = true;
         let all = self.sent_to().iter().all(|peer| peer.sleeps || peer.absent);
-        if all && self.is_quorum_present() {
+        if all && self.has_nothing_to_do() {
             self.hibernation.offered = false;
             self.hibernation.asleep = true;
         }

@@ -525,6 +525,7 @@ impl Raft {
     /// Takes `ready.blocks[from..]`, already appended to the log, to be logged.
     fn issue_append(&mut self, from: usize, truncates: bool, ready: &mut Ready) -> BlockRange {
         self.save_hard_state(ready);
+        self.withdraw_offer();
         let blocks = from as u32..ready.blocks.len() as u32;
         let seq = self.issue(PersistOp::Append { blocks: blocks.clone(), truncates }, ready);
         self.log.write_started(seq);
