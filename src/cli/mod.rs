@@ -18,6 +18,7 @@ mod recover;
 mod runner;
 mod serve;
 mod sim;
+mod snapshot;
 mod status;
 mod wal;
 
@@ -49,6 +50,7 @@ enum Command {
     Member(member::MemberArgs),
     Recover(recover::RecoverArgs),
     Sim(sim::SimArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Wal(wal::WalArgs),
 }
 
@@ -85,6 +87,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Member(args) => member::run(args),
         Command::Recover(args) => recover::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
         Command::Wal(args) => wal::run(&args),
     }
 }

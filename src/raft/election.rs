@@ -43,10 +43,17 @@ impl Raft {
         self.election_deadline = self.election_deadline.min(soon);
     }
 
+    /// While a vote is on its way to the disk neither the question nor the grant has left: a new round
+    /// would give up one that nobody has heard of yet. Where all of three votes were needed and a
+    /// write took 300 ms such rounds had no end.
     pub(super) fn on_election_due(&mut self, now: Tick, ready: &mut Ready) {
         if !self.may_campaign() {
             // It waits to be found; whom it took for the leader is no advice for clients any more.
             return self.become_follower(now, self.term, None, "its leader is silent", ready);
+        }
+        if self.vote.is_some() && self.hard_state_seq > self.persisted {
+            self.election_deadline = now.plus(self.config.election_timeout_min_us);
+            return;
         }
         if !self.wants_to_lead(now) {
             return self.reset_election_deadline(now);
@@ -89,6 +96,12 @@ impl Raft {
                 self.send(i, Seq::ZERO, body, 0..0, ready);
             }
         }
+    }
+
+    /// The question, or the grant, leaves only now: the others are given their time from here on.
+    pub(super) fn vote_is_durable(&mut self, now: Tick) {
+        let patience = now.plus(self.config.election_timeout_min_us);
+        self.election_deadline = self.election_deadline.max(patience);
     }
 
     pub(super) fn count_own_vote(&mut self, now: Tick, ready: &mut Ready) {

@@ -63,7 +63,7 @@ impl Raft {
 
 impl Log {
     fn fingerprint(&self, persisted: Seq, state: &mut impl Hasher) {
-        (self.first_index(), self.last_index(), self.runs()).hash(state);
+        (self.start(), self.last_index(), self.runs()).hash(state);
         (self.applied(), self.commit(), self.durable(), self.first_cached()).hash(state);
         for block in self.blocks_from(self.first_cached()).into_iter().flatten() {
             (block.header().count, block.header().client, block.header().seq).hash(state);

@@ -71,6 +71,16 @@ impl History {
         Self { kept }
     }
 
+    /// `memberships` are those that recovery found; one without an index is the group's first one, by
+    /// the word of a snapshot, and takes the place of `first`.
+    pub(super) fn restored(first: Membership, mut memberships: Vec<Membership>) -> Self {
+        if memberships.first().is_some_and(|known| known.index == Index::ZERO) {
+            let known = memberships.remove(0);
+            return Self::new(known, memberships);
+        }
+        Self::new(first, memberships)
+    }
+
     /// The newest, committed or not.
     pub(super) fn current(&self) -> &Membership {
         self.kept.last().expect("never empty")

@@ -10,9 +10,10 @@
 //! 2. sends each of [`Ready::messages`], but not before the persist it names in `after` is done;
 //!    `Seq::ZERO` leaves at once, in parallel with the leader's own write (dissertation §10.2.1);
 //! 3. reads [`Ready::fetches`] from its log and answers each with exactly one `Fetched`;
-//! 4. applies what [`Ready::committed`] covers ([`Log::blocks_from`], or the log on disk for blocks
+//! 4. carries on with what [`Ready::installs`] says of snapshots under way;
+//! 5. applies what [`Ready::committed`] covers ([`Log::blocks_from`], or the log on disk for blocks
 //!    of an earlier start) and reports `Applied { index }`;
-//! 5. calls `Timeout` at [`Raft::deadline`]. Earlier is harmless, later only slow.
+//! 6. calls `Timeout` at [`Raft::deadline`]. Earlier is harmless, later only slow.
 //!
 //! Messages may be lost, doubled, late and out of order. Persists may not be lost except by a crash,
 //! after which a new `Raft` starts from what is on disk.
@@ -27,19 +28,21 @@
 //!
 //! `election` terms, votes, timeouts · `leader` proposals, replication, commit, heartbeats ·
 //! `follower` appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
-//! follower · [`quorum`] majorities · `membership` who takes part, `promotion` learners on their way to
-//! a vote · `recovering` the way back after a loss · `read_index` reads without the log ·
-//! [`transfer`] handing over · `hibernation` sleep of idle groups · [`message`], [`ready`] what goes
-//! out.
+//! follower · `install` snapshots in place of entries · [`quorum`] majorities · `membership` who takes
+//! part, `promotion` learners on their way to a vote · `recovering` the way back after a loss ·
+//! `read_index` reads without the log · [`transfer`] handing over · `hibernation` sleep of idle groups ·
+//! [`message`], [`ready`] what goes out.
 
 pub mod config;
 mod election;
+mod event;
 #[doc(hidden)]
 mod fingerprint;
 mod follower;
 #[doc(hidden)]
 pub mod harness;
 mod hibernation;
+mod install;
 mod leader;
 mod links;
 pub mod log;
@@ -56,12 +59,13 @@ pub mod transfer;
 mod view;
 
 pub use config::{Config, ConfigError, Restored};
+pub use event::Event;
 pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
 pub use ready::{
-    BlockRange, Committed, Fetch, GroupMembership, Outbound, Persist, PersistOp, PossibleLoss,
-    ReadIndex, Ready, Role, Transition,
+    BlockRange, Committed, Fetch, GroupMembership, Install, InstallStep, Outbound, Persist,
+    PersistOp, PossibleLoss, ReadIndex, Ready, Role, Transition,
 };
 pub use transfer::TransferRefused;
 
@@ -69,7 +73,7 @@ use thiserror::Error;
 
 use crate::block::Block;
 use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
-use crate::membership::{ChangeError, Membership, Preflight, Step};
+use crate::membership::{ChangeError, Membership, Preflight};
 use crate::mutants::{self, Mutant};
 use hibernation::Hibernation;
 use membership::{History, Standing};
@@ -79,79 +83,6 @@ use read_index::{Reads, Waits};
 use recovering::Recovery;
 use rng::Rng;
 use transfer::{DiskWatch, Transfer};
-
-/// What can happen to a group. Blocks are lent in a vector and drained, so that its memory is reused.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// The deadline is reached. Harmless when early.
-    Timeout,
-    /// All proposals of a turn. What is taken on is drained from the front, in order; what is left
-    /// was refused: this node does not lead, or the leader's uncommitted bytes are at their limit.
-    Propose {
-        blocks: &'a mut Vec<Block>,
-    },
-    /// An operator's change of who takes part (§6). `answer` is set: the index of the entry that
-    /// begins it, or why not. `force`: also if no quorum of voters answers, before or after.
-    ProposeMembership {
-        steps: &'a [Step],
-        force: bool,
-        answer: &'a mut Option<Result<Index, ChangeRefused>>,
-    },
-    /// A message from a peer; `blocks` are those of an `Append` and are drained.
-    Receive {
-        from: NodeId,
-        message: Message,
-        blocks: &'a mut Vec<Block>,
-    },
-    /// All persists through `seq` are durable (or written, where the group does not sync).
-    Persisted {
-        seq: Seq,
-    },
-    /// The state machine has applied everything through `index`.
-    Applied {
-        index: Index,
-    },
-    /// The answer to a [`Fetch`]: blocks from the one that holds `from` on. None = the read failed
-    /// and is tried again after an rpc timeout.
-    Fetched {
-        to: NodeId,
-        from: Index,
-        blocks: &'a mut Vec<Block>,
-    },
-    /// A connection to the peer stands and its handshake named this incarnation.
-    PeerConnected {
-        peer: NodeId,
-        incarnation: Incarnation,
-    },
-    /// Messages under way to and from the peer are lost.
-    PeerDisconnected {
-        peer: NodeId,
-    },
-    /// Nothing was heard of the peer's shard for an election timeout, or it is heard again. Only
-    /// sleeping groups depend on it: the others have their own timers.
-    PeerSilent {
-        peer: NodeId,
-    },
-    PeerHeard {
-        peer: NodeId,
-    },
-    /// A group that sleeps is about to be told something. `by`: whose message it is; `heard`: when
-    /// the shards of the others were last heard. Nothing to a group that is awake.
-    Wake {
-        by: Option<NodeId>,
-        heard: &'a [(NodeId, Tick)],
-    },
-    /// Reads up to this number want an index from which on they may be answered; numbers grow.
-    /// Answered in [`Ready::reads`], perhaps late, and with a leader's help if this node follows;
-    /// never while nobody leads.
-    ReadIndex {
-        number: u64,
-    },
-    /// This leader is to hand over to `to`. [`Raft::may_transfer`] says whether it will try.
-    Transfer {
-        to: NodeId,
-    },
-}
 
 /// Why a change of membership was not begun.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -250,10 +181,11 @@ impl Raft {
     pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
         config.validate().expect("the caller has validated the configuration");
         restored.check().expect("the caller has checked what it found");
-        let Restored { hard_state, terms, first, last, recovering, damaged, memberships } =
+        let Restored { hard_state, terms, start, last, applied, recovering, damaged, memberships } =
             restored;
-        let log = Log::new(first, last, terms, hard_state.commit);
-        let history = History::new(Membership::of_voters(config.voters.clone()), memberships);
+        let log = Log::new(start, last, terms, hard_state.commit, applied);
+        let first = Membership::of_voters(config.voters.clone());
+        let history = History::restored(first, memberships);
         let mut raft = Self {
             peers: Vec::new(),
             members: 0,
@@ -275,7 +207,7 @@ impl Raft {
             heard_at: None,
             election_deadline: now,
             heartbeat_deadline: now,
-            announced: Index::ZERO,
+            announced: applied,
             epoch: 0,
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
             damaged: damaged && !mutants::is(Mutant::DamagedWinsWithLoss),
@@ -313,6 +245,11 @@ impl Raft {
             }
             Event::Persisted { seq } => self.on_persisted(now, seq, ready),
             Event::Applied { index } => self.log.applied_to(index),
+            Event::Compacted { through } => self.log.begin_at(through),
+            Event::Installed { start, membership } => {
+                self.on_installed(now, start, membership, ready);
+            }
+            Event::SnapshotFailed { to } => self.on_snapshot_failed(to),
             Event::Fetched { to, from, blocks } => {
                 self.on_fetched(now, to, from, blocks, ready);
                 blocks.clear();
@@ -421,6 +358,18 @@ impl Raft {
                     self.on_hibernate(now, i, (last, round), ready);
                 }
             }
+            Body::SnapshotOffer(offer) => {
+                if self.refuses_second_leader(i) {
+                    return;
+                }
+                self.on_snapshot_offer(now, i, offer, ready);
+            }
+            Body::SnapshotChunk { .. } => {
+                if self.refuses_second_leader(i) {
+                    return;
+                }
+                self.on_snapshot_chunk(now, i, &message.body, blocks, ready);
+            }
             Body::TimeoutNow => self.on_timeout_now(now, i, ready),
             Body::ReadReply { number, index } => self.on_read_reply(i, number, index, ready),
             // The rest are for a leader. An answer of this term proves that this node led or leads
@@ -432,6 +381,9 @@ impl Raft {
             }
             Body::HibernateReply { round, asleep } => {
                 self.on_hibernate_reply(now, i, round, asleep);
+            }
+            Body::SnapshotReply { index, offset } => {
+                self.on_snapshot_reply(now, i, index, offset, ready);
             }
             Body::HeartbeatReply { context } => {
                 self.note_leave(i);
@@ -451,6 +403,8 @@ impl Raft {
                 | Body::Append { .. }
                 | Body::Heartbeat { .. }
                 | Body::Hibernate { .. }
+                | Body::SnapshotOffer(_)
+                | Body::SnapshotChunk { .. }
                 | Body::TimeoutNow
         );
         let echo = message.echo;
@@ -484,6 +438,9 @@ impl Raft {
         assert!(seq <= self.issued, "only what was asked for is persisted");
         if seq <= self.persisted {
             return;
+        }
+        if self.vote.is_some() && (self.persisted.next()..=seq).contains(&self.hard_state_seq) {
+            self.vote_is_durable(now);
         }
         self.persisted = seq;
         let moved = self.log.written(seq);

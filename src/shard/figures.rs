@@ -1,6 +1,7 @@
 //! The numbers of a shard at one moment, for metrics and for whoever asks whether the node is ready.
 //! Made when somebody asks: a walk over the groups, and no work between two questions.
 
+use super::snapshots::SnapshotStats;
 use super::stages::StageTimes;
 use super::{Shard, ShardStats};
 use crate::ids::{NodeId, Tick};
@@ -70,6 +71,7 @@ pub struct Figures {
     pub stats: ShardStats,
     pub stages: StageTimes,
     pub wal: WalStats,
+    pub snapshots: SnapshotStats,
     /// Age of the oldest written and unsynced byte, µs.
     pub unsynced_us: u64,
     /// Commands in each flush.
@@ -92,6 +94,7 @@ impl<M: StateMachine> Shard<M> {
             stats: self.stats,
             stages: self.stages.clone(),
             wal,
+            snapshots: self.snapshots.stats,
             unsynced_us: wal.unsynced_since.map_or(0, |since| now.since(since)),
             flush_commands: self.wal.flush_commands().clone(),
             wal_room_bytes: self.wal.room(),

@@ -29,6 +29,7 @@ mod output;
 mod proposals;
 mod reads;
 pub mod sessions;
+pub mod snapshots;
 pub mod stages;
 mod start;
 mod status;
@@ -46,14 +47,15 @@ pub use self::handover::LeaderConfig;
 use self::hibernation::Liveness;
 pub use self::members::LinkChange;
 use self::members::LinkWatch;
-pub use self::output::{Output, ShardStats};
+pub use self::output::Output;
 use self::proposals::Clients;
 use self::reads::Reads;
 use self::sessions::SessionLimits;
+pub use self::snapshots::start::restored;
+use self::snapshots::{Found, SnapshotConfig, Snapshots};
 use self::stages::StageTimes;
-pub use self::start::restored;
 use self::start::seed;
-pub use self::status::{GroupStatus, ShardStatus};
+pub use self::status::{GroupStatus, ShardStats, ShardStatus};
 use self::timers::Timers;
 use self::transport::{Outgoing, Peer};
 pub use self::view::GroupView;
@@ -86,6 +88,7 @@ pub struct ShardConfig {
     /// Groups that start RECOVERING.
     pub suspect: Suspect,
     pub sessions: SessionLimits,
+    pub snapshots: SnapshotConfig,
     /// Template for every group; id, group, voters, seed and preference are filled in.
     pub raft: raft::Config,
     /// Largest proposal, bytes.
@@ -161,6 +164,9 @@ pub struct Shard<M> {
     incoming: Vec<Block>,
     /// Reads that were started outside a turn.
     disk_queue: Vec<DiskOp>,
+    snapshots: Snapshots<M>,
+    /// Makes a group's empty state machine.
+    machines: Box<dyn FnMut(GroupId) -> M>,
     reads: Vec<FollowerRead>,
     next_read: u64,
     /// Bytes of blocks taken in since the log was last given its due: spoken for, not yet staged.
@@ -189,8 +195,20 @@ impl<M: StateMachine> Shard<M> {
     pub fn new(
         config: ShardConfig,
         wal: Wal,
+        recovered: Recovered,
+        machine: impl FnMut(GroupId) -> M + 'static,
+        now: Tick,
+    ) -> Self {
+        Self::with_snapshots(config, wal, recovered, Found::default(), machine, now)
+    }
+
+    /// The same, some groups beginning with the state of a snapshot (see [`snapshots::start::meet`]).
+    pub fn with_snapshots(
+        config: ShardConfig,
+        wal: Wal,
         mut recovered: Recovered,
-        mut machine: impl FnMut(GroupId) -> M,
+        found: Found<M>,
+        machine: impl FnMut(GroupId) -> M + 'static,
         now: Tick,
     ) -> Self {
         let named = config.voters.iter().chain(&config.peers).filter(|&&n| n != config.node);
@@ -217,6 +235,8 @@ impl<M: StateMachine> Shard<M> {
             applying: VecDeque::new(),
             incoming: Vec::new(),
             disk_queue: Vec::new(),
+            snapshots: Snapshots::new(found.parts, found.useless),
+            machines: Box::new(machine),
             reads: Vec::new(),
             next_read: 0,
             claimed: 0,
@@ -235,14 +255,16 @@ impl<M: StateMachine> Shard<M> {
         for id in (shard.config.shard..shard.config.groups).step_by(shard.config.shards as usize) {
             let group = GroupId(id);
             let mut restored = recovered.remove(&group).unwrap_or_default();
-            restored.recovering = shard.config.is_suspect(group);
-            restored.damaged = shard.config.suspect == Suspect::Everything;
+            restored.recovering |= shard.config.is_suspect(group);
+            restored.damaged |= shard.config.suspect == Suspect::Everything;
             let raft = Raft::new(shard.raft_config(group), restored, now);
             let local = shard.groups.len() as u32;
             shard.recovering += usize::from(raft.is_recovering());
-            shard.groups.push(Group::new(raft, machine(group), &shard.config));
+            let empty = (shard.machines)(group);
+            shard.groups.push(Group::new(raft, empty, &shard.config));
             shard.reschedule(local);
         }
+        shard.take_loaded(found.loaded);
         shard.meet_members();
         shard
     }
@@ -331,6 +353,7 @@ impl<M: StateMachine> Shard<M> {
         self.start_fetches(now);
         self.note_commits(now, out);
         self.note_memberships(now, out);
+        self.drive_snapshots(now, &mut out.files);
         self.note_reads();
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);
@@ -406,6 +429,7 @@ impl<M: StateMachine> Shard<M> {
                         || blocks.iter().any(Block::is_always_synced);
                     (self.wal.append(*group, blocks, *truncates, sync), sync)
                 }
+                PersistOp::Begin(start) => (self.wal.begin_at(*group, *start, true), true),
             };
             let alone = self.config.voters.len() == 1 && mutants::is(Mutant::AloneBeforeOwnWrite);
             let lsn = if alone { Lsn::ZERO } else { lsn };
@@ -448,6 +472,7 @@ impl<M: StateMachine> Shard<M> {
                 // Whoever it was handed to is about to lead.
                 let heir = self.groups[local as usize].heir;
                 self.disown(local, transition.leader.or(heir));
+                self.stop_sending_of(transition.group);
             }
         }
         self.stats.possible_data_loss += self.ready.losses.len() as u64;
@@ -482,6 +507,7 @@ impl<M: StateMachine> Shard<M> {
             || !self.ready.is_empty()
             || !self.proposing.is_empty()
             || self.liveness.has_news()
+            || self.snapshots.has_work(now)
             || !self.admin.is_empty()
             || self.questions.has_news();
         if self.fatal.is_some() {
@@ -495,7 +521,8 @@ impl<M: StateMachine> Shard<M> {
         }
         let handover = self.handover.deadline(self.config.leaders.balance_us);
         let questions = self.questions.deadline().min(self.next_look);
-        let own = questions.min(handover).min(self.links_deadline()).min(self.liveness.deadline());
+        let own = questions.min(handover).min(self.links_deadline()).min(self.snapshots.deadline());
+        let own = own.min(self.liveness.deadline());
         self.timers.next().min(self.wal.deadline()).min(own)
     }
 
@@ -549,18 +576,6 @@ impl<M: StateMachine> Shard<M> {
         let held = self.recovered_at.is_some_and(|lsn| lsn <= self.wal.durable());
         let unsettled = suspected && !(held && self.is_recovered());
         self.recovering.max(usize::from(unsettled))
-    }
-
-    /// Checks what must hold between turns; for tests and the simulator.
-    pub fn check_invariants(&self) {
-        let recovering = self.groups.iter().filter(|group| group.raft.is_recovering()).count();
-        assert_eq!(recovering, self.recovering);
-        let asleep = self.groups.iter().filter(|group| group.raft.is_hibernating()).count();
-        assert_eq!(asleep, self.liveness.asleep);
-        for group in &self.groups {
-            group.raft.check_invariants();
-            assert!(group.applied <= group.raft.commit(), "applied <= committed");
-        }
     }
 }
 

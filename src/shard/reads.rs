@@ -40,29 +40,66 @@ struct Asked {
     until: Tick,
 }
 
-/// Questions of one group that wait, in the order of their numbers, which begin at 1.
+/// Questions of one group that wait: for rounds, and those for which a lease will do.
 #[derive(Default)]
 pub(super) struct GroupReads {
-    queue: VecDeque<Asked>,
-    /// Questions that have left the queue.
-    done: u64,
-    /// Raft was asked for an index through this one.
-    asked: u64,
-    /// Through these numbers an answer may be given from these indices on; both grow.
-    confirmed: VecDeque<(u64, Index)>,
-    /// The last one that a lease is not good enough for.
-    strict: u64,
+    rounds: Line,
+    leased: Line,
     /// In the shard's list of groups with questions.
     listed: bool,
 }
 
 impl GroupReads {
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.rounds.queue.is_empty() && self.leased.queue.is_empty()
     }
 
+    /// Questions that nobody was asked about yet.
+    fn has_fresh(&self) -> bool {
+        self.rounds.last() > self.rounds.asked || self.leased.last() > self.leased.asked
+    }
+
+    /// The next question that may be answered at `applied`.
+    fn pop_ready(&mut self, applied: Index) -> Option<Asked> {
+        self.leased.pop_ready(applied).or_else(|| self.rounds.pop_ready(applied))
+    }
+
+    /// The next question whose time is over.
+    fn pop_late(&mut self, now: Tick) -> Option<Asked> {
+        self.leased.pop_late(now).or_else(|| self.rounds.pop_late(now))
+    }
+
+    /// No lease runs: what hoped for one waits for a round like the others.
+    fn give_up_lease(&mut self) {
+        while self.leased.last() > self.leased.asked {
+            self.rounds.queue.extend(self.leased.queue.pop_back());
+        }
+    }
+}
+
+/// Questions in the order of their numbers, which begin at 1.
+#[derive(Default)]
+struct Line {
+    queue: VecDeque<Asked>,
+    /// Questions that have left the queue.
+    done: u64,
+    /// An index was asked for through this one.
+    asked: u64,
+    /// Through these numbers an answer may be given from these indices on; both grow.
+    confirmed: VecDeque<(u64, Index)>,
+}
+
+impl Line {
     fn last(&self) -> u64 {
         self.done + self.queue.len() as u64
+    }
+
+    /// Everything in it is asked for from now on; what is new is given up at `until`.
+    fn ask(&mut self, until: Tick) -> u64 {
+        let fresh = (self.asked - self.done) as usize;
+        self.queue.range_mut(fresh..).for_each(|asked| asked.until = until);
+        self.asked = self.last();
+        self.asked
     }
 
     /// Answers may be given through `through` once `index` is applied.
@@ -157,15 +194,14 @@ impl<M: StateMachine> Shard<M> {
         }
         self.questions.question_bytes += question.len();
         let reads = &mut self.groups[local as usize].reads;
-        if reads.last() == reads.asked {
+        if !reads.has_fresh() {
             self.questions.asking.push(local);
         }
         let (token, consistency, until) = (query.token, query.consistency, Tick(u64::MAX));
-        if consistency != Consistency::Lease {
-            reads.strict = reads.last() + 1;
-        }
         let after = query.place;
-        reads.queue.push_back(Asked { conn, token, question, consistency, after, until });
+        let lease = consistency == Consistency::Lease;
+        let line = if lease { &mut reads.leased } else { &mut reads.rounds };
+        line.queue.push_back(Asked { conn, token, question, consistency, after, until });
         if !std::mem::replace(&mut reads.listed, true) {
             self.questions.waiting.push(local);
         }
@@ -213,16 +249,19 @@ impl<M: StateMachine> Shard<M> {
         let look_at = now.plus(self.read_look_us());
         self.questions.look_at = self.questions.look_at.clamp(now, look_at);
         let Group { raft, reads, .. } = &mut self.groups[local as usize];
-        let fresh = (reads.asked - reads.done.min(reads.asked)) as usize;
-        reads.queue.range_mut(fresh..).for_each(|asked| asked.until = until);
-        let number = reads.last();
-        reads.asked = number;
-        let leased = reads.strict <= reads.done;
-        if let Some(index) = raft.lease_index(now).filter(|_| leased) {
-            reads.confirm(number, index);
-            return self.questions.answerable.push(local);
+        match raft.lease_index(now) {
+            Some(index) if reads.leased.last() > reads.leased.asked => {
+                let number = reads.leased.ask(until);
+                reads.leased.confirm(number, index);
+                self.questions.answerable.push(local);
+            }
+            Some(_) => {}
+            None => reads.give_up_lease(),
         }
-        self.step(now, local, Event::ReadIndex { number });
+        if reads.rounds.last() > reads.rounds.asked {
+            let number = reads.rounds.ask(until);
+            self.step(now, local, Event::ReadIndex { number });
+        }
     }
 
     /// How long a question waits: time enough to elect somebody.
@@ -238,14 +277,15 @@ impl<M: StateMachine> Shard<M> {
     pub(super) fn note_reads(&mut self) {
         for ReadIndex { group, through, index } in self.ready.reads.drain(..) {
             let local = super::local_of(group, &self.config);
-            self.groups[local as usize].reads.confirm(through, index);
+            self.groups[local as usize].reads.rounds.confirm(through, index);
             self.questions.answerable.push(local);
         }
     }
 
     /// A group has applied more: what waited for that may be answered.
     pub(super) fn applied_for_reads(&mut self, local: u32) {
-        if !self.groups[local as usize].reads.confirmed.is_empty() {
+        let GroupReads { rounds, leased, .. } = &self.groups[local as usize].reads;
+        if !(rounds.confirmed.is_empty() && leased.confirmed.is_empty()) {
             self.questions.answerable.push(local);
         }
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use zerocopy::FromBytes;
 
 use super::Shard;
-use crate::block::Block;
+use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, Incarnation, NodeId, Term, Tick};
 use crate::machine::StateMachine;
 use crate::membership::NodeAddress;
@@ -103,6 +103,7 @@ impl<M: StateMachine> Shard<M> {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.node == node) else { return };
         (peer.connected, peer.since) = (false, now);
         peer.egress.clear();
+        self.stop_sending_to(node);
         self.hear_of_loss(now, node);
     }
 
@@ -154,6 +155,8 @@ impl<M: StateMachine> Shard<M> {
     ) {
         let Some(local) = self.local(group) else { return };
         let bytes: u64 = blocks.iter().map(|block| block.size() as u64).sum();
+        // What is not for the log does not wait for it.
+        let bytes = if matches!(message.body, Body::Append { .. }) { bytes } else { 0 };
         if bytes > 0 && !self.log_takes(bytes) {
             // Not acknowledged, so sent again when the log has room.
             self.stats.appends_held_back += 1;
@@ -183,7 +186,15 @@ impl<M: StateMachine> Shard<M> {
 /// Whether the blocks beside an append follow its previous entry without a gap, in this group and
 /// with terms that a leader of the message's term can have, one recovery epoch to a term.
 fn continues(group: GroupId, message: &Message, blocks: &[Block]) -> bool {
+    if let Body::SnapshotChunk { .. } = message.body {
+        return blocks.len() == 1
+            && blocks[0].kind() == BlockKind::Chunk
+            && blocks[0].group() == group;
+    }
     let Body::Append { prev_index, prev_term, .. } = message.body else { return true };
+    if blocks.iter().any(|block| block.kind() == BlockKind::Chunk) {
+        return false;
+    }
     // Numbers from outside: checked, because the sum may leave the range.
     let (mut last, mut term, mut epoch) = (prev_index.get(), prev_term, None);
     for block in blocks {

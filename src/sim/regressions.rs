@@ -44,8 +44,38 @@ pub const REGRESSIONS: &[Regression] = &[
     },
     Regression { seed: 5692, options: Options::default, why: "the same" },
     Regression { seed: 5976, options: Options::default, why: "the same" },
+    Regression {
+        seed: 2154861196822421,
+        options: long,
+        why: "after rot twice a log without its front was taken for one",
+    },
+    Regression {
+        seed: 2154861196830657,
+        options: long,
+        why: "a header whose first flush was torn hid the damage and all votes",
+    },
+    Regression {
+        seed: 2154861196815828,
+        options: Options::default,
+        why: "a flush came back from under a stray write, and an end of the log with it",
+    },
+    Regression { seed: 2154861196820411, options: Options::default, why: "the same" },
+    Regression {
+        seed: 2154861196828328,
+        options: Options::default,
+        why: "nobody was RECOVERING by the boot record, and the new epoch was not durable",
+    },
+    Regression {
+        seed: 2154861196824528,
+        options: Options::default,
+        why: "votes waited longer for the disk than candidates for votes",
+    },
     Regression { seed: 5, options: Options::default, why: "much happens in it" },
 ];
+
+fn long() -> Options {
+    Options { seconds: 28, ..Options::default() }
+}
 
 fn damage() -> Options {
     let nemesis = Kinds::parse("kill,power,full,io,rot,misdirect").unwrap_or(Kinds::NONE);

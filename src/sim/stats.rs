@@ -21,6 +21,11 @@ pub struct Stats {
     /// Elections after which acknowledged blocks may be missing, as told.
     pub losses: u64,
     pub starts: u64,
+    /// Groups that a start gave the state of a snapshot.
+    pub restored: u64,
+    /// Snapshots taken, and installed in place of a log.
+    pub snapshots: u64,
+    pub installs: u64,
     /// Changes of members that were begun.
     pub changes: u64,
     /// Ends in good order.
@@ -71,6 +76,9 @@ impl Stats {
             rot_found,
             losses,
             starts,
+            restored,
+            snapshots,
+            installs,
             changes,
             stops,
             refused_strangers,
@@ -106,6 +114,9 @@ impl Stats {
         self.rot_found += rot_found;
         self.losses += losses;
         self.starts += starts;
+        self.restored += restored;
+        self.snapshots += snapshots;
+        self.installs += installs;
         self.changes += changes;
         self.stops += stops;
         self.refused_strangers += refused_strangers;

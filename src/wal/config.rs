@@ -34,6 +34,10 @@ pub struct WalConfig {
     pub sync_lag_bytes: u64,
     /// Staged bytes from which on [`Wal::has_capacity`](super::Wal::has_capacity) says no.
     pub staged_bytes_max: u64,
+    /// The same, once a flush has waited this long for its turn, microseconds. A vote waits behind
+    /// what is staged, so this has to be well below an election timeout, whatever the disk's pace
+    /// (bug 36). A disk that does nothing at all does not count: then the bytes do.
+    pub staged_age_max_us: u64,
 }
 
 impl Default for WalConfig {
@@ -50,6 +54,7 @@ impl Default for WalConfig {
             sync_lag_us: 100_000,
             sync_lag_bytes: 1 << 20,
             staged_bytes_max: 16 << 20,
+            staged_age_max_us: 75_000,
         }
     }
 }

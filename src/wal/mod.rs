@@ -6,13 +6,13 @@
 //!   the record. A record is *written* when [`Wal::written`] has reached it, *durable* when
 //!   [`Wal::durable`] has.
 //! - [`Wal::complete`]: an operation has finished, well or badly.
-//! - [`Wal::read`]: blocks that are no longer in memory. [`Wal::release`]: entries not needed.
+//! - [`Wal::read`]: blocks that are no longer in memory. [`Wal::begin_at`]: entries not needed.
 //!
 //! Out: [`Wal::flush`] gives the operations to carry out. A turn calls it once, after staging and
 //! after completions, and again at [`Wal::deadline`]:
 //!
 //! ```text
-//!   complete*  ->  append* / hard_state* / release* / read*  ->  flush  ->  carry out the ops
+//!   complete*  ->  append* / hard_state* / begin_at* / read*  ->  flush  ->  carry out the ops
 //! ```
 //!
 //! Batching is driven by the writes in flight: what is staged goes out at once while fewer than
@@ -42,6 +42,7 @@ mod recovery;
 mod replay;
 mod scan;
 mod segment;
+mod start;
 mod writer;
 
 #[cfg(test)]
@@ -94,6 +95,8 @@ pub struct Wal {
     next_op: u64,
     /// When the front flush began to linger.
     lingers_since: Option<Tick>,
+    /// The flush that went out last had waited too long, and others wait behind it.
+    is_late: bool,
     poisoned: Option<WalError>,
     stats: WalStats,
     flush_commands: Histogram,
@@ -169,6 +172,7 @@ impl Wal {
             fetches: Vec::new(),
             next_op: 1,
             lingers_since: None,
+            is_late: false,
             poisoned: None,
             stats: WalStats::default(),
             flush_commands: Histogram::default(),
@@ -271,9 +275,11 @@ impl Wal {
             self.segments.prepare_issued(op, recycle);
             ops.push(DiskOp::Prepare { op, segment, recycle });
         }
+        self.writer.note_waiting(now);
+        self.is_late &= self.writer.front().is_some();
         while self.may_flush() && self.front_is_due(now) {
             let full = self.writer.front_is_full();
-            self.issue_flush(ops);
+            self.issue_flush(now, ops);
             if !full {
                 break;
             }
@@ -302,7 +308,10 @@ impl Wal {
         now >= since.plus(self.config.linger_us)
     }
 
-    fn issue_flush(&mut self, ops: &mut Vec<DiskOp>) {
+    fn issue_flush(&mut self, now: Tick, ops: &mut Vec<DiskOp>) {
+        let since = self.writer.front().and_then(|front| front.since);
+        let waited = since.map_or(0, |since| now.since(since));
+        self.is_late = waited > self.config.staged_age_max_us && self.writer.front_is_full();
         let Some(sealed) = self.writer.seal(self.marks.durable()) else { return };
         let op = self.op();
         self.lingers_since = None;
@@ -429,25 +438,6 @@ impl Wal {
         }
     }
 
-    /// The group needs no entry through `through` any more. Segments that nothing needs are used
-    /// again, lowest first; hard states that alone hold the lowest one are logged again. With a hole
-    /// behind `through` (a snapshot was installed) release everything, then append from there.
-    pub fn release(&mut self, group: GroupId, through: Index) {
-        self.index.release(&mut self.segments.refs, group, through);
-        if self.poisoned.is_some() {
-            return;
-        }
-        while let Some(front) = self.segments.held_by_states() {
-            let moved: Vec<_> = (self.index.groups.iter())
-                .filter(|(_, log)| log.state_in == Some(front))
-                .map(|(group, log)| (*group, log.state))
-                .collect();
-            for (group, state) in moved {
-                self.hard_state(group, state);
-            }
-        }
-    }
-
     /// Asks for everything staged so far to be synced as soon as it is written, whatever the groups'
     /// modes: a clean stop, `RECOVERING` left (R5), a group switched to sync (R10).
     pub fn sync(&mut self) -> Lsn {
@@ -477,13 +467,17 @@ impl Wal {
         self.segments.room(self.writer.head_room())
     }
 
-    /// Whether the caller may stage more: less than `staged_bytes_max` waits.
+    /// Whether the caller may stage more: less than `staged_bytes_max` waits, and not for longer than
+    /// `staged_age_max_us`.
     pub fn has_capacity(&self) -> bool {
         self.capacity() > 0
     }
 
     /// Bytes that may still be staged before `staged_bytes_max` wait; the last record may go over.
     pub fn capacity(&self) -> u64 {
+        if self.is_late {
+            return 0;
+        }
         self.config.staged_bytes_max.saturating_sub(self.writer.staged_bytes())
     }
 

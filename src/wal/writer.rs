@@ -20,7 +20,7 @@ use super::record::{
     Chain, FLUSH_HEADER_BYTES, FlushHeader, RECORD_HEADER_BYTES, RecordHeader, SegmentHeader,
 };
 use crate::block::Block;
-use crate::ids::Lsn;
+use crate::ids::{Lsn, Tick};
 use crate::mutants::{self, Mutant};
 
 /// A buffer starts with this much room.
@@ -43,6 +43,8 @@ pub(super) struct Staged {
     pub sync: bool,
     /// Holds a hard state: does not linger.
     pub urgent: bool,
+    /// When it was first seen waiting.
+    pub since: Option<Tick>,
 }
 
 impl Staged {
@@ -118,6 +120,12 @@ impl Writer {
     /// The next flush to go out.
     pub fn front(&self) -> Option<&Staged> {
         self.staged.front()
+    }
+
+    /// What was staged since the last call waits from now on.
+    pub fn note_waiting(&mut self, now: Tick) {
+        let fresh = self.staged.iter_mut().rev().take_while(|flush| flush.since.is_none());
+        fresh.for_each(|flush| flush.since = Some(now));
     }
 
     /// True when the front is full: a later one has been opened.
@@ -196,9 +204,19 @@ impl Writer {
         buffer.clear();
         buffer.pad_to(lead + FLUSH_HEADER_BYTES);
         let segment = self.head;
-        let (records, commands, sync, urgent) = (0, 0, false, false);
-        let staged = Staged { buffer, lsn, segment, lead, limit, records, commands, sync, urgent };
-        self.staged.push_back(staged);
+        let (records, commands, sync, urgent, since) = (0, 0, false, false, None);
+        self.staged.push_back(Staged {
+            buffer,
+            lsn,
+            segment,
+            lead,
+            limit,
+            records,
+            commands,
+            sync,
+            urgent,
+            since,
+        });
     }
 
     /// Closes the front flush: stamps it with `durable`, links it to the one before, pads it.

@@ -5,12 +5,14 @@
 //!    0 u32 group
 //!    4 u8  kind       1 vote request, 2 vote reply, 3 append, 4 append reply, 5 append reject,
 //!                     6 heartbeat, 7 heartbeat reply, 8 timeout now, 9 read index, 10 read reply,
-//!                     14 sleep?, 15 its answer, 16 keep-alive: of no group, but of the whole shard
-//!                     (group and term are zero)
+//!                     11 snapshot offer, 12 snapshot chunk, 13 snapshot reply, 14 sleep?, 15 its
+//!                     answer, 16 keep-alive: of no group, but of the whole shard (group and term
+//!                     are zero)
 //!    5 u8  flags      1 pre-vote, 2 granted, 4 the voter is RECOVERING, 8 the leader asked for this
 //!                     election (kind 1) or asleep (kind 15); others are refused
 //!    6 u16 zero
-//!    8 u32 blocks     of this append, in the frame's block section, in the order of the entries
+//!    8 u32 blocks     of this append (or the one of a chunk), in the frame's block section, in the
+//!                     order of the entries
 //!   12 u32 incarnation  of the sender
 //!   16 u32 echo       the receiver's incarnation as the sender knows it
 //!   20 u32 zero
@@ -21,8 +23,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::frame::{Frame, FrameError, FrameKind};
-use crate::ids::{GroupId, Incarnation, Index, Term};
-use crate::raft::message::{Body, Message};
+use crate::ids::{GroupId, Incarnation, Index, LogStart, Term};
+use crate::raft::message::{Body, Message, Offer};
 
 /// Bytes of one message, without its blocks.
 pub const PEER_ENTRY_BYTES: usize = 64;
@@ -99,6 +101,14 @@ impl PeerEntry {
             Body::HibernateReply { round, asleep } => {
                 (15, flag(asleep, FLAG_ASLEEP), [round.into(), 0, 0, 0])
             }
+            Body::SnapshotOffer(Offer { start, size, checksum }) => {
+                let last = u64::from(checksum) << 32 | u64::from(start.epoch);
+                (11, 0, [start.index.0, start.term.0, size, last])
+            }
+            Body::SnapshotChunk { index, offset, size, checksum } => {
+                (12, 0, [index.0, offset, size, u64::from(checksum)])
+            }
+            Body::SnapshotReply { index, offset } => (13, 0, [index.0, offset, 0, 0]),
             Body::TimeoutNow => (8, 0, [0; 4]),
             Body::ReadIndex { number } => (9, 0, [number, 0, 0, 0]),
             Body::ReadReply { number, index } => (10, 0, [number, index.0, 0, 0]),
@@ -178,12 +188,26 @@ impl PeerEntry {
             8 => Body::TimeoutNow,
             9 => Body::ReadIndex { number: a },
             10 => Body::ReadReply { number: a, index: Index(b) },
+            // No log lives to see such an index, and no disk such a file.
+            11..=13 if a > TERM_MAX || b > TERM_MAX || c > TERM_MAX => return None,
+            11 => Body::SnapshotOffer(Offer {
+                start: LogStart { index: Index(a), term: Term(b), epoch: d as u32 },
+                size: c,
+                checksum: (d >> 32) as u32,
+            }),
+            12 => Body::SnapshotChunk {
+                index: Index(a),
+                offset: b,
+                size: c,
+                checksum: u32::try_from(d).ok()?,
+            },
+            13 => Body::SnapshotReply { index: Index(a), offset: b },
             _ => return None,
         };
         // A question without effect is not one that anybody was told to ask.
         let torn = self.flags & (FLAG_PRE | FLAG_HANDED) == FLAG_PRE | FLAG_HANDED;
         let strange = self.flags & !flags_of(self.kind) != 0 || torn;
-        if strange || (self.blocks > 0 && self.kind != 3) || self.term > TERM_MAX {
+        if strange || (self.blocks > 0 && !matches!(self.kind, 3 | 12)) || self.term > TERM_MAX {
             return None;
         }
         let message = Message {

@@ -9,6 +9,7 @@
 //! ```
 
 mod log;
+mod members;
 mod plan;
 mod reads;
 mod stories;

@@ -4,7 +4,7 @@ use ringraft::mutants::Mutant;
 use ringraft::sim::nemesis::Kinds;
 use ringraft::sim::options::Options;
 
-use super::{reads, stories};
+use super::{members, reads, stories};
 
 /// A search and its budget.
 pub enum Way {
@@ -105,16 +105,18 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::OldTimeoutNow => Some(Way::Story(reads::a_late_word_starts_no_election)),
         M::LeadWithDeadDisk => sim("stall,full", 200),
         M::ConfigurationAtCommit
-        | M::TwoChangesAtOnce
         | M::RemovedLeaderCountsItself
         | M::LearnersCount
         | M::JointByNewMajority => sim("members,kill,pause,network", 200),
         M::SingleStepChange
+        | M::TwoChangesAtOnce
         | M::KeepCutConfiguration
-        | M::ChangeBeforeOwnCommit
-        | M::LearnerCampaigns
         | M::LeaveJointBeforeCommit => sim("members,kill,pause,network", 1500),
-        M::DamagedWinsWithLoss => sim("members,rot,power,kill", 1500),
+        M::DamagedWinsWithLoss => sim("members,rot", 1500),
+        M::ChangeBeforeOwnCommit => {
+            Some(Way::Story(members::a_new_leader_changes_nothing_before_its_own_entry))
+        }
+        M::LearnerCampaigns => Some(Way::Story(members::a_learner_waits_to_be_found)),
         M::NoSync
         | M::VoteAfterAnyAppend
         | M::LeaveWithoutNonce

@@ -11,6 +11,7 @@ use ringraft::raft::harness::sample_block;
 use ringraft::raft::ready::{Ready, Role};
 use ringraft::raft::{Body, Config, Event, Message, Raft, Restored, TermRun};
 use ringraft::shard::sessions::SessionLimits;
+use ringraft::shard::snapshots::SnapshotConfig;
 use ringraft::shard::{Output, Recovered, Shard, ShardConfig};
 use ringraft::sim::disk::Disk;
 use ringraft::wal::{LogIdentity, Suspect, Wal, WalConfig};
@@ -138,6 +139,7 @@ fn start(n: u32, now: Tick) -> Shard<RegisterMap> {
         wal_sync_except: Vec::new(),
         suspect: Suspect::Nothing,
         sessions: SessionLimits::default(),
+        snapshots: SnapshotConfig::default(),
         raft,
         block_bytes_max: 64 << 10,
         apply_bytes_per_turn: 1 << 20,

@@ -20,6 +20,8 @@
 //! beat n1 K                      K times its deadline and settle, without the heartbeats' trace
 //! read n1 | transfer n1 n2       a read arrives at n1 | n1 is to hand over to n2
 //! fetch n1 [fail] | disk n1 hangs|works   answer its oldest fetch | settle leaves its writes alone
+//! compact n1 I | offer n1->n2    its log begins behind I | it offers the snapshot of where it begins
+//! install n1                     what it was offered last has arrived whole
 //! ask n1->n2 T INDEX@TERM [handed]    put n1's request for a vote in term T into the network
 //! settle | elect n1              everything until it is quiet | timeout n1 and settle, untraced
 //! status | logs | progress n1
@@ -152,6 +154,12 @@ fn run_command(world: &mut World, command: &str, rest: &[&str]) {
         "disk" => world.node_mut(first()).disk_hangs = rest[1] == "hangs",
         "ask" => ask(world, rest),
         "fetch" => world.fetch(first(), rest.get(1) != Some(&"fail")),
+        "compact" => world.compact(first(), Index(number(1).unwrap() as u64)),
+        "offer" => {
+            let (from, to) = rest[0].split_once("->").map(|(a, b)| (id(a), id(b))).unwrap();
+            world.offer(from, to);
+        }
+        "install" => world.install(first()),
         "settle" => world.settle(),
         "elect" => {
             world.timeout(first());

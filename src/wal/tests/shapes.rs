@@ -250,6 +250,31 @@ fn a_caller_sees_when_too_much_is_staged() {
 }
 
 #[test]
+fn a_caller_sees_when_what_is_staged_waits_too_long_for_the_disks_pace() {
+    let config = WalConfig { depth: 1, staged_age_max_us: 1000, ..small() };
+    let (mut story, mut ops) = (Story::new(config, 1), Vec::new());
+    for _ in 0..3 {
+        story.append(G, &[1504], false, true);
+    }
+    // Prepares the segment, then writes one flush after the other, each for 800 us.
+    let mut seen = Vec::new();
+    for turn in 0..4 {
+        let now = Tick(1 + 800 * turn);
+        if turn > 0 {
+            let is_write = |op: &DiskOp| matches!(op, DiskOp::Write { .. });
+            let at = story.disk.ops.iter().position(is_write).unwrap_or(0);
+            let (op, done) = story.disk.complete(at);
+            let _ = story.wal.complete(now, op, Ok(done)).unwrap();
+        }
+        assert!(story.wal.has_capacity() || turn > 2, "a disk that does nothing is not late");
+        story.wal.flush(now, &mut ops);
+        story.disk.issue(&mut ops);
+        seen.push(story.wal.has_capacity());
+    }
+    assert_eq!(seen, [true, true, false, true], "the last one has nobody behind it");
+}
+
+#[test]
 #[should_panic(expected = "contiguous")]
 fn an_append_that_leaves_a_gap_is_refused() {
     let mut story = Story::new(small(), 1);
