@@ -140,6 +140,12 @@ mutants! {
     EgressWithoutBound = "egress-without-bound",
     /// Over a full link heartbeats are left out like appends (bug 36, etcd#15247).
     HeartbeatsBehindBulk = "heartbeats-behind-bulk",
+    /// A group sleeps while a follower lacks entries (tikv#1440, cockroach#315; bug 38).
+    HibernateWithLaggingFollower = "hibernate-with-lagging-follower",
+    /// A follower sleeps, and takes all it has for committed, without comparing the last term.
+    HibernateForUnconfirmedTerm = "hibernate-for-unconfirmed-term",
+    /// A sleeping follower does not notice that its leader's node has begun anew.
+    NoWakeOnIncarnationChange = "no-wake-on-incarnation-change",
     /// A snapshot is published while the log is not durable through its index (durability.md R8).
     PublishBeforeLog = "publish-before-log",
     /// The log lets go of entries when a snapshot of them is begun (bugs 13, 14).

@@ -10,6 +10,7 @@
 
 mod bench;
 mod doctor;
+mod idle;
 mod leader;
 mod logging;
 mod member;

@@ -294,7 +294,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
          quietest seed), {} kills, \
          {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts, {} changes of members; {} snapshots, {} restored, {} installed; {} blocks acknowledged of {} asked, {} sent \
          again, {} answered from the table, {} sessions over; {} of {} reads answered (linearizable {}, follower {}, \
-         lease {}, stale {}); {} transfers; {} elections, {} messages; {} violations",
+         lease {}, stale {}); {} transfers; {} elections, {} groups put to sleep, {} messages; {} violations",
         stats.seeds,
         simulated / 3600.0,
         simulated / (wall * jobs as f64),
@@ -324,6 +324,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.answered_questions[3],
         stats.transfers,
         stats.elections,
+        stats.sleeps,
         stats.messages,
         violations
     )

@@ -24,6 +24,9 @@ pub struct Config {
     pub election_timeout_max_us: u64,
     /// Distance of a leader's heartbeats. Its timers for peers are looked at just as often.
     pub heartbeat_us: u64,
+    /// A leader whose group had nothing to do for this long asks it to sleep; 0 = never, nor does
+    /// this member when it is asked.
+    pub hibernate_after_us: u64,
     /// An append that was not answered for so long is followed by an empty one.
     pub rpc_timeout_us: u64,
     /// Most bytes of blocks in one Append; a single larger block still goes alone.
@@ -86,6 +89,7 @@ impl Config {
             election_timeout_max_us: 300_000,
             heartbeat_us: 50_000,
             rpc_timeout_us: 100_000,
+            hibernate_after_us: 0,
             append_bytes_max: 1 << 20,
             inflight_count_max: 256,
             inflight_bytes_max: 16 << 20,

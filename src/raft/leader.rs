@@ -20,6 +20,7 @@ impl Raft {
         }
         self.begin_membership(now);
         self.set_heartbeat_deadline(now);
+        self.note_activity(now);
         // §5.4.2 and dissertation §6.4: an entry of its own term, so that earlier ones can commit.
         let from = ready.blocks.len();
         self.take_on(Block::noop(self.config.group), ready);
@@ -43,6 +44,7 @@ impl Raft {
             self.take_on(block, ready);
         }
         let range = self.issue_append(from, false, ready);
+        self.note_activity(now);
         self.replicate_new(now, range, first, bytes, ready);
     }
 
@@ -286,6 +288,9 @@ impl Raft {
         }
         self.set_heartbeat_deadline(now);
         self.part_from_leaving(now);
+        if self.offers_sleep(now, ready) {
+            return;
+        }
         let sent = self.renew_lease(now, ready);
         for i in 0..self.members {
             if !sent {

@@ -330,10 +330,11 @@ impl Raft {
         Ok(())
     }
 
-    /// Has answered lately. Only a leader knows.
+    /// Has answered lately, or sleeps and its shard is heard. Only a leader knows.
     pub fn is_live(&self, now: Tick, node: NodeId) -> bool {
         let patience = self.config.election_timeout_max_us;
         match self.peer(node) {
+            Some(i) if self.is_hibernating() => !self.peers[i].absent,
             Some(i) => now.since(self.peers[i].progress.contact_at()) < patience,
             None => node == self.config.id,
         }

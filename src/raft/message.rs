@@ -40,6 +40,12 @@ pub enum Body {
     Heartbeat { commit: Index, context: u64, last: Index },
     /// Answer to a `Heartbeat`.
     HeartbeatReply { context: u64 },
+    /// A heartbeat of a leader that has nothing to do: its log ends at `last`, with an entry of this
+    /// term, and all of it is committed. Whoever has the same sleeps until something happens.
+    Hibernate { last: Index, round: u32 },
+    /// Answer to a `Hibernate`; with `asleep: false` also unasked: the sender woke, or never slept,
+    /// and waits for heartbeats.
+    HibernateReply { round: u32, asleep: bool },
     /// InstallSnapshot (§7), announced: the leader's log begins behind what the follower has. Asks how
     /// much of this snapshot the follower holds already.
     SnapshotOffer(Offer),

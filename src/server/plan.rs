@@ -244,6 +244,7 @@ impl ShardPlan {
             election_timeout_max_us: timing.election_timeout_max_ms * 1000,
             heartbeat_us: timing.heartbeat_ms * 1000,
             rpc_timeout_us: timing.rpc_timeout_ms * 1000,
+            hibernate_after_us: timing.hibernate_after_ms * 1000,
             inflight_count_max: limits.inflight_appends,
             inflight_bytes_max: u64::from(limits.inflight_mib) << 20,
             uncommitted_bytes_max: u64::from(limits.uncommitted_mib) << 20,

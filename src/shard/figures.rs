@@ -50,6 +50,8 @@ pub struct Figures {
     pub leaderless_groups: Vec<u32>,
     /// Groups that re-sync after a loss (durability.md R4).
     pub recovering: u32,
+    /// Groups with nothing to do, which neither send nor await heartbeats.
+    pub hibernating: u32,
     /// What recovery found is on stable storage, and groups have begun to work.
     pub recovered: bool,
     pub draining: bool,
@@ -86,6 +88,7 @@ impl<M: StateMachine> Shard<M> {
             groups: self.groups.len() as u32,
             recovered: self.is_recovered(),
             recovering: self.recovering() as u32,
+            hibernating: self.hibernating() as u32,
             draining: self.handover.draining,
             peers: self.peer_figures(),
             stats: self.stats,

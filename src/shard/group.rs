@@ -66,6 +66,8 @@ pub(super) struct Group<M> {
     apply_queued: bool,
     /// A read of committed blocks from the log is under way.
     pub apply_fetching: bool,
+    /// It stands for election, and has its place among those who do until then at most.
+    pub campaign_ends: Option<Tick>,
     /// This turn's proposals and whose they are.
     pub proposals: Vec<Block>,
     pub origins: Vec<Origin>,
@@ -105,6 +107,7 @@ impl<M: StateMachine> Group<M> {
             applied: Index::ZERO,
             apply_queued: false,
             apply_fetching: false,
+            campaign_ends: None,
             proposals: Vec::new(),
             origins: Vec::new(),
             pending: VecDeque::new(),

@@ -17,17 +17,21 @@
 
 mod admin;
 mod apply;
+mod campaigns;
 mod expiry;
 pub mod figures;
 pub mod forced;
 mod group;
 mod handover;
+mod hibernation;
 mod members;
+mod output;
 mod proposals;
 mod reads;
 pub mod sessions;
 pub mod snapshots;
 pub mod stages;
+mod start;
 mod status;
 mod timers;
 mod transport;
@@ -36,17 +40,21 @@ mod view;
 use std::collections::VecDeque;
 
 use self::admin::Admin;
+use self::campaigns::Campaigns;
 use self::group::Group;
 use self::handover::Handover;
 pub use self::handover::LeaderConfig;
+use self::hibernation::Liveness;
 pub use self::members::LinkChange;
 use self::members::LinkWatch;
+pub use self::output::Output;
 use self::proposals::Clients;
 use self::reads::Reads;
 use self::sessions::SessionLimits;
 pub use self::snapshots::start::restored;
-use self::snapshots::{FileOp, Found, SnapshotConfig, Snapshots};
+use self::snapshots::{Found, SnapshotConfig, Snapshots};
 use self::stages::StageTimes;
+use self::start::seed;
 pub use self::status::{GroupStatus, ShardStats, ShardStatus};
 use self::timers::Timers;
 use self::transport::{Outgoing, Peer};
@@ -55,9 +63,7 @@ use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
-use crate::raft::ready::{
-    Fetch, Outbound, Persist, PersistOp, PossibleLoss, Ready, Role, Transition,
-};
+use crate::raft::ready::{Fetch, Outbound, Persist, PersistOp, Ready, Role};
 use crate::raft::{self, Event, Raft, Restored};
 use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, Suspect, Wal, WalError};
 
@@ -118,22 +124,6 @@ impl ShardConfig {
 /// What recovery found of one group.
 pub type Recovered = std::collections::BTreeMap<GroupId, Restored>;
 
-/// What the runtime has to carry out after a turn. Cleared by whoever carries it out.
-#[derive(Debug, Default)]
-pub struct Output {
-    pub disk: Vec<DiskOp>,
-    /// On the files of snapshots; answered by [`Shard::file_done`].
-    pub files: Vec<FileOp>,
-    /// For the log of events.
-    pub transitions: Vec<Transition>,
-    /// To be told to an operator: acknowledged commands may be missing.
-    pub losses: Vec<PossibleLoss>,
-    /// Whom this shard is to be linked with, besides those of the start.
-    pub links: Vec<LinkChange>,
-    /// The first error of the log: say why and stop the process.
-    pub fatal: Option<WalError>,
-}
-
 /// Deadlines are kept to this part of a heartbeat.
 const TIMER_GRID: u64 = 16;
 
@@ -154,6 +144,8 @@ pub struct Shard<M> {
     wal: Wal,
     ready: Ready,
     timers: Timers,
+    liveness: Liveness,
+    campaigns: Campaigns,
     peers: Vec<Peer>,
     links: LinkWatch,
     clients: Clients,
@@ -229,6 +221,8 @@ impl<M: StateMachine> Shard<M> {
             groups: Vec::new(),
             ready: Ready::default(),
             timers: Timers::new(config.raft.heartbeat_us / TIMER_GRID),
+            campaigns: Campaigns::default(),
+            liveness: Liveness::new(&config.raft),
             peers,
             links: LinkWatch::default(),
             clients: Clients::default(),
@@ -297,12 +291,23 @@ impl<M: StateMachine> Shard<M> {
 
     /// The one place where a group is stepped.
     fn step(&mut self, now: Tick, local: u32, event: Event<'_>) {
+        if self.groups[local as usize].raft.is_hibernating()
+            && let Some(by) = event.wakes()
+        {
+            self.wake(now, local, by);
+        }
         let raft = &mut self.groups[local as usize].raft;
-        let before = raft.is_recovering();
+        let (recovering, asleep) = (raft.is_recovering(), raft.is_hibernating());
         raft.handle(now, event, &mut self.ready);
-        if before && !raft.is_recovering() {
+        if recovering && !raft.is_recovering() {
             self.recovering -= 1;
             self.recovered_at = None;
+        }
+        self.liveness.asleep += usize::from(raft.is_hibernating());
+        self.liveness.asleep -= usize::from(asleep);
+        let decided = matches!(raft.role(), Role::Leader | Role::Follower);
+        if decided && self.groups[local as usize].campaign_ends.is_some() {
+            self.give_place_back(local);
         }
         self.reschedule(local);
     }
@@ -338,6 +343,7 @@ impl<M: StateMachine> Shard<M> {
             return out.disk.append(&mut self.disk_queue);
         }
         self.run_timers(now);
+        self.watch(now);
         self.run_admin(now);
         self.expire_sessions(now);
         self.hand_over_some(now);
@@ -365,7 +371,7 @@ impl<M: StateMachine> Shard<M> {
     fn run_timers(&mut self, now: Tick) {
         while let Some(local) = self.timers.pop_due(now) {
             if self.groups[local as usize].raft.deadline() <= now {
-                self.step(now, local, Event::Timeout);
+                self.call(now, local);
             } else {
                 self.reschedule(local);
             }
@@ -500,6 +506,7 @@ impl<M: StateMachine> Shard<M> {
             || !self.disk_queue.is_empty()
             || !self.ready.is_empty()
             || !self.proposing.is_empty()
+            || self.liveness.has_news()
             || self.snapshots.has_work(now)
             || !self.admin.is_empty()
             || self.questions.has_news();
@@ -515,6 +522,7 @@ impl<M: StateMachine> Shard<M> {
         let handover = self.handover.deadline(self.config.leaders.balance_us);
         let questions = self.questions.deadline().min(self.next_look);
         let own = questions.min(handover).min(self.links_deadline()).min(self.snapshots.deadline());
+        let own = own.min(self.liveness.deadline());
         self.timers.next().min(self.wal.deadline()).min(own)
     }
 
@@ -573,12 +581,6 @@ impl<M: StateMachine> Shard<M> {
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {
     group.0 / config.shards
-}
-
-/// Spreads the groups' election timeouts; any mixing will do, as long as it is a function of names.
-fn seed(node: NodeId, incarnation: Incarnation, group: GroupId) -> u64 {
-    let mixed = u64::from(node.0) << 48 ^ u64::from(incarnation.0) << 24 ^ u64::from(group.0);
-    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
 #[cfg(test)]

@@ -59,6 +59,9 @@ pub struct GroupStatus {
     pub epoch: u32,
     /// Of the state machine and the sessions at `applied`; equal on all replicas at equal indices.
     pub digest: String,
+    /// Idle: it neither sends nor awaits heartbeats until something happens.
+    #[serde(default)]
+    pub hibernating: bool,
 }
 
 /// One shard of one node.
@@ -163,6 +166,7 @@ impl<M: StateMachine> Shard<M> {
             recovering: raft.is_recovering(),
             epoch: raft.epoch(),
             digest: format!("{digest:016x}"),
+            hibernating: raft.is_hibernating(),
         }
     }
 }

@@ -53,6 +53,8 @@ impl<M: StateMachine> Shard<M> {
     pub fn check_invariants(&self) {
         let recovering = self.groups.iter().filter(|group| group.raft.is_recovering()).count();
         assert_eq!(recovering, self.recovering);
+        let asleep = self.groups.iter().filter(|group| group.raft.is_hibernating()).count();
+        assert_eq!(asleep, self.hibernating());
         for group in &self.groups {
             group.raft.check_invariants();
             assert!(group.applied <= group.raft.commit(), "applied <= committed");

@@ -238,6 +238,7 @@ pub(super) fn shard_config(
     raft.inflight_count_max = shape.inflight;
     raft.inflight_bytes_max = INFLIGHT_MAX;
     raft.uncommitted_bytes_max = UNCOMMITTED_MAX;
+    raft.hibernate_after_us = shape.hibernate_us;
     raft.lease_reads = shape.lease_reads;
     ShardConfig {
         node: id,

@@ -95,6 +95,8 @@ pub struct Seen {
     term: u64,
     vote: Option<NodeId>,
     leads: bool,
+    /// As a leader.
+    pub asleep: bool,
     pub commit: u64,
     pub applied: u64,
     /// Of a leader whose last entries are not durable: how far its log is, and since when.

@@ -38,6 +38,8 @@ pub struct Stats {
     pub votes: u64,
     pub replays: u64,
     pub elections: u64,
+    /// Times that a leader put its group to sleep.
+    pub sleeps: u64,
     /// Blocks that clients asked for, of which were acknowledged, and how many of those by a retry
     /// that the session's table answered.
     pub asked: u64,
@@ -87,6 +89,7 @@ impl Stats {
             votes,
             replays,
             elections,
+            sleeps,
             asked,
             acknowledged,
             answered_retries,
@@ -124,6 +127,7 @@ impl Stats {
         self.votes += votes;
         self.replays += replays;
         self.elections += elections;
+        self.sleeps += sleeps;
         self.asked += asked;
         self.acknowledged += acknowledged;
         self.answered_retries += answered_retries;

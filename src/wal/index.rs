@@ -1,9 +1,10 @@
 //! Where a group's entries lie in the log, in memory: runs of contiguous indices.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::SegmentNo;
 use super::config::WalConfig;
+use super::groups::Groups;
 use super::record::{HARD_STATE_BYTES, LOG_START_BYTES, RECORD_HEADER_BYTES};
 use super::segment::{Need, Refs};
 use crate::ids::{GroupId, HardState, Index, LogStart, Lsn};
@@ -15,7 +16,7 @@ pub(super) const RUN_BYTES_MAX: u64 = 128 << 10;
 
 /// Indices `first..=last` in the records between `lsn` and `lsn + bytes` of one flush. Records of
 /// other groups may lie between them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Run {
     pub first: Index,
     pub last: Index,
@@ -43,16 +44,16 @@ pub(super) struct GroupLog {
     pub start_in: Option<SegmentNo>,
 }
 
-/// All groups of the shard. A `BTreeMap`, so that nothing depends on the order of a hash.
+/// All groups of the shard.
 #[derive(Debug)]
 pub(super) struct LogIndex {
     config: WalConfig,
-    pub groups: BTreeMap<GroupId, GroupLog>,
+    pub groups: Groups,
 }
 
 impl LogIndex {
     pub fn new(config: WalConfig) -> Self {
-        Self { config, groups: BTreeMap::new() }
+        Self { config, groups: Groups::default() }
     }
 
     /// Notes a record that was staged or recovered. `flush` is the position of its flush header.
@@ -60,7 +61,7 @@ impl LogIndex {
         if truncates {
             self.cut(refs, group, run.first, Lsn(run.end()));
         }
-        let log = self.groups.entry(group).or_default();
+        let log = self.groups.of(group);
         if let Some(last) = log.runs.back_mut() {
             assert_eq!(run.first, last.last.next(), "a group's entries are contiguous");
             let adjacent = last.lsn > flush && run.lsn.since(Lsn(last.end())) <= MERGE_GAP_BYTES;
@@ -103,7 +104,7 @@ impl LogIndex {
     /// Notes where the latest hard state of a group is. (term, vote) never goes back and never
     /// changes within a term (durability.md §4, bug 3).
     pub fn set_state(&mut self, refs: &mut Refs, group: GroupId, state: HardState, lsn: Lsn) {
-        let log = self.groups.entry(group).or_default();
+        let log = self.groups.of(group);
         if let Some(old) = log.state_in {
             assert!(!regresses(log.state, state), "{group:?}: {:?} then {state:?}", log.state);
             let end = lsn.plus((RECORD_HEADER_BYTES + HARD_STATE_BYTES) as u64);
@@ -129,7 +130,7 @@ impl LogIndex {
         } else {
             self.release(refs, group, start.index, end);
         }
-        let log = self.groups.entry(group).or_default();
+        let log = self.groups.of(group);
         if let Some(old) = log.start_in {
             refs.drop(old, Need::State, end);
         }

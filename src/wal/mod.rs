@@ -33,6 +33,7 @@ mod durability;
 mod facts;
 mod fetch;
 mod front;
+mod groups;
 mod index;
 mod inspect;
 mod ops;

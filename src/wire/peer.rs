@@ -5,9 +5,11 @@
 //!    0 u32 group
 //!    4 u8  kind       1 vote request, 2 vote reply, 3 append, 4 append reply, 5 append reject,
 //!                     6 heartbeat, 7 heartbeat reply, 8 timeout now, 9 read index, 10 read reply,
-//!                     11 snapshot offer, 12 snapshot chunk, 13 snapshot reply
+//!                     11 snapshot offer, 12 snapshot chunk, 13 snapshot reply, 14 sleep?, 15 its
+//!                     answer, 16 keep-alive: of no group, but of the whole shard (group and term
+//!                     are zero)
 //!    5 u8  flags      1 pre-vote, 2 granted, 4 the voter is RECOVERING, 8 the leader asked for this
-//!                     election; others are refused
+//!                     election (kind 1) or asleep (kind 15); others are refused
 //!    6 u16 zero
 //!    8 u32 blocks     of this append (or the one of a chunk), in the frame's block section, in the
 //!                     order of the entries
@@ -34,6 +36,8 @@ const TERM_MAX: u64 = u64::MAX / 2;
 const FLAG_PRE: u8 = 1;
 const FLAG_GRANTED: u8 = 2;
 const FLAG_RECOVERING: u8 = 4;
+const FLAG_ASLEEP: u8 = 8;
+const KEEP_ALIVE: u8 = 16;
 const FLAG_HANDED: u8 = 8;
 
 /// The flags that a kind of message may have; 0 for those without.
@@ -41,8 +45,19 @@ const fn flags_of(kind: u8) -> u8 {
     match kind {
         1 => FLAG_PRE | FLAG_HANDED,
         2 => FLAG_PRE | FLAG_GRANTED | FLAG_RECOVERING,
+        15 => FLAG_ASLEEP,
         _ => 0,
     }
+}
+
+/// A sign of life of a shard, for all its groups that sleep. Each number is used once a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Of the sender.
+    pub incarnation: Incarnation,
+    /// The receiver's as the sender knows it; `ZERO` = not known yet.
+    pub echo: Incarnation,
+    pub number: u64,
 }
 
 /// A message as it lies on the wire.
@@ -82,6 +97,10 @@ impl PeerEntry {
             }
             Body::Heartbeat { commit, context, last } => (6, 0, [commit.0, context, last.0, 0]),
             Body::HeartbeatReply { context } => (7, 0, [context, 0, 0, 0]),
+            Body::Hibernate { last, round } => (14, 0, [last.0, round.into(), 0, 0]),
+            Body::HibernateReply { round, asleep } => {
+                (15, flag(asleep, FLAG_ASLEEP), [round.into(), 0, 0, 0])
+            }
             Body::SnapshotOffer(Offer { start, size, checksum }) => {
                 let last = u64::from(checksum) << 32 | u64::from(start.epoch);
                 (11, 0, [start.index.0, start.term.0, size, last])
@@ -106,6 +125,33 @@ impl PeerEntry {
             term: message.term.0,
             fields,
         }
+    }
+
+    /// The entry of a sign of life.
+    pub fn keep_alive(keep_alive: &KeepAlive) -> Self {
+        let KeepAlive { incarnation, echo, number } = *keep_alive;
+        Self {
+            group: 0,
+            kind: KEEP_ALIVE,
+            flags: 0,
+            zero16: 0,
+            blocks: 0,
+            incarnation: incarnation.0,
+            echo: echo.0,
+            zero32: 0,
+            term: 0,
+            fields: [number, 0, 0, 0],
+        }
+    }
+
+    /// The sign of life, if it is one.
+    pub fn as_keep_alive(&self) -> Option<KeepAlive> {
+        let keep_alive = KeepAlive {
+            incarnation: Incarnation(self.incarnation),
+            echo: Incarnation(self.echo),
+            number: self.fields[0],
+        };
+        (*self == Self::keep_alive(&keep_alive)).then_some(keep_alive)
     }
 
     /// The group, the message and how many blocks belong to it; `None` if it is malformed.
@@ -134,6 +180,11 @@ impl PeerEntry {
             },
             6 => Body::Heartbeat { commit: Index(a), context: b, last: Index(c) },
             7 => Body::HeartbeatReply { context: a },
+            14 => Body::Hibernate { last: Index(a), round: u32::try_from(b).ok()? },
+            15 => {
+                let asleep = self.flags & FLAG_ASLEEP != 0;
+                Body::HibernateReply { round: u32::try_from(a).ok()?, asleep }
+            }
             8 => Body::TimeoutNow,
             9 => Body::ReadIndex { number: a },
             10 => Body::ReadReply { number: a, index: Index(b) },

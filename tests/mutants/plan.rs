@@ -82,6 +82,13 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::HeartbeatsBehindBulk => Some(Way::Story(stories::a_full_link_still_gets_heartbeats)),
         M::DedupForgets => Some(Way::Story(stories::an_event_id_is_new_once)),
         M::ExpireWholeSegments => Some(Way::Story(stories::expired_ids_are_new_again)),
+        M::HibernateWithLaggingFollower => sim("all", 60),
+        M::HibernateForUnconfirmedTerm => {
+            Some(Way::Story(stories::who_has_something_else_does_not_sleep))
+        }
+        M::NoWakeOnIncarnationChange => {
+            Some(Way::Story(stories::a_sleeper_notices_that_its_leader_has_begun_anew))
+        }
         M::AcceptOldIncarnation => Some(Way::Story(stories::an_earlier_starts_word_does_not_count)),
         M::NeverRecovering
         | M::CountRecoveringInMajority

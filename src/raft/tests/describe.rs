@@ -70,7 +70,7 @@ impl World {
             let line = match &node.raft {
                 None => format!("{:?} down", node.id),
                 Some(r) => format!(
-                    "{:?} {:?} {:?} leader={} commit={} durable={} last={}{}{}",
+                    "{:?} {:?} {:?} leader={} commit={} durable={} last={}{}{}{}",
                     node.id,
                     r.role(),
                     r.term(),
@@ -80,6 +80,7 @@ impl World {
                     r.last_index(),
                     if r.epoch() > 0 { format!(" epoch={}", r.epoch()) } else { String::new() },
                     if r.is_recovering() { " RECOVERING" } else { "" },
+                    if r.is_hibernating() { " asleep" } else { "" },
                 ),
             };
             self.trace.push(line);
@@ -171,6 +172,9 @@ fn describe_body(body: &Body, recovering: bool) -> String {
         }
         Body::Heartbeat { commit, last, .. } => format!("heartbeat commit={commit}{}", upto(last)),
         Body::HeartbeatReply { .. } => "heartbeat answered".into(),
+        Body::Hibernate { last, round } => format!("sleep? last={last} round={round}"),
+        Body::HibernateReply { round, asleep: true } => format!("sleeps round={round}"),
+        Body::HibernateReply { .. } => "is awake".into(),
         Body::SnapshotOffer(offer) => format!("offers snapshot {}", place(&offer.start)),
         Body::SnapshotChunk { index, offset, .. } => format!("snapshot {index} from {offset}"),
         Body::SnapshotReply { index, offset } => format!("holds {offset} of snapshot {index}"),
