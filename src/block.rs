@@ -13,7 +13,7 @@
 //!   40 u64 seq              the session's sequence number in this group; 0 = none
 //!   48 u32 group
 //!   52 u32 epoch            recovery epoch of the group, stamped by the leader
-//!   56 u8  kind             1 commands, 2 no-op, 3 membership, 4 session
+//!   56 u8  kind             1 commands, 2 no-op, 3 membership, 4 session, 5 piece of a snapshot
 //!   57 u8  version          1
 //!   58 u16 flags            1 = the session has had an answer in this group; else 0
 //!   60 u32 pending          seq - pending is the lowest sequence number the client still waits for
@@ -71,6 +71,8 @@ pub enum BlockKind {
     Membership = 3,
     /// Something about the table of sessions and nothing else. One index.
     Session = 4,
+    /// A piece of a snapshot on its way to a follower. Never in a log.
+    Chunk = 5,
 }
 
 impl BlockKind {
@@ -80,6 +82,7 @@ impl BlockKind {
             2 => Some(Self::Noop),
             3 => Some(Self::Membership),
             4 => Some(Self::Session),
+            5 => Some(Self::Chunk),
             _ => None,
         }
     }
@@ -346,7 +349,7 @@ impl Block {
         match self.kind() {
             BlockKind::Commands | BlockKind::Session => false,
             BlockKind::Noop => self.header().epoch > 0,
-            BlockKind::Membership => true,
+            BlockKind::Membership | BlockKind::Chunk => true,
         }
     }
 

@@ -22,7 +22,7 @@ use thiserror::Error;
 pub use cluster::{ClusterConfig, NodeAddress, StoreConfig, TimingConfig};
 pub use node::{
     FaultConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, NodeConfig,
-    RuntimeConfig, WalConfig,
+    RuntimeConfig, SnapshotConfig, WalConfig,
 };
 pub use profile::{BUILTIN_PROFILES, Profile};
 

@@ -134,6 +134,17 @@ pub struct HardState {
     pub commit: Index,
 }
 
+/// Where a group's log begins: everything through `index` is in a snapshot, and what the log still
+/// holds of it may go. The default: a log from its first entry on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LogStart {
+    pub index: Index,
+    /// Of the entry at `index`.
+    pub term: Term,
+    /// Recovery epoch of that entry (durability.md R9).
+    pub epoch: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -55,6 +55,8 @@
 //! | a loss that is possible and not told | [`raft`] (`begin_epoch`), [`shard`] (`apply`) |
 //! | a block applied twice for one sequence number | [`shard::sessions`] |
 //! | a part, a mixture or a damaged byte taken for a snapshot | [`snapshot`] (`reader`) |
+//! | a log cut before the snapshot that stands for the rest is published, or one published ahead of the durable log | [`shard::snapshots`] (`take`) |
+//! | a state that is partly of a snapshot and partly not | [`shard::snapshots`] (`receive`) |
 //! | a queue, window or buffer without a bound | [`shard`], [`client`], [`config`] |
 //!
 //! The whole list, with functions and tests: [`docs::invariants`].

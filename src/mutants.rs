@@ -140,6 +140,22 @@ mutants! {
     EgressWithoutBound = "egress-without-bound",
     /// Over a full link heartbeats are left out like appends (bug 36, etcd#15247).
     HeartbeatsBehindBulk = "heartbeats-behind-bulk",
+    /// A group sleeps while a follower lacks entries (tikv#1440, cockroach#315; bug 38).
+    HibernateWithLaggingFollower = "hibernate-with-lagging-follower",
+    /// A follower sleeps, and takes all it has for committed, without comparing the last term.
+    HibernateForUnconfirmedTerm = "hibernate-for-unconfirmed-term",
+    /// A sleeping follower does not notice that its leader's node has begun anew.
+    NoWakeOnIncarnationChange = "no-wake-on-incarnation-change",
+    /// A snapshot is published while the log is not durable through its index (durability.md R8).
+    PublishBeforeLog = "publish-before-log",
+    /// The log lets go of entries when a snapshot of them is begun (bugs 13, 14).
+    ReleaseBeforePublish = "release-before-publish",
+    /// A log with something else at the snapshot's index is kept (bug 15, hashicorp/raft#697).
+    InstallKeepsConflict = "install-keeps-conflict",
+    /// A log that agrees with the snapshot and goes on is dropped (bug 16, camunda#6092).
+    InstallDropsNewer = "install-drops-newer",
+    /// The sessions in a snapshot are left out (bugs 18, 32).
+    InstallIgnoresSessions = "install-ignores-sessions",
     /// A change of voters is one entry, without a joint configuration (bug 19).
     SingleStepChange = "single-step-change",
     /// A configuration is in use when it is committed, not when it is in the log (§6).

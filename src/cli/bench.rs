@@ -78,6 +78,16 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "cluster")]
     dir: Option<PathBuf>,
 
+    /// Instead of a load: what so many groups cost that have nothing to do, CPU of each node and
+    /// memory of each group, measured for --seconds
+    #[arg(long, value_name = "N", conflicts_with_all = ["cluster", "profiles"],
+          value_parser = RangedU64ValueParser::<u32>::new().range(2..=100_000))]
+    idle_groups: Option<u32>,
+
+    /// With --idle-groups: groups do not hibernate
+    #[arg(long, requires = "idle_groups")]
+    awake: bool,
+
     /// Measure this running cluster: client addresses of its nodes
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', value_parser = parse_address)]
     cluster: Vec<String>,
@@ -111,8 +121,11 @@ impl BenchArgs {
 }
 
 pub(super) fn run(args: BenchArgs) -> Result<(), Failure> {
-    let reads = args.reads;
+    let (idle_groups, awake, reads) = (args.idle_groups, args.awake, args.reads);
     let options = args.into_options();
+    if let Some(groups) = idle_groups {
+        return super::idle::run(&options, groups, awake);
+    }
     if reads {
         return run_reads(&options);
     }

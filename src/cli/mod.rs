@@ -10,6 +10,7 @@
 
 mod bench;
 mod doctor;
+mod idle;
 mod leader;
 mod logging;
 mod member;
@@ -17,6 +18,7 @@ mod recover;
 mod runner;
 mod serve;
 mod sim;
+mod snapshot;
 mod status;
 mod wal;
 
@@ -48,6 +50,7 @@ enum Command {
     Member(member::MemberArgs),
     Recover(recover::RecoverArgs),
     Sim(sim::SimArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Wal(wal::WalArgs),
 }
 
@@ -84,6 +87,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Member(args) => member::run(args),
         Command::Recover(args) => recover::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
         Command::Wal(args) => wal::run(&args),
     }
 }

@@ -34,6 +34,8 @@ pub enum BenchError {
     Start(#[from] StartError),
     #[error(transparent)]
     Drive(#[from] DriveError),
+    #[error("cannot ask the nodes for their status: {0}")]
+    Look(std::io::Error),
     #[error("a node failed during the run: {0}")]
     Node(#[from] NodeFailure),
     #[error("{path}: {reason}; check the directory, or name another with --dir")]
@@ -248,12 +250,12 @@ fn report(
 }
 
 /// A directory that vanishes with this value.
-struct Scratch {
-    path: PathBuf,
+pub(super) struct Scratch {
+    pub path: PathBuf,
 }
 
 impl Scratch {
-    fn new(under: Option<&Path>) -> Result<Self, BenchError> {
+    pub fn new(under: Option<&Path>) -> Result<Self, BenchError> {
         let parent = under.map_or_else(|| PathBuf::from("target"), Path::to_path_buf);
         let path = parent.join(format!("ringraft-bench-{}", std::process::id()));
         std::fs::create_dir_all(&path).map_err(|error| directory_error(&path, &error))?;

@@ -292,9 +292,9 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
     format!(
         "{} seeds, {:.2} simulated hours, {:.0} simulated s a s and core; {} faults ({} in the \
          quietest seed), {} kills, \
-         {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts, {} changes of members; {} blocks acknowledged of {} asked, {} sent \
+         {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, {} starts, {} changes of members; {} snapshots, {} restored, {} installed; {} blocks acknowledged of {} asked, {} sent \
          again, {} answered from the table, {} sessions over; {} of {} reads answered (linearizable {}, follower {}, \
-         lease {}, stale {}); {} transfers; {} elections, {} messages; {} violations",
+         lease {}, stale {}); {} transfers; {} elections, {} groups put to sleep, {} messages; {} violations",
         stats.seeds,
         simulated / 3600.0,
         simulated / (wall * jobs as f64),
@@ -308,6 +308,9 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.losses,
         stats.starts,
         stats.changes,
+        stats.snapshots,
+        stats.restored,
+        stats.installs,
         stats.acknowledged,
         stats.asked,
         stats.retries,
@@ -321,6 +324,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.answered_questions[3],
         stats.transfers,
         stats.elections,
+        stats.sleeps,
         stats.messages,
         violations
     )

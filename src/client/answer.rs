@@ -2,7 +2,7 @@
 //! final, which mean "later", and which "elsewhere".
 
 use super::link::{Link, Stage};
-use super::question::{self, Goal};
+use super::question::{self, Goal, Subject};
 use super::*;
 use crate::wire::client::{Answer, AnswerEntry, Refused, read_query, read_status_reply};
 use crate::wire::frame::{Frame, FrameError, FrameKind, read_close};
@@ -55,9 +55,9 @@ impl ClientCore {
     }
 
     fn grow_links(&mut self, shards: u32) {
-        let nodes = self.map.nodes.len();
-        for slot in self.links.len()..nodes * shards as usize {
-            self.links.push(Link::new(slot % nodes, (slot / nodes) as u32));
+        let stride = self.map.stride;
+        for slot in self.links.len()..stride * shards as usize {
+            self.links.push(Link::new(slot % stride, (slot / stride) as u32));
         }
     }
 
@@ -146,6 +146,11 @@ impl ClientCore {
             Refused::NotLeader(hint) => hint.and_then(|id| self.reachable(now, slot, id)),
             _ => None,
         };
+        if let Refused::NotLeader(Some(id)) = refused
+            && self.map.nodes.iter().all(|known| known.id != Some(id))
+        {
+            self.learn_members(now, group, node, self.links[slot].shard);
+        }
         let nodes = self.map.nodes.len();
         let Some(session) = self.sessions.get_mut(group) else { return false };
         if let Refused::Stale { open_from: open_from @ 1.. } = refused {
@@ -228,9 +233,13 @@ impl ClientCore {
     /// Ends a question, if it is not over.
     fn reply(&mut self, token: u64, place: Place, result: Result<bytes::Bytes, ClientError>) {
         if let Some(slot) = self.questions.find(token)
-            && let Some(tag) = self.questions.finish(slot)
+            && let Some(question) = self.questions.finish(slot)
         {
-            self.replies.push(QueryDone { tag, place, result });
+            match (question.subject, result) {
+                (Subject::Learn { .. }, Ok(json)) => self.map.add_members(&json),
+                (Subject::Learn { .. }, Err(_)) => {}
+                (_, result) => self.replies.push(QueryDone { tag: question.tag, place, result }),
+            }
         }
     }
 

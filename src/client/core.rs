@@ -23,7 +23,7 @@ pub struct ClientCore {
     pub(super) config: ClientConfig,
     pub(super) map: Map,
     pub(super) backoff: Backoff,
-    /// Slot `shard · nodes + node`; those of shard 0 are there from the start.
+    /// Slot `shard · stride + node`; those of shard 0 are there from the start.
     pub(super) links: Vec<Link>,
     pub(super) sessions: Sessions,
     pub(super) questions: Questions,
@@ -56,7 +56,7 @@ impl ClientCore {
         Self {
             map: Map::new(&config),
             backoff: Backoff::new(config.backoff_min_us, config.backoff_max_us, config.seed),
-            links: (0..config.nodes.len()).map(|node| Link::new(node, 0)).collect(),
+            links: (0..config.nodes.len() + LEARNED_MAX).map(|node| Link::new(node, 0)).collect(),
             sessions: Sessions::default(),
             questions: Questions::default(),
             alarms: Alarms::default(),
@@ -279,6 +279,18 @@ impl ClientCore {
         self.ask(now, Goal::Node(node_index), Subject::Status, shard, tag)
     }
 
+    /// A hint names a node that is not in the list: the node that gave it is asked who the members
+    /// are. Once a while, and only if there is room for another node.
+    pub(super) fn learn_members(&mut self, now: Tick, group: GroupId, node: usize, shard: u32) {
+        if now < self.map.learn_at || self.map.nodes.len() >= self.map.stride {
+            return;
+        }
+        self.map.learn_at = now.plus(self.config.resend_us);
+        let request = Bytes::from(AdminRequest::Members.to_json());
+        // If it does not answer, the next hint asks again.
+        let _ = self.ask(now, Goal::Node(node), Subject::Learn { group, request }, shard, 0);
+    }
+
     fn ask(
         &mut self,
         now: Tick,
@@ -384,7 +396,7 @@ impl ClientCore {
 
     /// Somebody has use for the connection: work is due, or the node is not known yet.
     fn wants(&self, link: &Link) -> bool {
-        let node = &self.map.nodes[link.node];
+        let Some(node) = self.map.nodes.get(link.node) else { return false };
         let unknown = link.shard == 0 && (node.id.is_none() || self.map.extent.is_none());
         node.refused.is_none() && self.fault.is_none() && (unknown || link.has_work())
     }
@@ -484,7 +496,9 @@ impl ClientCore {
                 Subject::Query { group, consistency, after, question } => {
                     write_query_after(out, token, *group, *consistency, *after, question);
                 }
-                Subject::Admin { group, request } => write_admin(out, token, *group, request),
+                Subject::Admin { group, request } | Subject::Learn { group, request } => {
+                    write_admin(out, token, *group, request);
+                }
                 Subject::Status => write_status(out, token),
             }
             question.stage = question::Stage::Sent;
@@ -495,7 +509,7 @@ impl ClientCore {
     /// Slot of the link to a node's shard.
     #[inline]
     pub(super) fn slot(&self, node: usize, shard: u32) -> usize {
-        shard as usize * self.map.nodes.len() + node
+        shard as usize * self.map.stride + node
     }
 
     /// Slot of a link whose present connection this is.

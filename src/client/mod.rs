@@ -91,7 +91,9 @@ use crate::ids::{GroupId, NodeId, Tick};
 use crate::wire::client::{Committed, Consistency, Place};
 
 /// Most nodes in a client's list.
-pub const NODES_MAX: usize = 64;
+pub const NODES_MAX: usize = 56;
+/// Nodes that a client can learn of beside those of its list.
+pub const LEARNED_MAX: usize = 8;
 /// Most blocks in flight in one group: half of the window of numbers that the cluster remembers.
 pub const IN_FLIGHT_MAX: u32 = 4096;
 /// Most questions in flight.
@@ -110,7 +112,10 @@ pub const SUBMIT_FRAME_BYTES: usize = 256 << 10;
 const SHARDS_MAX: u32 = 1024;
 const GROUPS_MAX: u32 = 1 << 20;
 const POOL_BUFFERS_MAX: usize = 64;
-const _: () = assert!(NODES_MAX * SHARDS_MAX as usize <= 1 << 16, "a LinkId has 16 bits of slot");
+const _: () = assert!(
+    (NODES_MAX + LEARNED_MAX) * SHARDS_MAX as usize <= 1 << 16,
+    "a LinkId has 16 bits of slot"
+);
 
 /// One node to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -33,6 +33,11 @@ pub(super) enum Subject {
         group: GroupId,
         request: Bytes,
     },
+    /// The same, of the client itself: who the members are.
+    Learn {
+        group: GroupId,
+        request: Bytes,
+    },
     Status,
 }
 
@@ -41,7 +46,7 @@ impl Subject {
     pub fn group(&self) -> Option<GroupId> {
         match self {
             Self::Query { group, .. } | Self::Admin { group, .. } => Some(*group),
-            Self::Status => None,
+            Self::Learn { .. } | Self::Status => None,
         }
     }
 }
@@ -133,11 +138,11 @@ impl Questions {
         same.then_some(slot)
     }
 
-    /// Ends a question: its tag, if it was not over before.
-    pub fn finish(&mut self, slot: u32) -> Option<u64> {
+    /// Ends a question, if it was not over before.
+    pub fn finish(&mut self, slot: u32) -> Option<Question> {
         let question = self.slots.get_mut(slot as usize)?.question.take()?;
         self.free.push(slot);
-        Some(question.tag)
+        Some(question)
     }
 
     /// Asks again, not before `hold`.

@@ -1,8 +1,9 @@
 //! Where the groups are: the nodes, what the first handshake taught, and for each group a guess of
 //! its leader that answers correct.
 
-use super::{ClientConfig, GROUPS_MAX, SHARDS_MAX};
+use super::{ClientConfig, GROUPS_MAX, LEARNED_MAX, SHARDS_MAX};
 use crate::ids::{NodeId, Tick};
+use crate::wire::admin::AdminReply;
 use crate::wire::hello::{HelloReply, Refusal};
 
 /// One node of the list.
@@ -28,6 +29,10 @@ pub(super) struct Extent {
 #[derive(Debug)]
 pub(super) struct Map {
     pub nodes: Vec<Node>,
+    /// Nodes that there is room for: those that are learned of come behind the others.
+    pub stride: usize,
+    /// Not before then is somebody asked for the members again.
+    pub learn_at: Tick,
     /// 0 until configured or learned. Once known, no node of another cluster is talked to: a
     /// session's blocks must never spread over two clusters.
     pub cluster: u128,
@@ -44,8 +49,25 @@ impl Map {
         };
         Self {
             nodes: config.nodes.iter().map(node).collect(),
+            stride: config.nodes.len() + LEARNED_MAX,
+            learn_at: Tick::ZERO,
             cluster: config.cluster,
             extent: None,
+        }
+    }
+
+    /// Takes in nodes that a group's members name with their addresses: they joined later, and the
+    /// list did not know them. Anything else is passed over.
+    pub fn add_members(&mut self, json: &[u8]) {
+        let Ok(reply) = AdminReply::from_json(json) else { return };
+        for row in reply.data["members"].as_array().into_iter().flatten() {
+            let id = row["node"].as_u64().and_then(|id| u32::try_from(id).ok()).map(NodeId);
+            let (Some(id), Some(address)) = (id, row["client"].as_str()) else { continue };
+            let known = self.nodes.iter().any(|n| n.id == Some(id) || n.address == address);
+            if !known && self.nodes.len() < self.stride {
+                let (id, address) = (Some(id), address.to_owned());
+                self.nodes.push(Node { address, id, fixed: true, refused: None });
+            }
         }
     }
 

@@ -281,7 +281,7 @@ impl ClientCore {
             }
             (Goal::Any(node), _) => pick(&self.map, &self.links, node, question.shard, now),
             (Goal::Node(node), _) if self.map.nodes[node].refused.is_none() => {
-                let link = question.shard as usize * self.map.nodes.len() + node;
+                let link = question.shard as usize * self.map.stride + node;
                 self.links[link].resting(now).map_or(Ok(link), Err)
             }
             (Goal::Node(node), _) => {
@@ -312,7 +312,7 @@ fn pick(map: &Map, links: &[Link], target: usize, shard: u32, now: Tick) -> Resu
         if map.nodes[node].refused.is_some() {
             continue;
         }
-        let slot = shard as usize * nodes + node;
+        let slot = shard as usize * map.stride + node;
         match links[slot].resting(now) {
             None => return Ok(slot),
             Some(at) => rested = rested.min(at),

@@ -90,6 +90,8 @@ pub struct TimingConfig {
     pub election_timeout_max_ms: u64,
     /// An append without an answer for this long is taken for lost.
     pub rpc_timeout_ms: u64,
+    /// A group with nothing to do for this long sleeps: no heartbeats, no timers; 0 = never.
+    pub hibernate_after_ms: u64,
 }
 
 impl Default for TimingConfig {
@@ -99,6 +101,7 @@ impl Default for TimingConfig {
             election_timeout_min_ms: 150,
             election_timeout_max_ms: 300,
             rpc_timeout_ms: 100,
+            hibernate_after_ms: 500,
         }
     }
 }
@@ -343,8 +346,13 @@ pub(super) fn check_address(
 
 impl TimingConfig {
     fn validate(&self, check: Checker<'_>) -> Result<(), ConfigError> {
-        let Self { heartbeat_ms, election_timeout_min_ms, election_timeout_max_ms, rpc_timeout_ms } =
-            *self;
+        let Self {
+            heartbeat_ms,
+            election_timeout_min_ms,
+            election_timeout_max_ms,
+            rpc_timeout_ms,
+            hibernate_after_ms,
+        } = *self;
         check.within("cluster.timing.heartbeat_ms", heartbeat_ms, 1..=60_000, "use 1 to 60000")?;
         check.within(
             "cluster.timing.election_timeout_min_ms",
@@ -368,7 +376,18 @@ impl TimingConfig {
             "not above election_timeout_min_ms, so candidates would collide for ever",
             "use about twice the minimum",
         )?;
-        check.within("cluster.timing.rpc_timeout_ms", rpc_timeout_ms, 1..=60_000, "use 1 to 60000")
+        check.within(
+            "cluster.timing.rpc_timeout_ms",
+            rpc_timeout_ms,
+            1..=60_000,
+            "use 1 to 60000",
+        )?;
+        check.within(
+            "cluster.timing.hibernate_after_ms",
+            hibernate_after_ms,
+            0..=86_400_000,
+            "use 0 (never) to 86400000",
+        )
     }
 }
 

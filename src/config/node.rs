@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::cluster::check_address;
 use super::{Checker, ClusterConfig, ConfigError, NodeAddress};
+use crate::shard::snapshots;
 
 const EXAMPLE: &str = "tuning/node.toml";
 
@@ -26,6 +27,8 @@ pub struct NodeConfig {
     pub limits: LimitsConfig,
     #[serde(default)]
     pub wal: WalConfig,
+    #[serde(default)]
+    pub snapshot: SnapshotConfig,
     #[serde(default)]
     pub runtime: RuntimeConfig,
     #[serde(default)]
@@ -124,6 +127,54 @@ impl WalConfig {
     }
 }
 
+/// `[snapshot]`: when a group's state is written out, so that its log can go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnapshotConfig {
+    /// A group is snapshotted after so many entries, if these take more room than its last snapshot;
+    /// 0 = never by entries.
+    pub entries: u64,
+    /// And at most so often.
+    pub interval_s: u32,
+    /// A shard's log above this makes the groups that hold its oldest entries give them up; at most
+    /// half of `wal.log_max_gib`.
+    pub log_mib: u32,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self { entries: 10_000, interval_s: 5, log_mib: 1024 }
+    }
+}
+
+impl SnapshotConfig {
+    /// As the shards are told.
+    pub fn config(&self, wal: &WalConfig, config_hash: u64) -> snapshots::SnapshotConfig {
+        let half = u64::from(wal.segments_max()) * wal.segment_bytes() / 2;
+        snapshots::SnapshotConfig {
+            entries: self.entries,
+            interval_us: u64::from(self.interval_s) * 1_000_000,
+            log_bytes_max: (u64::from(self.log_mib) << 20).min(half),
+            config_hash,
+            ..snapshots::SnapshotConfig::default()
+        }
+    }
+
+    fn validate(&self, check: Checker<'_>) -> Result<(), ConfigError> {
+        let mend = "use 0 (never) or 100 to 100000000; 1000 to 50000 are sensible";
+        let entries = self.entries;
+        let fits = entries == 0 || (100..=100_000_000).contains(&entries);
+        check.ensure(fits, "snapshot.entries", entries, "out of range", mend)?;
+        check.within(
+            "snapshot.interval_s",
+            self.interval_s.into(),
+            0..=86_400,
+            "use 0 to 86400",
+        )?;
+        check.within("snapshot.log_mib", self.log_mib.into(), 64..=1 << 20, "use 64 to 1048576")
+    }
+}
+
 /// `[runtime]`: threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -202,6 +253,7 @@ impl NodeConfig {
             cluster,
             limits: LimitsConfig::default(),
             wal: WalConfig::default(),
+            snapshot: SnapshotConfig::default(),
             runtime: RuntimeConfig::default(),
             fault: FaultConfig::default(),
             log: LogConfig::default(),
@@ -245,6 +297,7 @@ impl NodeConfig {
         )?;
         self.limits.validate(check)?;
         self.wal.validate(check)?;
+        self.snapshot.validate(check)?;
         check.within("runtime.spin_us", self.runtime.spin_us, 0..=10_000, "use 0 to 10000")?;
         self.validate_admin(check)?;
         self.validate_directory()

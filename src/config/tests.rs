@@ -50,6 +50,7 @@ fn the_commented_example_shows_exactly_the_defaults() {
         "pin_cores",
         "wal_write_error_at",
         "rpc_timeout_ms",
+        "hibernate_after_ms",
         "sessions_max",
         "# admin",
         "per_group",

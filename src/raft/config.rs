@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::log::TermRun;
 use super::quorum::VOTERS_MAX;
-use crate::ids::{GroupId, HardState, Incarnation, Index, NodeId};
+use crate::ids::{GroupId, HardState, Incarnation, Index, LogStart, NodeId};
 use crate::membership::Membership;
 
 /// One group on one node. Times in microseconds, sizes in bytes.
@@ -24,6 +24,9 @@ pub struct Config {
     pub election_timeout_max_us: u64,
     /// Distance of a leader's heartbeats. Its timers for peers are looked at just as often.
     pub heartbeat_us: u64,
+    /// A leader whose group had nothing to do for this long asks it to sleep; 0 = never, nor does
+    /// this member when it is asked.
+    pub hibernate_after_us: u64,
     /// An append that was not answered for so long is followed by an empty one.
     pub rpc_timeout_us: u64,
     /// Most bytes of blocks in one Append; a single larger block still goes alone.
@@ -86,6 +89,7 @@ impl Config {
             election_timeout_max_us: 300_000,
             heartbeat_us: 50_000,
             rpc_timeout_us: 100_000,
+            hibernate_after_us: 0,
             append_bytes_max: 1 << 20,
             inflight_count_max: 256,
             inflight_bytes_max: 16 << 20,
@@ -154,10 +158,12 @@ pub struct Restored {
     pub hard_state: HardState,
     /// Terms of `first..=last`, ascending in both fields; empty for an empty log.
     pub terms: Vec<TermRun>,
-    /// Lowest index the log still has (1 until snapshots cut it).
-    pub first: Index,
-    /// Highest index; `first - 1` for an empty log.
+    /// Where the log begins: what lies before is in a snapshot.
+    pub start: LogStart,
+    /// Highest index; `start.index` for an empty log.
     pub last: Index,
+    /// The state machine begins with a snapshot of this index; 0: with nothing.
+    pub applied: Index,
     /// What this node acknowledged before may be missing from the above: the group starts
     /// RECOVERING (durability.md R3, R4).
     pub recovering: bool,
@@ -175,8 +181,9 @@ impl Default for Restored {
         Self {
             hard_state: HardState::default(),
             terms: Vec::new(),
-            first: Index(1),
+            start: LogStart::default(),
             last: Index::ZERO,
+            applied: Index::ZERO,
             recovering: false,
             damaged: false,
             memberships: Vec::new(),
@@ -188,32 +195,37 @@ impl Restored {
     /// What no log of this core says: why a group cannot start from it. A true checksum is no proof
     /// of sense.
     pub fn check(&self) -> Result<(), &'static str> {
-        let Self { hard_state, terms, first, last, memberships, .. } = self;
+        let Self { hard_state, terms, start, last, applied, memberships, .. } = self;
         let in_order = memberships.windows(2).all(|pair| pair[0].index < pair[1].index);
-        let among = memberships.iter().all(|m| Index::ZERO < m.index && m.index <= *last);
+        let among = memberships.iter().all(|m| m.index <= *last);
         let alone = memberships.iter().any(|m| m.voters.is_empty());
         if !in_order || !among || alone {
             return Err("configurations that the entries do not have");
         }
-        let empty = *last < *first;
-        if *first == Index::ZERO || last.next() < *first || terms.is_empty() != empty {
+        let first = start.index.next();
+        if *last < start.index || terms.is_empty() != (*last == start.index) {
             return Err("entries without a place or without a term");
+        }
+        if *applied < start.index || applied > last {
+            return Err("a snapshot that does not meet the log");
         }
         let ascend = |r: &[TermRun]| r[0].first < r[1].first && r[0].term < r[1].term;
         if !terms.windows(2).all(ascend) {
             return Err("terms that do not ascend");
         }
-        if terms.first().is_some_and(|r| r.first > *first)
+        if terms.first().is_some_and(|r| r.first > first)
             || terms.last().is_some_and(|r| r.first > *last)
         {
             return Err("terms of entries that are not there");
         }
-        // The term is persisted before the first entry that has it.
-        match terms.last() {
-            Some(run) if run.term > hard_state.term => {
-                Err("entries of a term above the hard state")
-            }
-            _ => Ok(()),
+        if terms.first().is_some_and(|r| r.term < start.term || r.epoch < start.epoch) {
+            return Err("entries of an older term than what lies before them");
         }
+        // The term is persisted before the first entry that has it.
+        let highest = terms.last().map_or(start.term, |run| run.term);
+        if highest > hard_state.term {
+            return Err("entries of a term above the hard state");
+        }
+        Ok(())
     }
 }

@@ -252,6 +252,7 @@ impl Raft {
                 Body::AppendReject { prev_index, hint_index: Index::ZERO, hint_term: Term::ZERO }
             }
             Body::Heartbeat { context, .. } => Body::HeartbeatReply { context },
+            Body::Hibernate { .. } => Body::HeartbeatReply { context: 0 },
             Body::TimeoutNow => return self.on_old_timeout_now(now, ready),
             _ => return,
         };

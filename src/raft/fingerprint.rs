@@ -26,9 +26,11 @@ impl Raft {
         (self.hard_state, since(self.hard_state_seq), since(self.issued)).hash(state);
         (self.own_vote, self.heard_at.is_some(), self.announced).hash(state);
         (self.epoch, self.recovery, self.damaged, self.context, self.transfer).hash(state);
+        self.hibernation.fingerprint().hash(state);
         (&self.history, &self.catch_up).hash(state);
         self.reads.fingerprint(state);
         for peer in &self.peers {
+            (peer.absent, peer.sleeps).hash(state);
             (peer.id, peer.standing, peer.incarnation, peer.vote).hash(state);
             (peer.reads, peer.context).hash(state);
             peer.progress.fingerprint(state);
@@ -41,6 +43,7 @@ impl Raft {
         self.heard_at = self.heard_at.map(|_| Tick::ZERO);
         self.election_deadline = Tick::ZERO;
         self.heartbeat_deadline = Tick::ZERO;
+        self.hibernation.forget_time();
         self.silent_until = Tick::ZERO;
         self.reads.forget_time();
         self.forget_disk_time();
@@ -60,7 +63,7 @@ impl Raft {
 
 impl Log {
     fn fingerprint(&self, persisted: Seq, state: &mut impl Hasher) {
-        (self.first_index(), self.last_index(), self.runs()).hash(state);
+        (self.start(), self.last_index(), self.runs()).hash(state);
         (self.applied(), self.commit(), self.durable(), self.first_cached()).hash(state);
         for block in self.blocks_from(self.first_cached()).into_iter().flatten() {
             (block.header().count, block.header().client, block.header().seq).hash(state);

@@ -32,6 +32,13 @@ impl Raft {
     ) {
         let from = self.peers[i].id;
         self.heard_leader(now, from, ready);
+        // An old message, or a leader that does not know how far this log is committed: what lies
+        // before its beginning is committed, so every leader has it.
+        if prev_index < self.log.start().index {
+            let matched = self.log.start().index;
+            let after = self.log.written_by(matched);
+            return self.send(i, after, Body::AppendReply { matched }, 0..0, ready);
+        }
         if self.log.term_at(prev_index) != Some(prev_term) {
             let (hint_index, hint_term) = self.log.highest_with_term_at_most(prev_index, prev_term);
             let body = Body::AppendReject { prev_index, hint_index, hint_term };

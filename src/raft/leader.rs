@@ -1,7 +1,7 @@
 //! What a leader does: takes proposals on, replicates, commits, and makes sure that it still leads.
 
 use super::progress::State;
-use super::{BlockRange, Body, Fetch, Mutant, Raft, Ready, Role, mutants};
+use super::{BlockRange, Body, Fetch, InstallStep, Mutant, Raft, Ready, Role, mutants};
 use crate::block::Block;
 use crate::ids::{Index, NodeId, Seq, Term, Tick};
 
@@ -20,6 +20,7 @@ impl Raft {
         }
         self.begin_membership(now);
         self.set_heartbeat_deadline(now);
+        self.note_activity(now);
         // §5.4.2 and dissertation §6.4: an entry of its own term, so that earlier ones can commit.
         let from = ready.blocks.len();
         self.take_on(Block::noop(self.config.group), ready);
@@ -43,6 +44,7 @@ impl Raft {
             self.take_on(block, ready);
         }
         let range = self.issue_append(from, false, ready);
+        self.note_activity(now);
         self.replicate_new(now, range, first, bytes, ready);
     }
 
@@ -103,6 +105,9 @@ impl Raft {
         while self.peers[i].progress.may_send(now, &self.config) {
             let progress = &self.peers[i].progress;
             let next = progress.next();
+            if next < self.log.first_index() {
+                return self.needs_snapshot(now, i, ready);
+            }
             if next > self.log.last_index() {
                 // A probe is sent even if there is nothing to send.
                 if progress.state() != State::Replicate {
@@ -120,6 +125,7 @@ impl Raft {
 
     fn send_copied(&mut self, now: Tick, i: usize, from: usize, bytes: u64, ready: &mut Ready) {
         let first = ready.blocks[from].first();
+        debug_assert!(first >= self.log.first_index(), "the log begins on a block's edge");
         let range = from as u32..ready.blocks.len() as u32;
         self.send_append(now, i, first, range, bytes, ready);
     }
@@ -188,7 +194,10 @@ impl Raft {
         let starts = match progress.state() {
             State::Replicate => first == from,
             State::Probe { .. } => progress.matched() < first && first <= from,
+            State::Snapshot { .. } => false,
         };
+        // The log may have been cut while the read was under way.
+        let starts = starts && first >= self.log.first_index();
         if !starts || blocks[0].last() < from {
             return 0;
         }
@@ -215,8 +224,12 @@ impl Raft {
         self.note_leave(i);
         let progress = &mut self.peers[i].progress;
         progress.contact(now);
+        let was_behind = matches!(progress.state(), State::Snapshot { .. });
         if progress.acknowledged(now, matched) && matched > self.log.commit() {
             self.advance_commit();
+        }
+        if was_behind && self.peers[i].progress.state() == State::Replicate {
+            self.install_step(i, InstallStep::Stop, ready);
         }
         self.note_round(now, i, matched);
         self.replicate(now, i, ready);
@@ -275,6 +288,9 @@ impl Raft {
         }
         self.set_heartbeat_deadline(now);
         self.part_from_leaving(now);
+        if self.offers_sleep(now, ready) {
+            return;
+        }
         let sent = self.renew_lease(now, ready);
         for i in 0..self.members {
             if !sent {
@@ -303,9 +319,14 @@ impl Raft {
     /// leader send megabytes again.
     fn look_after(&mut self, now: Tick, i: usize, ready: &mut Ready) {
         let progress = &mut self.peers[i].progress;
-        if progress.is_overdue(now, self.config.rpc_timeout_us) {
+        if let State::Snapshot { .. } = progress.state() {
+            self.install_step(i, InstallStep::Send, ready);
+        } else if progress.is_overdue(now, self.config.rpc_timeout_us) {
             let next = progress.next();
             progress.become_probe(next);
+            if next < self.log.first_index() {
+                return self.needs_snapshot(now, i, ready);
+            }
             self.send_append(now, i, next, 0..0, 0, ready);
         } else {
             self.replicate(now, i, ready);

@@ -14,6 +14,7 @@
 //! - `applied ≤ commit ≤ last` and `durable ≤ last`, always.
 //! - `commit ≤ durable` is **not** a rule: a leader with a slow disk commits what a majority of the
 //!   others has made durable, and a follower learns a commit while its own write is under way.
+//! - The log begins behind `start`, where a snapshot ends; its term is known as if it were an entry.
 //! - All of them are counted by command and lie on edges of blocks. Terms are kept as runs.
 //! - `durable` moves only by completions of writes that still speak for this log; a truncation pulls
 //!   it, and every write under way, back to the cut.
@@ -21,7 +22,7 @@
 use std::collections::VecDeque;
 
 use crate::block::Block;
-use crate::ids::{Index, Seq, Term};
+use crate::ids::{Index, LogStart, Seq, Term};
 use crate::mutants::{self, Mutant};
 
 /// From `first` on (until the next run) entries have `term`, and its leader's recovery epoch.
@@ -47,7 +48,7 @@ struct Writing {
 /// See the module's drawing.
 #[derive(Clone, Debug)]
 pub struct Log {
-    first: Index,
+    start: LogStart,
     last: Index,
     last_term: Term,
     runs: Vec<TermRun>,
@@ -61,23 +62,32 @@ pub struct Log {
 }
 
 impl Log {
-    pub(super) fn new(first: Index, last: Index, runs: Vec<TermRun>, commit: Index) -> Self {
-        assert!(first > Index::ZERO && last.next() >= first, "first..=last, maybe empty");
+    /// `applied`: the state machine begins with a snapshot of this index.
+    pub(super) fn new(
+        start: LogStart,
+        last: Index,
+        runs: Vec<TermRun>,
+        commit: Index,
+        applied: Index,
+    ) -> Self {
+        let first = start.index.next();
+        assert!(last >= start.index, "first..=last, maybe empty");
+        assert!(start.index <= applied && applied <= last, "a snapshot within the log");
         assert!(runs.windows(2).all(|r| r[0].first < r[1].first && r[0].term < r[1].term));
         assert!(runs.windows(2).all(|r| r[0].epoch <= r[1].epoch), "epochs never fall");
         assert_eq!(runs.is_empty(), last < first, "each entry has a term");
         assert!(runs.first().is_none_or(|r| r.first <= first));
         assert!(runs.last().is_none_or(|r| r.first <= last));
         Self {
-            first,
+            start,
             last,
-            last_term: runs.last().map_or(Term::ZERO, |r| r.term),
+            last_term: runs.last().map_or(start.term, |r| r.term),
             runs,
             cache: VecDeque::new(),
             cached_bytes: 0,
             uncommitted_bytes: 0,
-            applied: first.prev(),
-            commit: commit.clamp(first.prev(), last),
+            applied,
+            commit: commit.clamp(applied, last),
             durable: last,
             writing: VecDeque::new(),
         }
@@ -85,7 +95,13 @@ impl Log {
 
     /// Lowest index the log still has.
     pub fn first_index(&self) -> Index {
-        self.first
+        self.start.index.next()
+    }
+
+    /// Where it begins.
+    #[inline]
+    pub fn start(&self) -> LogStart {
+        self.start
     }
 
     /// Highest index, durable or not.
@@ -145,11 +161,11 @@ impl Log {
         if index == self.last {
             return Some(self.last_term);
         }
-        if index > self.last || index.next() < self.first {
+        if index > self.last || index < self.start.index {
             return None;
         }
-        if index == Index::ZERO {
-            return Some(Term::ZERO);
+        if index == self.start.index {
+            return Some(self.start.term);
         }
         let run = self.runs.partition_point(|r| r.first <= index).checked_sub(1)?;
         Some(self.runs[run].term)
@@ -157,17 +173,17 @@ impl Log {
 
     /// Recovery epoch of the last entry; 0 for an empty log.
     pub fn last_epoch(&self) -> u32 {
-        self.runs.last().map_or(0, |run| run.epoch)
+        self.runs.last().map_or(self.start.epoch, |run| run.epoch)
     }
 
-    /// The recovery epoch of an entry; 0 before the log and of index 0.
+    /// The recovery epoch of an entry; before the log that of where it begins.
     #[inline]
     pub fn epoch_at(&self, index: Index) -> u32 {
         if index >= self.last {
             return self.last_epoch();
         }
         let run = self.runs.partition_point(|r| r.first <= index).checked_sub(1);
-        run.map_or(0, |run| self.runs[run].epoch)
+        run.map_or(self.start.epoch, |run| self.runs[run].epoch)
     }
 
     /// The highest index not above `index` whose term is not above `term`, with its term: where two
@@ -201,7 +217,7 @@ impl Log {
 
     /// Whether no cached block lies across `index`. What peers name are edges of blocks; a peer that
     /// names another place is faulty, and no reason to stop.
-    pub(super) fn is_edge(&self, index: Index) -> bool {
+    pub fn is_edge(&self, index: Index) -> bool {
         let block = self.cache.get(self.position(index));
         block.is_none_or(|block| block.last() == index || block.first() > index)
     }
@@ -235,7 +251,8 @@ impl Log {
         assert_eq!(block.first(), self.last.next(), "the log has no holes");
         let (term, epoch) = (block.term(), block.header().epoch);
         if term != self.last_term || self.runs.is_empty() {
-            assert!(term > self.last_term, "terms never fall along the log");
+            let first = self.runs.is_empty() && term == self.last_term;
+            assert!(term > self.last_term || first, "terms never fall along the log");
             assert!(epoch >= self.last_epoch(), "epochs never fall along the log");
             self.runs.push(TermRun { first: block.first(), term, epoch });
             self.last_term = term;
@@ -251,7 +268,7 @@ impl Log {
     /// Drops everything from `from` on: a leader of a later term has something else there (§5.3).
     pub(super) fn truncate(&mut self, from: Index) {
         assert!(from > self.commit, "a committed entry is never replaced (§5.4)");
-        assert!(self.first <= from && from <= self.last);
+        assert!(self.start.index < from && from <= self.last);
         while let Some(block) = self.cache.back()
             && block.last() >= from
         {
@@ -263,12 +280,45 @@ impl Log {
         }
         self.runs.truncate(self.runs.partition_point(|r| r.first < from));
         self.last = from.prev();
-        self.last_term = self.runs.last().map_or(Term::ZERO, |r| r.term);
+        self.last_term = self.runs.last().map_or(self.start.term, |r| r.term);
         self.durable = self.durable.min(self.last);
         let pulled_back = |w: &&mut Writing| w.last >= from && !mutants::is(Mutant::StalePersisted);
         for write in self.writing.iter_mut().rev().take_while(pulled_back) {
             write.last = self.last;
         }
+    }
+
+    /// The log begins behind `through` from here on: a published snapshot holds the rest.
+    pub(super) fn begin_at(&mut self, through: Index) {
+        assert!(self.start.index <= through && through <= self.applied.min(self.durable));
+        assert!(self.is_edge(through), "a log is cut between blocks");
+        let term = self.term_at(through).expect("it is in the log");
+        let epoch = self.epoch_at(through);
+        self.start = LogStart { index: through, term, epoch };
+        let gone = self.runs.partition_point(|r| r.first <= through.next()).saturating_sub(1);
+        self.runs.drain(..gone);
+        if through == self.last {
+            self.runs.clear();
+        }
+        while self.cache.front().is_some_and(|block| block.last() <= through) {
+            let block = self.cache.pop_front().expect("looked at");
+            self.cached_bytes -= block.size() as u64;
+        }
+    }
+
+    /// A snapshot takes the place of everything here. What is under way speaks for nothing any more;
+    /// `seq` makes the beginning durable.
+    pub(super) fn install(&mut self, start: LogStart, seq: Seq) {
+        assert!(start.index > self.commit, "what is committed here is not replaced");
+        self.start = start;
+        (self.last, self.last_term) = (start.index, start.term);
+        self.runs.clear();
+        self.cache.clear();
+        (self.cached_bytes, self.uncommitted_bytes) = (0, 0);
+        (self.applied, self.commit) = (start.index, start.index);
+        self.durable = Index::ZERO;
+        self.writing.iter_mut().for_each(|write| write.last = Index::ZERO);
+        self.write_started(seq);
     }
 
     /// The whole log through its last index is written by the persist `seq`.
@@ -359,6 +409,8 @@ impl Log {
         let reach = self.writing.back().map_or(self.durable, |w| w.last.max(self.durable));
         assert_eq!(reach, self.last, "everything is durable or under way");
         assert!(self.runs.last().is_none_or(|r| r.first <= self.last && r.term == self.last_term));
+        assert!(self.start.index <= self.applied && self.start.term <= self.last_term);
+        assert_eq!(self.runs.is_empty(), self.start.index == self.last);
         assert_eq!(self.cache.iter().map(|b| b.size() as u64).sum::<u64>(), self.cached_bytes);
         let open = self.cache.iter().filter(|b| b.last() > self.commit);
         assert_eq!(open.map(|b| b.size() as u64).sum::<u64>(), self.uncommitted_bytes);

@@ -71,6 +71,16 @@ impl History {
         Self { kept }
     }
 
+    /// `memberships` are those that recovery found; one without an index is the group's first one, by
+    /// the word of a snapshot, and takes the place of `first`.
+    pub(super) fn restored(first: Membership, mut memberships: Vec<Membership>) -> Self {
+        if memberships.first().is_some_and(|known| known.index == Index::ZERO) {
+            let known = memberships.remove(0);
+            return Self::new(known, memberships);
+        }
+        Self::new(first, memberships)
+    }
+
     /// The newest, committed or not.
     pub(super) fn current(&self) -> &Membership {
         self.kept.last().expect("never empty")
@@ -320,10 +330,11 @@ impl Raft {
         Ok(())
     }
 
-    /// Has answered lately. Only a leader knows.
+    /// Has answered lately, or sleeps and its shard is heard. Only a leader knows.
     pub fn is_live(&self, now: Tick, node: NodeId) -> bool {
         let patience = self.config.election_timeout_max_us;
         match self.peer(node) {
+            Some(i) if self.is_hibernating() => !self.peers[i].absent,
             Some(i) => now.since(self.peers[i].progress.contact_at()) < patience,
             None => node == self.config.id,
         }

@@ -1,6 +1,6 @@
 //! What the members of a group say to each other. Small and `Copy`; blocks travel beside it.
 
-use crate::ids::{Incarnation, Index, Term};
+use crate::ids::{Incarnation, Index, LogStart, Term};
 
 /// One message of one group. Sender, receiver and group are known from where it is carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +40,19 @@ pub enum Body {
     Heartbeat { commit: Index, context: u64, last: Index },
     /// Answer to a `Heartbeat`.
     HeartbeatReply { context: u64 },
+    /// A heartbeat of a leader that has nothing to do: its log ends at `last`, with an entry of this
+    /// term, and all of it is committed. Whoever has the same sleeps until something happens.
+    Hibernate { last: Index, round: u32 },
+    /// Answer to a `Hibernate`; with `asleep: false` also unasked: the sender woke, or never slept,
+    /// and waits for heartbeats.
+    HibernateReply { round: u32, asleep: bool },
+    /// InstallSnapshot (§7), announced: the leader's log begins behind what the follower has. Asks how
+    /// much of this snapshot the follower holds already.
+    SnapshotOffer(Offer),
+    /// Bytes of the snapshot of `index` that was offered, from `offset` on; they travel beside it.
+    SnapshotChunk { index: Index, offset: u64, size: u64, checksum: u32 },
+    /// The follower holds the first `offset` bytes of the snapshot of `index`, durable.
+    SnapshotReply { index: Index, offset: u64 },
     /// The leader asks the receiver to campaign at once (dissertation §3.10).
     TimeoutNow,
     /// A follower has reads up to `number` and asks from which index on they may be answered
@@ -47,4 +60,15 @@ pub enum Body {
     ReadIndex { number: u64 },
     /// The leader's answer: `index`, for all reads up to `number`.
     ReadReply { number: u64, index: Index },
+}
+
+/// A snapshot, named: two with equal names have equal bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Offer {
+    /// What it stands for.
+    pub start: LogStart,
+    /// All of it, bytes.
+    pub size: u64,
+    /// Of everything in it.
+    pub checksum: u32,
 }

@@ -10,9 +10,10 @@
 //! 2. sends each of [`Ready::messages`], but not before the persist it names in `after` is done;
 //!    `Seq::ZERO` leaves at once, in parallel with the leader's own write (dissertation §10.2.1);
 //! 3. reads [`Ready::fetches`] from its log and answers each with exactly one `Fetched`;
-//! 4. applies what [`Ready::committed`] covers ([`Log::blocks_from`], or the log on disk for blocks
+//! 4. carries on with what [`Ready::installs`] says of snapshots under way;
+//! 5. applies what [`Ready::committed`] covers ([`Log::blocks_from`], or the log on disk for blocks
 //!    of an earlier start) and reports `Applied { index }`;
-//! 5. calls `Timeout` at [`Raft::deadline`]. Earlier is harmless, later only slow.
+//! 6. calls `Timeout` at [`Raft::deadline`]. Earlier is harmless, later only slow.
 //!
 //! Messages may be lost, doubled, late and out of order. Persists may not be lost except by a crash,
 //! after which a new `Raft` starts from what is on disk.
@@ -27,18 +28,23 @@
 //!
 //! `election` terms, votes, timeouts · `leader` proposals, replication, commit, heartbeats ·
 //! `follower` appends and conflicts · [`log`](mod@log) terms, cache, cursors · [`progress`] one
-//! follower · [`quorum`] majorities · `membership` who takes part, `promotion` learners on their way to
-//! a vote · `recovering` the way back after a loss · `read_index` reads without the log ·
-//! [`transfer`] handing over · [`message`], [`ready`] what goes out.
+//! follower · `install` snapshots in place of entries · [`quorum`] majorities · `membership` who takes
+//! part, `promotion` learners on their way to a vote · `recovering` the way back after a loss ·
+//! `read_index` reads without the log · [`transfer`] handing over · `hibernation` sleep of idle groups ·
+//! [`message`], [`ready`] what goes out.
 
 pub mod config;
 mod election;
+mod event;
 #[doc(hidden)]
 mod fingerprint;
 mod follower;
 #[doc(hidden)]
 pub mod harness;
+mod hibernation;
+mod install;
 mod leader;
+mod links;
 pub mod log;
 mod membership;
 pub mod message;
@@ -53,12 +59,13 @@ pub mod transfer;
 mod view;
 
 pub use config::{Config, ConfigError, Restored};
+pub use event::Event;
 pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
 pub use ready::{
-    BlockRange, Committed, Fetch, GroupMembership, Outbound, Persist, PersistOp, PossibleLoss,
-    ReadIndex, Ready, Role, Transition,
+    BlockRange, Committed, Fetch, GroupMembership, Install, InstallStep, Outbound, Persist,
+    PersistOp, PossibleLoss, ReadIndex, Ready, Role, Transition,
 };
 pub use transfer::TransferRefused;
 
@@ -66,8 +73,9 @@ use thiserror::Error;
 
 use crate::block::Block;
 use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
-use crate::membership::{ChangeError, Membership, Preflight, Step};
+use crate::membership::{ChangeError, Membership, Preflight};
 use crate::mutants::{self, Mutant};
+use hibernation::Hibernation;
 use membership::{History, Standing};
 use promotion::CatchUp;
 use quorum::{Ballot, JointConfig};
@@ -75,42 +83,6 @@ use read_index::{Reads, Waits};
 use recovering::Recovery;
 use rng::Rng;
 use transfer::{DiskWatch, Transfer};
-
-/// What can happen to a group. Blocks are lent in a vector and drained, so that its memory is reused.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// The deadline is reached. Harmless when early.
-    Timeout,
-    /// All proposals of a turn. What is taken on is drained from the front, in order; what is left
-    /// was refused: this node does not lead, or the leader's uncommitted bytes are at their limit.
-    Propose { blocks: &'a mut Vec<Block> },
-    /// An operator's change of who takes part (§6). `answer` is set: the index of the entry that
-    /// begins it, or why not. `force`: also if no quorum of voters answers, before or after.
-    ProposeMembership {
-        steps: &'a [Step],
-        force: bool,
-        answer: &'a mut Option<Result<Index, ChangeRefused>>,
-    },
-    /// A message from a peer; `blocks` are those of an `Append` and are drained.
-    Receive { from: NodeId, message: Message, blocks: &'a mut Vec<Block> },
-    /// All persists through `seq` are durable (or written, where the group does not sync).
-    Persisted { seq: Seq },
-    /// The state machine has applied everything through `index`.
-    Applied { index: Index },
-    /// The answer to a [`Fetch`]: blocks from the one that holds `from` on. None = the read failed
-    /// and is tried again after an rpc timeout.
-    Fetched { to: NodeId, from: Index, blocks: &'a mut Vec<Block> },
-    /// A connection to the peer stands and its handshake named this incarnation.
-    PeerConnected { peer: NodeId, incarnation: Incarnation },
-    /// Messages under way to and from the peer are lost.
-    PeerDisconnected { peer: NodeId },
-    /// Reads up to this number want an index from which on they may be answered; numbers grow.
-    /// Answered in [`Ready::reads`], perhaps late, and with a leader's help if this node follows;
-    /// never while nobody leads.
-    ReadIndex { number: u64 },
-    /// This leader is to hand over to `to`. [`Raft::may_transfer`] says whether it will try.
-    Transfer { to: NodeId },
-}
 
 /// Why a change of membership was not begun.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -138,6 +110,10 @@ struct Peer {
     vote: Option<Ballot>,
     /// Means something only while this node leads.
     progress: Progress,
+    /// It has no connection, or was silent for an election timeout: the group may sleep without it.
+    absent: bool,
+    /// Its answer to the running offer to sleep.
+    sleeps: bool,
     /// Its reads, and the highest context of a heartbeat that it has answered; as `progress`.
     reads: Waits,
     context: u64,
@@ -185,6 +161,7 @@ pub struct Raft {
     /// Of the last round of ReadIndex; given back in heartbeat replies. It grows through all terms of
     /// a start, so that no answer fits a later round.
     context: u64,
+    hibernation: Hibernation,
     reads: Reads,
     transfer: Option<Transfer>,
     /// This node is stopping and does not want to lead any more.
@@ -204,10 +181,11 @@ impl Raft {
     pub fn new(config: Config, restored: Restored, now: Tick) -> Self {
         config.validate().expect("the caller has validated the configuration");
         restored.check().expect("the caller has checked what it found");
-        let Restored { hard_state, terms, first, last, recovering, damaged, memberships } =
+        let Restored { hard_state, terms, start, last, applied, recovering, damaged, memberships } =
             restored;
-        let log = Log::new(first, last, terms, hard_state.commit);
-        let history = History::new(Membership::of_voters(config.voters.clone()), memberships);
+        let log = Log::new(start, last, terms, hard_state.commit, applied);
+        let first = Membership::of_voters(config.voters.clone());
+        let history = History::restored(first, memberships);
         let mut raft = Self {
             peers: Vec::new(),
             members: 0,
@@ -229,11 +207,12 @@ impl Raft {
             heard_at: None,
             election_deadline: now,
             heartbeat_deadline: now,
-            announced: Index::ZERO,
+            announced: applied,
             epoch: 0,
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
             damaged: damaged && !mutants::is(Mutant::DamagedWinsWithLoss),
             context: 0,
+            hibernation: Hibernation::default(),
             reads: Reads::default(),
             transfer: None,
             retired: false,
@@ -249,6 +228,11 @@ impl Raft {
 
     /// The only way in. See the module's contract.
     pub fn handle(&mut self, now: Tick, event: Event<'_>, ready: &mut Ready) {
+        if self.hibernation.asleep
+            && let Some(by) = event.wakes()
+        {
+            self.wake(now, by, &[], ready);
+        }
         match event {
             Event::Timeout => self.on_timeout(now, ready),
             Event::Propose { blocks } => self.on_propose(now, blocks, ready),
@@ -261,6 +245,11 @@ impl Raft {
             }
             Event::Persisted { seq } => self.on_persisted(now, seq, ready),
             Event::Applied { index } => self.log.applied_to(index),
+            Event::Compacted { through } => self.log.begin_at(through),
+            Event::Installed { start, membership } => {
+                self.on_installed(now, start, membership, ready);
+            }
+            Event::SnapshotFailed { to } => self.on_snapshot_failed(to),
             Event::Fetched { to, from, blocks } => {
                 self.on_fetched(now, to, from, blocks, ready);
                 blocks.clear();
@@ -269,6 +258,9 @@ impl Raft {
                 self.on_connected(now, peer, incarnation, ready);
             }
             Event::PeerDisconnected { peer } => self.on_disconnected(now, peer),
+            Event::PeerSilent { peer } => self.on_silent(now, peer),
+            Event::PeerHeard { peer } => self.on_heard(now, peer, ready),
+            Event::Wake { by, heard } => self.wake(now, by, heard, ready),
             Event::ReadIndex { number } => self.on_read_index(number),
             Event::Transfer { to } => self.on_transfer(now, to, ready),
         }
@@ -287,6 +279,7 @@ impl Raft {
     /// When `Timeout` is next needed; `Tick(u64::MAX)` = never.
     pub fn deadline(&self) -> Tick {
         match self.role {
+            _ if self.hibernation.asleep => Tick(u64::MAX),
             Role::Leader if self.members == 0 => Tick(u64::MAX),
             Role::Leader => self.heartbeat_deadline.min(Transfer::deadline(&self.transfer)),
             // Its own vote is being written; nobody else is asked.
@@ -324,6 +317,7 @@ impl Raft {
         if !self.is_current(i, &message) {
             return;
         }
+        self.peers[i].absent = false;
         if let Body::VoteRequest { pre, handed, last_index, last_term } = message.body {
             let last = (last_index, last_term);
             return self.on_vote_request(now, i, message.term, (pre, handed), last, ready);
@@ -359,6 +353,23 @@ impl Raft {
                     if message.echo == self.config.incarnation { commit } else { Index(0) };
                 self.on_heartbeat(now, i, commit, context, ready);
             }
+            Body::Hibernate { last, round } => {
+                if !self.refuses_second_leader(i) {
+                    self.on_hibernate(now, i, (last, round), ready);
+                }
+            }
+            Body::SnapshotOffer(offer) => {
+                if self.refuses_second_leader(i) {
+                    return;
+                }
+                self.on_snapshot_offer(now, i, offer, ready);
+            }
+            Body::SnapshotChunk { .. } => {
+                if self.refuses_second_leader(i) {
+                    return;
+                }
+                self.on_snapshot_chunk(now, i, &message.body, blocks, ready);
+            }
             Body::TimeoutNow => self.on_timeout_now(now, i, ready),
             Body::ReadReply { number, index } => self.on_read_reply(i, number, index, ready),
             // The rest are for a leader. An answer of this term proves that this node led or leads
@@ -367,6 +378,12 @@ impl Raft {
             Body::AppendReply { matched } => self.on_append_reply(now, i, matched, ready),
             Body::AppendReject { prev_index, hint_index, hint_term } => {
                 self.on_append_reject(now, i, prev_index, (hint_index, hint_term), ready);
+            }
+            Body::HibernateReply { round, asleep } => {
+                self.on_hibernate_reply(now, i, round, asleep);
+            }
+            Body::SnapshotReply { index, offset } => {
+                self.on_snapshot_reply(now, i, index, offset, ready);
             }
             Body::HeartbeatReply { context } => {
                 self.note_leave(i);
@@ -385,6 +402,9 @@ impl Raft {
             Body::VoteRequest { .. }
                 | Body::Append { .. }
                 | Body::Heartbeat { .. }
+                | Body::Hibernate { .. }
+                | Body::SnapshotOffer(_)
+                | Body::SnapshotChunk { .. }
                 | Body::TimeoutNow
         );
         let echo = message.echo;
@@ -431,34 +451,6 @@ impl Raft {
         }
     }
 
-    fn on_connected(
-        &mut self,
-        now: Tick,
-        peer: NodeId,
-        incarnation: Incarnation,
-        ready: &mut Ready,
-    ) {
-        let Some(i) = self.peer(peer) else { return };
-        if incarnation < self.peers[i].incarnation {
-            return;
-        }
-        self.learn_incarnation(i, incarnation);
-        if self.role == Role::Leader && i < self.members {
-            let progress = &mut self.peers[i].progress;
-            progress.become_probe(progress.next());
-            self.replicate(now, i, ready);
-        }
-    }
-
-    fn on_disconnected(&mut self, now: Tick, peer: NodeId) {
-        let Some(i) = self.peer(peer) else { return };
-        let progress = &mut self.peers[i].progress;
-        progress.become_probe(progress.next());
-        if self.leader == Some(peer) {
-            self.suspect_leader(now);
-        }
-    }
-
     /// Gives (term, vote) to be persisted if they changed. Runs before anything that could reveal
     /// them is pushed, and at the end of `handle`.
     #[inline]
@@ -490,6 +482,7 @@ impl Raft {
     /// Takes `ready.blocks[from..]`, already appended to the log, to be logged.
     fn issue_append(&mut self, from: usize, truncates: bool, ready: &mut Ready) -> BlockRange {
         self.save_hard_state(ready);
+        self.withdraw_offer();
         let blocks = from as u32..ready.blocks.len() as u32;
         let seq = self.issue(PersistOp::Append { blocks: blocks.clone(), truncates }, ready);
         self.log.write_started(seq);
@@ -560,6 +553,8 @@ impl Peer {
             incarnation: Incarnation::ZERO,
             vote: None,
             progress: Progress::new(),
+            absent: true,
+            sleeps: false,
             reads: Waits::default(),
             context: 0,
         }

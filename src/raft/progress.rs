@@ -9,7 +9,8 @@
 //!   `next` is a guess                               with them, window by count and bytes
 //! ```
 //!
-//! `Snapshot` will stand beside them: nothing is sent until the snapshot has arrived.
+//! `Snapshot` stands beside them: the log begins behind `next`, and nothing is sent until the follower
+//! says that it holds what it lacked. Then it is replicated to; a disconnection makes it a probe.
 //!
 //! `matched < next`; `matched` is what the follower has said, of this leader's term and of its
 //! present incarnation. Both lie on block edges in `Replicate`; the guess of a `Probe` may fall into
@@ -28,6 +29,8 @@ pub enum State {
     Probe { waiting: bool },
     /// The logs agree; appends are pipelined.
     Replicate,
+    /// It needs a snapshot first, and entries from this index on afterwards.
+    Snapshot { first: Index },
 }
 
 /// Blocks for a follower that had to be read from the log on disk.
@@ -144,6 +147,15 @@ impl Progress {
         self.fetching = Fetching::No;
     }
 
+    /// The log begins at `first`, behind what the follower lacks.
+    pub(super) fn become_snapshot(&mut self, now: Tick, first: Index) {
+        assert!(self.next < first, "what the log has is not sent as a snapshot");
+        self.state = State::Snapshot { first };
+        self.inflights.clear();
+        self.fetching = Fetching::No;
+        self.waiting_since = now;
+    }
+
     fn become_replicate(&mut self) {
         self.state = State::Replicate;
         self.next = self.matched.next();
@@ -164,6 +176,7 @@ impl Progress {
             State::Replicate => {
                 !self.inflights.is_full(config.inflight_count_max, config.inflight_bytes_max)
             }
+            State::Snapshot { .. } => false,
         }
     }
 
@@ -187,6 +200,7 @@ impl Progress {
                     self.next = last.next();
                 }
             }
+            State::Snapshot { .. } => unreachable!("nothing is sent beside a snapshot"),
         }
         self.fetching = Fetching::No;
     }
@@ -203,6 +217,9 @@ impl Progress {
             // A late answer below the guess proves nothing about the guess itself.
             State::Probe { .. } if self.matched.next() >= self.next => self.become_replicate(),
             State::Probe { .. } => {}
+            // Whatever it took the entries from: it has what the log no longer has.
+            State::Snapshot { first } if self.matched.next() >= first => self.become_replicate(),
+            State::Snapshot { .. } => self.next = self.next.max(self.matched.next()),
             State::Replicate => {
                 self.inflights.free_through(matched);
                 // A late answer to an append from before the last probe may lie ahead; what is
@@ -222,6 +239,7 @@ impl Progress {
         let old = match self.state {
             State::Probe { waiting } => !waiting || prev.next() != self.next,
             State::Replicate => prev >= self.next,
+            State::Snapshot { .. } => true,
         };
         if old || prev <= self.matched {
             return false;
@@ -235,6 +253,7 @@ impl Progress {
         let waiting = match self.state {
             State::Probe { waiting } => waiting,
             State::Replicate => !self.inflights.ring.is_empty(),
+            State::Snapshot { .. } => false,
         };
         waiting && now.since(self.waiting_since) >= rpc_timeout_us
     }

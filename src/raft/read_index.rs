@@ -90,7 +90,7 @@ pub(super) struct Reads {
 impl Reads {
     /// Whether there is nothing to look after.
     #[inline]
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.round.is_none() && self.local.flying == 0 && self.local.next == 0 && !self.askers
     }
 

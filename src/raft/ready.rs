@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
-use super::message::Message;
+use super::message::{Message, Offer};
 use crate::block::Block;
-use crate::ids::{GroupId, HardState, Index, NodeId, Seq, Term};
+use crate::ids::{GroupId, HardState, Index, LogStart, NodeId, Seq, Term};
 use crate::membership::Membership;
 
 /// Indices into [`Ready::blocks`].
@@ -25,6 +25,8 @@ pub struct Ready {
     pub messages: Vec<Outbound>,
     /// Blocks needed that are no longer in memory; answered by `Event::Fetched`.
     pub fetches: Vec<Fetch>,
+    /// Snapshots to send, and what became known of those under way, in order.
+    pub installs: Vec<Install>,
     /// Commit indices that moved.
     pub committed: Vec<Committed>,
     /// Changes of role, term or leader, with the reason.
@@ -44,6 +46,7 @@ impl Ready {
         self.persists.clear();
         self.messages.clear();
         self.fetches.clear();
+        self.installs.clear();
         self.committed.clear();
         self.transitions.clear();
         self.losses.clear();
@@ -56,6 +59,7 @@ impl Ready {
         self.persists.is_empty()
             && self.messages.is_empty()
             && self.fetches.is_empty()
+            && self.installs.is_empty()
             && self.committed.is_empty()
             && self.transitions.is_empty()
             && self.losses.is_empty()
@@ -85,6 +89,9 @@ pub enum PersistOp {
     /// Contiguous blocks. `truncates`: the first one replaces entries logged before, from its index
     /// on; such a record is always synced (R1).
     Append { blocks: BlockRange, truncates: bool },
+    /// A snapshot was installed: the log begins behind `start`, without anything logged before.
+    /// Always synced.
+    Begin(LogStart),
 }
 
 /// One message to one peer.
@@ -108,6 +115,30 @@ pub struct Fetch {
     pub from: Index,
     pub through: Index,
     pub bytes_max: u32,
+}
+
+/// What is to be done about a snapshot between this node and a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Install {
+    pub group: GroupId,
+    pub peer: NodeId,
+    pub step: InstallStep,
+}
+
+/// See [`Install`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstallStep {
+    /// This leader's log begins behind what the peer needs: send the newest snapshot. Comes again
+    /// with every heartbeat until the peer has it.
+    Send,
+    /// The peer holds so many bytes of the snapshot of `index`.
+    Held { index: Index, offset: u64 },
+    /// The peer needs no snapshot from this node (any more).
+    Stop,
+    /// The leader offers a snapshot that is wanted.
+    Offered(Offer),
+    /// It sent a part: the body of [`Ready::blocks`]`[block]`.
+    Chunk { index: Index, offset: u64, size: u64, checksum: u32, block: u32 },
 }
 
 /// A commit index moved to `index`.

@@ -89,6 +89,7 @@ impl Raft {
         assert!(self.term >= self.log.last_term());
         assert!(self.persisted <= self.issued && self.hard_state_seq <= self.issued);
         assert_eq!((self.hard_state.term, self.hard_state.vote), (self.term, self.vote));
+        self.check_hibernation();
         assert!(self.peers[..self.members].iter().all(|peer| peer.standing != Standing::Stranger));
         match self.role {
             Role::Leader => {

@@ -1,5 +1,6 @@
-//! The cold paths of a node on an executor of their own: segments are made and pre-written here,
-//! so that the shards' loops never wait for an allocation, a rename or a directory.
+//! The cold paths of a node on executors of their own: segments are made and pre-written on one, the
+//! files of snapshots written and read on another, so that the shards' loops never wait for an
+//! allocation, a rename or a directory, and segments not for snapshots.
 //!
 //! Jobs come by a bounded queue and an eventfd; what became of them goes back the same way, by the
 //! shard's queue and its ring's wake-up.
@@ -17,7 +18,9 @@ use glommio::io::BufferedFile;
 use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
 
 use super::disk::disk_error;
+use super::files;
 use super::ring::Waker;
+use crate::shard::snapshots::{FileDone, FileOp, FileOpId};
 use crate::wal::{AlignedBuf, DiskError, OpId};
 
 /// Zeros are written in pieces of this size, one after the other: never-written blocks would make
@@ -37,9 +40,28 @@ pub struct PrepareJob {
     pub reply: Arc<ColdReplies>,
 }
 
+/// Something to do with a file of a snapshot.
+pub struct FileJob {
+    pub dir: Arc<Path>,
+    pub op: FileOp,
+    pub reply: Arc<ColdReplies>,
+}
+
+/// What a cold executor does.
+pub enum Job {
+    Prepare(PrepareJob),
+    File(FileJob),
+}
+
+/// What became of a job.
+pub enum ColdReply {
+    Prepared(OpId, Result<(), DiskError>),
+    File(FileOpId, Result<FileDone, DiskError>),
+}
+
 /// Where a shard finds what became of its jobs.
 pub struct ColdReplies {
-    queue: ArrayQueue<(OpId, Result<(), DiskError>)>,
+    queue: ArrayQueue<ColdReply>,
     waker: Waker,
 }
 
@@ -48,13 +70,18 @@ impl ColdReplies {
         Arc::new(Self { queue: ArrayQueue::new(JOBS_MAX), waker })
     }
 
-    pub fn pop(&self) -> Option<(OpId, Result<(), DiskError>)> {
+    pub fn pop(&self) -> Option<ColdReply> {
         self.queue.pop()
+    }
+
+    fn push(&self, reply: ColdReply) {
+        assert!(self.queue.push(reply).is_ok(), "a reply for each job fits");
+        self.waker.wake();
     }
 }
 
 struct Shared {
-    jobs: ArrayQueue<PrepareJob>,
+    jobs: ArrayQueue<Job>,
     stop: AtomicBool,
     waker: Waker,
 }
@@ -80,9 +107,9 @@ impl Cold {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Queues a job. The log asks for so few at a time that the queue cannot be full.
-    pub fn submit(&self, job: PrepareJob) {
-        assert!(self.shared.jobs.push(job).is_ok(), "more than {JOBS_MAX} segments asked for");
+    /// Queues a job. Shards ask for so few at a time that the queue cannot be full.
+    pub fn submit(&self, job: Job) {
+        assert!(self.shared.jobs.push(job).is_ok(), "more than {JOBS_MAX} jobs asked for");
         self.shared.waker.wake();
     }
 }
@@ -116,14 +143,22 @@ async fn run(shared: Arc<Shared>) {
     let _ = events.close().await;
 }
 
-fn carry_out(job: &PrepareJob) {
+fn carry_out(job: &Job) {
+    match job {
+        Job::Prepare(job) => prepare(job),
+        Job::File(FileJob { dir, op, reply }) => {
+            reply.push(ColdReply::File(op.id(), files::carry_out(dir, op)));
+        }
+    }
+}
+
+fn prepare(job: &PrepareJob) {
     let made = make_segment(&job.path, job.bytes, job.recycle.as_deref());
     let result = made.map_err(|error| disk_error(&error));
     if result.is_err() {
         let _ = fs::remove_file(temporary(&job.path));
     }
-    assert!(job.reply.queue.push((job.op, result)).is_ok(), "a reply for each job fits");
-    job.reply.waker.wake();
+    job.reply.push(ColdReply::Prepared(job.op, result));
 }
 
 fn temporary(path: &Path) -> PathBuf {

@@ -7,6 +7,7 @@ pub mod calibrate;
 pub mod cold;
 pub mod disk;
 pub mod entropy;
+pub mod files;
 pub mod links;
 pub mod machine;
 pub mod net;

@@ -1,13 +1,15 @@
 //! A shard's loop: wait, hand completions to the shard, take a turn, submit what it asks for.
 //! Nothing is decided here but which bytes go where.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tracing::{error, info, warn};
 
-use super::cold::{Cold, ColdReplies, PrepareJob};
+use super::cold::{Cold, ColdReplies, ColdReply, FileJob, Job, PrepareJob};
 use super::disk::{Disk, DiskEvent, segment_path};
+use super::files::snapshot_dir;
 use super::links::{Link, Links};
 use super::net::{ConnId, Net, NetEvent};
 use super::ring::{Completion, Ring};
@@ -34,6 +36,9 @@ pub struct Reactor<M> {
     pub(super) links: Links,
     port: Arc<ShardPort>,
     cold: Arc<Cold>,
+    /// For the files of snapshots.
+    files: Arc<Cold>,
+    snapshot_dir: Arc<Path>,
     cold_replies: Arc<ColdReplies>,
     segment_bytes: u64,
     segment_dir: std::path::PathBuf,
@@ -59,6 +64,7 @@ pub struct ReactorParts<M> {
     pub links: Links,
     pub port: Arc<ShardPort>,
     pub cold: Arc<Cold>,
+    pub files: Arc<Cold>,
     pub segment_dir: std::path::PathBuf,
     pub segment_bytes: u64,
     pub fail_write_in: Option<u64>,
@@ -71,7 +77,7 @@ pub struct ReactorParts<M> {
 
 impl<M: StateMachine> Reactor<M> {
     pub fn new(parts: ReactorParts<M>) -> Self {
-        let ReactorParts { ring, shard, links, port, cold, segment_dir, .. } = parts;
+        let ReactorParts { ring, shard, links, port, cold, files, segment_dir, .. } = parts;
         let cold_replies = ColdReplies::new(ring.waker());
         Self {
             net: Net::default(),
@@ -80,6 +86,8 @@ impl<M: StateMachine> Reactor<M> {
             links,
             port,
             cold,
+            files,
+            snapshot_dir: snapshot_dir(&segment_dir).into(),
             cold_replies,
             segment_bytes: parts.segment_bytes,
             segment_dir,
@@ -165,8 +173,13 @@ impl<M: StateMachine> Reactor<M> {
         for (op, result) in self.disk_events.drain(..) {
             self.shard.disk_done(now, op, result);
         }
-        while let Some((op, result)) = self.cold_replies.pop() {
-            self.shard.disk_done(now, op, result.map(|()| DiskDone::Prepared));
+        while let Some(reply) = self.cold_replies.pop() {
+            match reply {
+                ColdReply::Prepared(op, result) => {
+                    self.shard.disk_done(now, op, result.map(|()| DiskDone::Prepared));
+                }
+                ColdReply::File(op, result) => self.shard.file_done(now, op, result),
+            }
         }
         self.net.drain_closed(&mut self.net_events);
         let mut events = std::mem::take(&mut self.net_events);
@@ -308,16 +321,20 @@ impl<M: StateMachine> Reactor<M> {
                     if let Some(old) = recycle {
                         self.disk.forget(old);
                     }
-                    self.cold.submit(PrepareJob {
+                    self.cold.submit(Job::Prepare(PrepareJob {
                         op,
                         path: segment_path(&self.segment_dir, segment),
                         bytes: self.segment_bytes,
                         recycle: recycle.map(|old| segment_path(&self.segment_dir, old)),
                         reply: self.cold_replies.clone(),
-                    });
+                    }));
                 }
                 op => self.disk.start(&mut self.ring, op),
             }
+        }
+        for op in self.out.files.drain(..) {
+            let (dir, reply) = (self.snapshot_dir.clone(), self.cold_replies.clone());
+            self.files.submit(Job::File(FileJob { dir, op, reply }));
         }
     }
 

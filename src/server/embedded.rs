@@ -24,10 +24,20 @@ pub struct EmbeddedCluster {
 impl EmbeddedCluster {
     /// Starts `profile.nodes` nodes with their directories under `dir`.
     pub fn start(profile: &Profile, dir: &Path) -> Result<Self, StartError> {
+        Self::start_with(profile, dir, |_| {})
+    }
+
+    /// The same with a change to what the profile says.
+    pub fn start_with(
+        profile: &Profile,
+        dir: &Path,
+        change: impl FnOnce(&mut ClusterConfig),
+    ) -> Result<Self, StartError> {
         let listeners = (0..profile.nodes)
             .map(|_| Listeners::bind("127.0.0.1:0", "127.0.0.1:0"))
             .collect::<Result<Vec<_>, _>>()?;
-        let cluster = cluster_config(profile, &listeners)?;
+        let mut cluster = cluster_config(profile, &listeners)?;
+        change(&mut cluster);
         let (mut nodes, mut prepared) = (Vec::new(), Vec::new());
         for (i, listeners) in listeners.into_iter().enumerate() {
             let id = i as u32 + 1;

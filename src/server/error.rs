@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::directory::DirectoryError;
 use crate::config::ConfigError;
+use crate::shard::snapshots::gather::GatherError;
 use crate::wal::WalError;
 
 /// Why a node does not start. One line each: what is wrong and how to mend it.
@@ -35,6 +36,16 @@ pub enum StartError {
          set cluster.groups and cluster.shards back, they are fixed once there is data"
     )]
     ForeignGroup { shard: u32, group: u32 },
+    #[error(
+        "shard {shard}: {error}; start the build and the configuration that wrote it, or move the \
+         file away and let the other nodes send another one"
+    )]
+    Snapshot { shard: u32, error: GatherError },
+    #[error(
+        "shard {shard}: the snapshot of group {group} is damaged or gone, and its log begins behind \
+         it; restore this node's directory, or replace the node"
+    )]
+    SnapshotLost { shard: u32, group: u32 },
     #[error("the kernel refuses what a node needs: {0}; run `ringraft doctor`")]
     Kernel(std::io::Error),
     #[error("shard {0} did not start; see the log above")]

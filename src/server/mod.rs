@@ -12,6 +12,7 @@ mod keeper;
 mod plan;
 pub mod recover;
 mod recovery;
+mod snapshots;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -147,6 +148,8 @@ impl Node {
         let routes = Routes::new(self.ports.clone(), self.keeper.clone());
         let name = format!("node-{}-cold", config.id);
         let cold = Arc::new(Cold::start(&name).map_err(StartError::Kernel)?);
+        let name = format!("node-{}-files", config.id);
+        let files = Arc::new(Cold::start(&name).map_err(StartError::Kernel)?);
         // Shard 0 accepts for all; it starts last, when the others can take what it hands over.
         let mut sockets = vec![
             (OwnedFd::from(listeners.client), Role::Client),
@@ -171,6 +174,7 @@ impl Node {
                 routes: routes.clone(),
                 port: self.ports[shard as usize].clone(),
                 cold: cold.clone(),
+                files: files.clone(),
             };
             let (word, is_word) = mpsc::channel();
             let started = plan.spawn(end.clone(), is_word)?;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::error::StartError;
 use super::keeper::Keeper;
-use super::recovery;
+use super::recovery::{self, Opened, States};
 use crate::block::BLOCK_BYTES_MAX;
 use crate::config::NodeConfig;
 use crate::ids::{GroupId, Incarnation, Lsn, NodeId};
@@ -58,6 +58,7 @@ pub struct ShardPlan {
     pub routes: Arc<Routes>,
     pub port: Arc<ShardPort>,
     pub cold: Arc<Cold>,
+    pub files: Arc<Cold>,
 }
 
 /// A thread that has read its log and waits for the word to go on.
@@ -129,12 +130,17 @@ impl ShardPlan {
             (self.config.cluster.groups, self.config.cluster.shards, self.shard);
         let ours = |group: GroupId| group.0 < groups && group.0 % shards == shard;
         let alone = self.config.cluster.nodes.len() == 1;
-        let (wal, groups, rot) =
-            recovery::open(wal_config, self.identity, &self.dir, self.mark, alone, ours)?;
-        let found = self.members(rot, &groups);
         let limits = self.config.cluster.store.limits();
-        let machine = |_: GroupId| EventStore::new(limits);
-        let shard = Shard::new(self.shard_config(rot), wal, groups, machine, ring.now());
+        let machine = move |_: GroupId| EventStore::new(limits);
+        let sessions = self.config.cluster.store.session_limits();
+        let states = States { machine, sessions, config_hash: self.config_hash() };
+        let opened =
+            recovery::open(wal_config, self.identity, &self.dir, self.mark, alone, ours, states)?;
+        let Opened { wal, groups, snapshots, rot, lost } = opened;
+        let found = self.members(rot || lost, &groups);
+        let config = self.shard_config(rot);
+        let now = ring.now();
+        let shard = Shard::with_snapshots(config, wal, groups, snapshots, machine, now);
         let (identity, connections) = (self.link_identity(), self.config.limits.client_connections);
         let fault = self.config.fault.wal_write_error_at;
         let (keeper, number) = (self.keeper, self.shard);
@@ -150,6 +156,7 @@ impl ShardPlan {
             ),
             port: self.port,
             cold: self.cold,
+            files: self.files,
             segment_dir: self.dir,
             segment_bytes: wal_config.segment_bytes,
             fail_write_in: (fault > 0).then_some(fault),
@@ -209,6 +216,7 @@ impl ShardPlan {
             wal_sync_except: Vec::new(),
             suspect: if rot { Suspect::Everything } else { self.suspect },
             sessions: cluster.store.session_limits(),
+            snapshots: self.config.snapshot.config(&self.config.wal, self.config_hash()),
             raft: self.raft_config(),
             block_bytes_max: BLOCK_BYTES_MAX as u32,
             apply_bytes_per_turn: 4 << 20,
@@ -217,6 +225,11 @@ impl ShardPlan {
             client_blocks_max: 16_384,
             leaders: cluster.leaders(),
         }
+    }
+
+    /// A snapshot belongs to its cluster; what else it must agree on, it says by itself.
+    fn config_hash(&self) -> u64 {
+        self.identity.cluster as u64
     }
 
     fn raft_config(&self) -> raft::Config {
@@ -231,6 +244,7 @@ impl ShardPlan {
             election_timeout_max_us: timing.election_timeout_max_ms * 1000,
             heartbeat_us: timing.heartbeat_ms * 1000,
             rpc_timeout_us: timing.rpc_timeout_ms * 1000,
+            hibernate_after_us: timing.hibernate_after_ms * 1000,
             inflight_count_max: limits.inflight_appends,
             inflight_bytes_max: u64::from(limits.inflight_mib) << 20,
             uncommitted_bytes_max: u64::from(limits.uncommitted_mib) << 20,

@@ -13,7 +13,7 @@ use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, Index, NodeId, Tick};
 use crate::machine::{Outcome, StateMachine};
 use crate::mutants::{self, Mutant};
-use crate::raft::{Event, Log, Raft};
+use crate::raft::{Event, Raft};
 use crate::wal::{ReadError, WalError};
 use crate::wire::client::{Answer, Committed, Durability, Refused};
 
@@ -49,8 +49,9 @@ impl<M: StateMachine> Shard<M> {
 
     fn apply_group(&mut self, now: Tick, local: u32, budget: &mut u64) {
         let group = &mut self.groups[local as usize];
-        let before = group.applied;
+        let (before, left) = (group.applied, *budget);
         let in_memory = apply_cached(group, &mut self.clients, budget, &mut self.stats);
+        group.applied_bytes += left - *budget;
         let (applied, commit) = (group.applied, group.raft.commit());
         if !in_memory {
             self.fetch_to_apply(local);
@@ -61,6 +62,7 @@ impl<M: StateMachine> Shard<M> {
             self.groups[local as usize].probes.applied(applied, &mut self.answering);
             self.applied_for_reads(local);
             self.step(now, local, Event::Applied { index: applied });
+            self.note_applied(now, local);
         }
     }
 
@@ -115,6 +117,7 @@ impl<M: StateMachine> Shard<M> {
         for block in blocks.iter().take_while(|block| block.last() <= commit) {
             if block.first() == state.applied.next() || mutants::is(Mutant::ApplyFetchedTwice) {
                 apply_block(state, &mut self.clients, block, &mut self.stats);
+                state.applied_bytes += block.size() as u64;
             }
         }
         let applied = state.applied;
@@ -123,6 +126,7 @@ impl<M: StateMachine> Shard<M> {
         }
         self.applied_for_reads(local);
         self.step(now, local, Event::Applied { index: applied });
+        self.note_applied(now, local);
     }
 }
 
@@ -169,13 +173,11 @@ fn applier<'a, M>(
     sync: bool,
     pending: &'a mut VecDeque<Pending>,
 ) -> Applier<'a, M> {
-    let (log, leader) = (raft.log(), raft.leader());
-    Applier { log, machine, sessions, sync, pending, leader }
+    Applier { machine, sessions, sync, pending, leader: raft.leader() }
 }
 
 /// The parts of a group that applying changes, apart from its Raft, whose blocks are being read.
 struct Applier<'a, M> {
-    log: &'a Log,
     machine: &'a mut M,
     sessions: &'a mut Sessions,
     sync: bool,
@@ -199,7 +201,7 @@ impl<M: StateMachine> Applier<'_, M> {
         let result = match block.kind() {
             BlockKind::Commands => self.run(block),
             BlockKind::Session => self.run_session(block),
-            BlockKind::Noop | BlockKind::Membership => {
+            BlockKind::Noop | BlockKind::Membership | BlockKind::Chunk => {
                 Ok(self.committed(block, Outcome::default()))
             }
         };
@@ -233,7 +235,7 @@ impl<M: StateMachine> Applier<'_, M> {
             Verdict::Duplicate(known) => Ok(Committed {
                 first: known.first,
                 term: known.term,
-                epoch: self.log.epoch_at(known.first),
+                epoch: self.sessions.epochs().at(known.first),
                 retry: true,
                 ..self.committed(block, known.outcome)
             }),

@@ -1,6 +1,7 @@
 //! The numbers of a shard at one moment, for metrics and for whoever asks whether the node is ready.
 //! Made when somebody asks: a walk over the groups, and no work between two questions.
 
+use super::snapshots::SnapshotStats;
 use super::stages::StageTimes;
 use super::{Shard, ShardStats};
 use crate::ids::{NodeId, Tick};
@@ -49,6 +50,8 @@ pub struct Figures {
     pub leaderless_groups: Vec<u32>,
     /// Groups that re-sync after a loss (durability.md R4).
     pub recovering: u32,
+    /// Groups with nothing to do, which neither send nor await heartbeats.
+    pub hibernating: u32,
     /// What recovery found is on stable storage, and groups have begun to work.
     pub recovered: bool,
     pub draining: bool,
@@ -68,6 +71,7 @@ pub struct Figures {
     pub stats: ShardStats,
     pub stages: StageTimes,
     pub wal: WalStats,
+    pub snapshots: SnapshotStats,
     /// Age of the oldest written and unsynced byte, µs.
     pub unsynced_us: u64,
     /// Commands in each flush.
@@ -84,11 +88,13 @@ impl<M: StateMachine> Shard<M> {
             groups: self.groups.len() as u32,
             recovered: self.is_recovered(),
             recovering: self.recovering() as u32,
+            hibernating: self.hibernating() as u32,
             draining: self.handover.draining,
             peers: self.peer_figures(),
             stats: self.stats,
             stages: self.stages.clone(),
             wal,
+            snapshots: self.snapshots.stats,
             unsynced_us: wal.unsynced_since.map_or(0, |since| now.since(since)),
             flush_commands: self.wal.flush_commands().clone(),
             wal_room_bytes: self.wal.room(),

@@ -22,6 +22,10 @@ use crate::wal::{RecoveredGroup, Wal};
 /// has not heard of. No cluster counts so far while one of its nodes looks away: pre-vote keeps terms
 /// from growing without a majority.
 const TERM_LEAP: u64 = 1 << 20;
+/// Damage may have taken every trace of the terms that a group had. The new term is above so many for
+/// each recovery epoch, which the boot record remembers: what was lost under a term is never followed
+/// by something else under it.
+const TERMS_PER_EPOCH: u64 = 1 << 16;
 
 /// Where a group begins anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +50,13 @@ pub fn begin_anew(
     survivors: Option<&Membership>,
 ) -> Forced {
     let before = found.hard_state.term.max(found.last_term());
-    let term = before.plus(if survivors.is_some() { TERM_LEAP } else { 1 });
+    let above = before.plus(if survivors.is_some() { TERM_LEAP } else { 1 });
+    let next_epoch = found.epoch.max(known_epoch).saturating_add(1);
+    let term = above.max(Term(u64::from(next_epoch) * TERMS_PER_EPOCH));
     let commit = found.hard_state.commit.min(found.last);
     wal.hard_state(group, HardState { term, vote: Some(node), commit });
     let grows = !mutants::is(Mutant::RecoverWithoutEpoch);
-    let epoch = found.epoch.max(known_epoch).saturating_add(u32::from(grows));
+    let epoch = if grows { next_epoch } else { found.epoch };
     let index = found.last.next();
     let mut block = match survivors {
         None => Block::noop(group),
@@ -93,8 +99,10 @@ mod tests {
     fn a_group_begins_anew_above_all_terms_and_epochs_that_are_left() {
         let (me, group) = (NodeId(1), GroupId(3));
         let forced = begin_anew(&mut wal(), me, group, &found(7, 2), 0, None);
-        let expected = Forced { group, index: Index(1), term: Term(8), epoch: 3 };
-        assert_eq!(forced, expected);
+        let term = Term(3 * TERMS_PER_EPOCH);
+        assert_eq!(forced, Forced { group, index: Index(1), term, epoch: 3 });
+        let old = begin_anew(&mut wal(), me, group, &found(1 << 40, 2), 0, None);
+        assert_eq!(old.term, Term((1 << 40) + 1));
         let survivors = Membership::of_voters(vec![me]);
         let forced = begin_anew(&mut wal(), me, group, &found(7, 2), 5, Some(&survivors));
         assert_eq!((forced.term, forced.epoch), (Term(7 + TERM_LEAP), 6));

@@ -19,11 +19,11 @@ use super::reads::GroupReads;
 use super::sessions::Sessions;
 use super::stages::Probes;
 use crate::block::Block;
-use crate::ids::{Index, Lsn, NodeId, Seq, Term};
+use crate::ids::{Index, Lsn, NodeId, Seq, Term, Tick};
 use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
 use crate::raft::Raft;
-use crate::raft::message::Message;
+use crate::raft::message::{Message, Offer};
 
 struct Unsettled {
     seq: Seq,
@@ -66,6 +66,8 @@ pub(super) struct Group<M> {
     apply_queued: bool,
     /// A read of committed blocks from the log is under way.
     pub apply_fetching: bool,
+    /// It stands for election, and has its place among those who do until then at most.
+    pub campaign_ends: Option<Tick>,
     /// This turn's proposals and whose they are.
     pub proposals: Vec<Block>,
     pub origins: Vec<Origin>,
@@ -77,6 +79,18 @@ pub(super) struct Group<M> {
     pub reads: GroupReads,
     /// Measure what is proposed here.
     pub probes: Probes,
+    /// Its newest published snapshot; index 0: none.
+    pub snapshot: Offer,
+    /// When it was published here.
+    pub snapshot_at: Tick,
+    /// Bytes of blocks applied since one was begun.
+    pub applied_bytes: u64,
+    /// It waits for one to be taken.
+    pub snapshot_wanted: bool,
+    /// That one cannot be trusted: another one may take its place at the same index.
+    pub snapshot_bad: bool,
+    /// The state machine cannot be snapshotted.
+    pub snapshots_off: bool,
     unsettled: VecDeque<Unsettled>,
     held: VecDeque<Held>,
     settled: Seq,
@@ -93,16 +107,30 @@ impl<M: StateMachine> Group<M> {
             applied: Index::ZERO,
             apply_queued: false,
             apply_fetching: false,
+            campaign_ends: None,
             proposals: Vec::new(),
             origins: Vec::new(),
             pending: VecDeque::new(),
             heir: None,
             reads: GroupReads::default(),
             probes: Probes::default(),
+            snapshot: Offer::default(),
+            snapshot_at: Tick::ZERO,
+            applied_bytes: 0,
+            snapshot_wanted: false,
+            snapshot_bad: false,
+            snapshots_off: false,
             unsettled: VecDeque::new(),
             held: VecDeque::new(),
             settled: Seq::ZERO,
         }
+    }
+
+    /// A snapshot's state takes the place of what there is: machine, sessions and applied index in one
+    /// step.
+    pub fn restore(&mut self, machine: M, sessions: Sessions, applied: Index) {
+        assert!(applied >= self.applied, "a state never goes back");
+        (self.machine, self.sessions, self.applied) = (machine, sessions, applied);
     }
 
     /// Every persist up to this one is where its rule wants it.

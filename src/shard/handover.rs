@@ -100,6 +100,7 @@ impl<M: StateMachine> Shard<M> {
         local: u32,
         to: NodeId,
     ) -> Result<(), TransferRefused> {
+        self.wake(now, local, None);
         let group = &mut self.groups[local as usize];
         group.raft.may_transfer(now, to)?;
         group.heir = Some(to);
@@ -134,6 +135,10 @@ impl<M: StateMachine> Shard<M> {
         let nobody = until.since(now) + self.config.raft.election_timeout_min_us <= patience;
         let (mut begun, mut led, mut under_way) = (0, 0, 0);
         for local in 0..self.groups.len() as u32 {
+            if begun < LEAVING_A_TURN {
+                // Who sleeps does not know whom it could hand over to.
+                self.wake(now, local, None);
+            }
             let raft = &self.groups[local as usize].raft;
             if raft.role() != Role::Leader || raft.is_alone() {
                 continue;

@@ -158,6 +158,7 @@ impl<M: StateMachine> Shard<M> {
         force: bool,
         dry: bool,
     ) -> Result<AdminReply, Refused> {
+        self.wake(now, local, None);
         let raft = &self.groups[local as usize].raft;
         let found = raft.preflight_change(now, steps);
         let refused = |refused: ChangeRefused| match refused {
@@ -194,6 +195,7 @@ impl<M: StateMachine> Shard<M> {
         steps: &[Step],
     ) -> Result<Index, ChangeRefused> {
         let local = self.local(group).ok_or(ChangeRefused::NotLeader(None))?;
+        self.wake(now, local, None);
         let mut answer = None;
         let answered = &mut answer;
         self.step(now, local, Event::ProposeMembership { steps, force: false, answer: answered });

@@ -17,17 +17,22 @@
 
 mod admin;
 mod apply;
+mod campaigns;
 mod expiry;
 mod fetches;
 pub mod figures;
 pub mod forced;
 mod group;
 mod handover;
+mod hibernation;
 mod members;
+mod output;
 mod proposals;
 mod reads;
 pub mod sessions;
+pub mod snapshots;
 pub mod stages;
+mod start;
 mod status;
 mod timers;
 mod transport;
@@ -36,16 +41,22 @@ mod view;
 use std::collections::VecDeque;
 
 use self::admin::Admin;
+use self::campaigns::Campaigns;
 use self::group::Group;
 use self::handover::Handover;
 pub use self::handover::LeaderConfig;
+use self::hibernation::Liveness;
 pub use self::members::LinkChange;
 use self::members::LinkWatch;
+pub use self::output::Output;
 use self::proposals::Clients;
 use self::reads::Reads;
 use self::sessions::SessionLimits;
+pub use self::snapshots::start::restored;
+use self::snapshots::{Found, SnapshotConfig, Snapshots};
 use self::stages::StageTimes;
-pub use self::status::{GroupStatus, ShardStatus};
+use self::start::seed;
+pub use self::status::{GroupStatus, ShardStats, ShardStatus};
 use self::timers::Timers;
 use self::transport::{Outgoing, Peer};
 pub use self::view::GroupView;
@@ -53,12 +64,9 @@ use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
-use crate::raft::ready::{Outbound, Persist, PersistOp, PossibleLoss, Ready, Role, Transition};
-use crate::raft::{self, Event, Raft, Restored, TermRun};
-use crate::wal::{
-    Completed, DiskDone, DiskError, DiskOp, OpId, RecoveredGroup, Suspect, TermStart, Wal, WalError,
-};
-use crate::wire::client::Refused;
+use crate::raft::ready::{Outbound, Persist, PersistOp, Ready, Role};
+use crate::raft::{self, Event, Raft, Restored};
+use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, Suspect, Wal, WalError};
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -81,6 +89,7 @@ pub struct ShardConfig {
     /// Groups that start RECOVERING.
     pub suspect: Suspect,
     pub sessions: SessionLimits,
+    pub snapshots: SnapshotConfig,
     /// Template for every group; id, group, voters, seed and preference are filled in.
     pub raft: raft::Config,
     /// Largest proposal, bytes.
@@ -116,45 +125,6 @@ impl ShardConfig {
 /// What recovery found of one group.
 pub type Recovered = std::collections::BTreeMap<GroupId, Restored>;
 
-/// What the runtime has to carry out after a turn. Cleared by whoever carries it out.
-#[derive(Debug, Default)]
-pub struct Output {
-    pub disk: Vec<DiskOp>,
-    /// For the log of events.
-    pub transitions: Vec<Transition>,
-    /// To be told to an operator: acknowledged commands may be missing.
-    pub losses: Vec<PossibleLoss>,
-    /// Whom this shard is to be linked with, besides those of the start.
-    pub links: Vec<LinkChange>,
-    /// The first error of the log: say why and stop the process.
-    pub fatal: Option<WalError>,
-}
-
-/// Counters since the start, for reports.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ShardStats {
-    pub commands_applied: u64,
-    pub blocks_applied: u64,
-    /// By the reason's [`Refused::kind`].
-    pub refused: [u64; Refused::REASONS.len()],
-    pub appends_held_back: u64,
-    pub turns: u64,
-    /// Elections on this node after which acknowledged commands may be missing.
-    pub possible_data_loss: u64,
-    /// Elections that this node stood in, and those it won.
-    pub campaigns: u64,
-    pub elections_won: u64,
-    /// Questions answered, by their [`Consistency`](crate::wire::client::Consistency).
-    pub reads: [u64; 4],
-}
-
-impl ShardStats {
-    /// Proposals refused, whatever the reason.
-    pub fn proposals_refused(&self) -> u64 {
-        self.refused.iter().sum()
-    }
-}
-
 /// Deadlines are kept to this part of a heartbeat.
 const TIMER_GRID: u64 = 16;
 
@@ -175,6 +145,8 @@ pub struct Shard<M> {
     wal: Wal,
     ready: Ready,
     timers: Timers,
+    liveness: Liveness,
+    campaigns: Campaigns,
     peers: Vec<Peer>,
     links: LinkWatch,
     clients: Clients,
@@ -193,6 +165,9 @@ pub struct Shard<M> {
     incoming: Vec<Block>,
     /// Reads that were started outside a turn.
     disk_queue: Vec<DiskOp>,
+    snapshots: Snapshots<M>,
+    /// Makes a group's empty state machine.
+    machines: Box<dyn FnMut(GroupId) -> M>,
     reads: Vec<FollowerRead>,
     next_read: u64,
     /// Bytes of blocks taken in since the log was last given its due: spoken for, not yet staged.
@@ -221,8 +196,20 @@ impl<M: StateMachine> Shard<M> {
     pub fn new(
         config: ShardConfig,
         wal: Wal,
+        recovered: Recovered,
+        machine: impl FnMut(GroupId) -> M + 'static,
+        now: Tick,
+    ) -> Self {
+        Self::with_snapshots(config, wal, recovered, Found::default(), machine, now)
+    }
+
+    /// The same, some groups beginning with the state of a snapshot (see [`snapshots::start::meet`]).
+    pub fn with_snapshots(
+        config: ShardConfig,
+        wal: Wal,
         mut recovered: Recovered,
-        mut machine: impl FnMut(GroupId) -> M,
+        found: Found<M>,
+        machine: impl FnMut(GroupId) -> M + 'static,
         now: Tick,
     ) -> Self {
         let named = config.voters.iter().chain(&config.peers).filter(|&&n| n != config.node);
@@ -235,6 +222,8 @@ impl<M: StateMachine> Shard<M> {
             groups: Vec::new(),
             ready: Ready::default(),
             timers: Timers::new(config.raft.heartbeat_us / TIMER_GRID),
+            campaigns: Campaigns::default(),
+            liveness: Liveness::new(&config.raft),
             peers,
             links: LinkWatch::default(),
             clients: Clients::default(),
@@ -247,6 +236,8 @@ impl<M: StateMachine> Shard<M> {
             applying: VecDeque::new(),
             incoming: Vec::new(),
             disk_queue: Vec::new(),
+            snapshots: Snapshots::new(found.parts, found.useless),
+            machines: Box::new(machine),
             reads: Vec::new(),
             next_read: 0,
             claimed: 0,
@@ -265,14 +256,16 @@ impl<M: StateMachine> Shard<M> {
         for id in (shard.config.shard..shard.config.groups).step_by(shard.config.shards as usize) {
             let group = GroupId(id);
             let mut restored = recovered.remove(&group).unwrap_or_default();
-            restored.recovering = shard.config.is_suspect(group);
-            restored.damaged = shard.config.suspect == Suspect::Everything;
+            restored.recovering |= shard.config.is_suspect(group);
+            restored.damaged |= shard.config.suspect == Suspect::Everything;
             let raft = Raft::new(shard.raft_config(group), restored, now);
             let local = shard.groups.len() as u32;
             shard.recovering += usize::from(raft.is_recovering());
-            shard.groups.push(Group::new(raft, machine(group), &shard.config));
+            let empty = (shard.machines)(group);
+            shard.groups.push(Group::new(raft, empty, &shard.config));
             shard.reschedule(local);
         }
+        shard.take_loaded(found.loaded);
         shard.meet_members();
         shard
     }
@@ -299,12 +292,23 @@ impl<M: StateMachine> Shard<M> {
 
     /// The one place where a group is stepped.
     fn step(&mut self, now: Tick, local: u32, event: Event<'_>) {
+        if self.groups[local as usize].raft.is_hibernating()
+            && let Some(by) = event.wakes()
+        {
+            self.wake(now, local, by);
+        }
         let raft = &mut self.groups[local as usize].raft;
-        let before = raft.is_recovering();
+        let (recovering, asleep) = (raft.is_recovering(), raft.is_hibernating());
         raft.handle(now, event, &mut self.ready);
-        if before && !raft.is_recovering() {
+        if recovering && !raft.is_recovering() {
             self.recovering -= 1;
             self.recovered_at = None;
+        }
+        self.liveness.asleep += usize::from(raft.is_hibernating());
+        self.liveness.asleep -= usize::from(asleep);
+        let decided = matches!(raft.role(), Role::Leader | Role::Follower);
+        if decided && self.groups[local as usize].campaign_ends.is_some() {
+            self.give_place_back(local);
         }
         self.reschedule(local);
     }
@@ -340,6 +344,7 @@ impl<M: StateMachine> Shard<M> {
             return out.disk.append(&mut self.disk_queue);
         }
         self.run_timers(now);
+        self.watch(now);
         self.run_admin(now);
         self.expire_sessions(now);
         self.hand_over_some(now);
@@ -349,6 +354,7 @@ impl<M: StateMachine> Shard<M> {
         self.start_fetches(now);
         self.note_commits(now, out);
         self.note_memberships(now, out);
+        self.drive_snapshots(now, &mut out.files);
         self.note_reads();
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);
@@ -366,7 +372,7 @@ impl<M: StateMachine> Shard<M> {
     fn run_timers(&mut self, now: Tick) {
         while let Some(local) = self.timers.pop_due(now) {
             if self.groups[local as usize].raft.deadline() <= now {
-                self.step(now, local, Event::Timeout);
+                self.call(now, local);
             } else {
                 self.reschedule(local);
             }
@@ -424,6 +430,7 @@ impl<M: StateMachine> Shard<M> {
                         || blocks.iter().any(Block::is_always_synced);
                     (self.wal.append(*group, blocks, *truncates, sync), sync)
                 }
+                PersistOp::Begin(start) => (self.wal.begin_at(*group, *start, true), true),
             };
             let alone = self.config.voters.len() == 1 && mutants::is(Mutant::AloneBeforeOwnWrite);
             let lsn = if alone { Lsn::ZERO } else { lsn };
@@ -466,6 +473,7 @@ impl<M: StateMachine> Shard<M> {
                 // Whoever it was handed to is about to lead.
                 let heir = self.groups[local as usize].heir.take();
                 self.disown(local, transition.leader.or(heir));
+                self.stop_sending_of(transition.group);
             }
         }
         self.stats.possible_data_loss += self.ready.losses.len() as u64;
@@ -480,6 +488,8 @@ impl<M: StateMachine> Shard<M> {
             || !self.disk_queue.is_empty()
             || !self.ready.is_empty()
             || !self.proposing.is_empty()
+            || self.liveness.has_news()
+            || self.snapshots.has_work(now)
             || !self.admin.is_empty()
             || self.questions.has_news();
         if self.fatal.is_some() {
@@ -493,7 +503,8 @@ impl<M: StateMachine> Shard<M> {
         }
         let handover = self.handover.deadline(self.config.leaders.balance_us);
         let questions = self.questions.deadline().min(self.next_look);
-        let own = questions.min(handover).min(self.links_deadline());
+        let own = questions.min(handover).min(self.links_deadline()).min(self.snapshots.deadline());
+        let own = own.min(self.liveness.deadline());
         self.timers.next().min(self.wal.deadline()).min(own)
     }
 
@@ -548,41 +559,10 @@ impl<M: StateMachine> Shard<M> {
         let unsettled = suspected && !(held && self.is_recovered());
         self.recovering.max(usize::from(unsettled))
     }
-
-    /// Checks what must hold between turns; for tests and the simulator.
-    pub fn check_invariants(&self) {
-        let recovering = self.groups.iter().filter(|group| group.raft.is_recovering()).count();
-        assert_eq!(recovering, self.recovering);
-        for group in &self.groups {
-            group.raft.check_invariants();
-            assert!(group.applied <= group.raft.commit(), "applied <= committed");
-        }
-    }
-}
-
-/// What a group starts from, out of what its log holds; the shard says whether it is RECOVERING. A log that names the group by a vote alone
-/// has no first entry.
-pub fn restored(group: &RecoveredGroup) -> Restored {
-    let run = |&TermStart { first, term, epoch }: &TermStart| TermRun { first, term, epoch };
-    let terms = group.terms.iter().map(run).collect();
-    let first = if group.last == Index::ZERO { Index(1) } else { group.first };
-    let mut hard_state = group.hard_state;
-    if mutants::is(Mutant::ForgetVoteAtStart) {
-        hard_state.vote = None;
-    }
-    let memberships = group.memberships.clone();
-    let (recovering, damaged) = (false, false);
-    Restored { hard_state, terms, first, last: group.last, recovering, damaged, memberships }
 }
 
 fn local_of(group: GroupId, config: &ShardConfig) -> u32 {
     group.0 / config.shards
-}
-
-/// Spreads the groups' election timeouts; any mixing will do, as long as it is a function of names.
-fn seed(node: NodeId, incarnation: Incarnation, group: GroupId) -> u64 {
-    let mixed = u64::from(node.0) << 48 ^ u64::from(incarnation.0) << 24 ^ u64::from(group.0);
-    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
 #[cfg(test)]

@@ -263,6 +263,11 @@ impl Sessions {
         }
     }
 
+    /// How much it remembers at most.
+    pub fn limits(&self) -> SessionLimits {
+        self.limits
+    }
+
     /// Sessions remembered.
     pub fn len(&self) -> usize {
         self.by_client.len()

@@ -6,6 +6,32 @@ use super::Shard;
 use crate::machine::StateMachine;
 use crate::raft::ready::Role;
 use crate::wal::Space;
+use crate::wire::client::Refused;
+
+/// Counters since the start, for reports.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardStats {
+    pub commands_applied: u64,
+    pub blocks_applied: u64,
+    /// By the reason's [`Refused::kind`].
+    pub refused: [u64; Refused::REASONS.len()],
+    pub appends_held_back: u64,
+    pub turns: u64,
+    /// Elections on this node after which acknowledged commands may be missing.
+    pub possible_data_loss: u64,
+    /// Elections that this node stood in, and those it won.
+    pub campaigns: u64,
+    pub elections_won: u64,
+    /// Questions answered, by their [`Consistency`](crate::wire::client::Consistency).
+    pub reads: [u64; 4],
+}
+
+impl ShardStats {
+    /// Proposals refused, whatever the reason.
+    pub fn proposals_refused(&self) -> u64 {
+        self.refused.iter().sum()
+    }
+}
 
 /// One group on one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +45,12 @@ pub struct GroupStatus {
     pub commit: u64,
     pub applied: u64,
     pub last: u64,
+    /// Lowest index still in the log.
+    #[serde(default)]
+    pub first: u64,
+    /// Index of the newest snapshot; 0: none.
+    #[serde(default)]
+    pub snapshot: u64,
     /// The group has lost its memory of what it acknowledged and is getting it back.
     #[serde(default)]
     pub recovering: bool,
@@ -27,6 +59,9 @@ pub struct GroupStatus {
     pub epoch: u32,
     /// Of the state machine and the sessions at `applied`; equal on all replicas at equal indices.
     pub digest: String,
+    /// Idle: it neither sends nor awaits heartbeats until something happens.
+    #[serde(default)]
+    pub hibernating: bool,
 }
 
 /// One shard of one node.
@@ -49,6 +84,14 @@ pub struct ShardStatus {
     pub proposals_refused: u64,
     pub flushes: u64,
     pub wal_bytes: u64,
+    /// Bytes of the files that hold the log now.
+    #[serde(default)]
+    pub log_bytes: u64,
+    /// Of this start: snapshots taken, and installed in place of a log.
+    #[serde(default)]
+    pub snapshots_taken: u64,
+    #[serde(default)]
+    pub snapshots_installed: u64,
     /// "ok", or why the shard takes no more proposals.
     pub space: String,
 }
@@ -83,6 +126,9 @@ impl<M: StateMachine> Shard<M> {
             proposals_refused: self.stats.proposals_refused(),
             flushes: wal.flushes,
             wal_bytes: wal.bytes,
+            log_bytes: self.wal.log_bytes(),
+            snapshots_taken: self.snapshots.stats.taken,
+            snapshots_installed: self.snapshots.stats.installed,
             space: self.space(),
         }
     }
@@ -115,9 +161,12 @@ impl<M: StateMachine> Shard<M> {
             commit: raft.commit().0,
             applied: group.applied.0,
             last: raft.last_index().0,
+            first: raft.log().first_index().0,
+            snapshot: group.snapshot.start.index.0,
             recovering: raft.is_recovering(),
             epoch: raft.epoch(),
             digest: format!("{digest:016x}"),
+            hibernating: raft.is_hibernating(),
         }
     }
 }

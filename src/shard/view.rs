@@ -49,6 +49,18 @@ impl<M: StateMachine> Shard<M> {
         self.groups.iter().map(GroupView)
     }
 
+    /// Checks what must hold between turns; for tests and the simulator.
+    pub fn check_invariants(&self) {
+        let recovering = self.groups.iter().filter(|group| group.raft.is_recovering()).count();
+        assert_eq!(recovering, self.recovering);
+        let asleep = self.groups.iter().filter(|group| group.raft.is_hibernating()).count();
+        assert_eq!(asleep, self.hibernating());
+        for group in &self.groups {
+            group.raft.check_invariants();
+            assert!(group.applied <= group.raft.commit(), "applied <= committed");
+        }
+    }
+
     /// One of them; `None` if another shard has it.
     pub fn group(&self, id: GroupId) -> Option<GroupView<'_, M>> {
         let local = self.local(id)?;

@@ -6,7 +6,7 @@ use super::oracle::{Lost, Seen};
 use super::subject::{Observed, Subject};
 use super::trace::What;
 use super::world::World;
-use crate::ids::{GroupId, Index};
+use crate::ids::{GroupId, Incarnation, Index};
 use crate::machine::StateMachine;
 use crate::membership::Membership;
 use crate::raft::Raft;
@@ -73,6 +73,12 @@ impl<S: Subject> World<S> {
                 }
                 Err(verdict) => broken = Some(verdict),
             }
+            let asleep = view.raft().is_hibernating() && view.raft().role() == Role::Leader;
+            if asleep && !std::mem::replace(&mut seen.asleep, asleep) {
+                self.stats.sleeps += 1;
+                broken = broken.or(self.who_sleeps_too_early(view.raft()));
+            }
+            seen.asleep = asleep;
             if let Err(what) = stands_still(self.now, &view, seen) {
                 broken = Some(("a leader whose disk stands still does not stay", what));
             }
@@ -97,6 +103,20 @@ impl<S: Subject> World<S> {
         if let Some((rule, what)) = broken {
             self.fail(rule, what);
         }
+    }
+
+    /// A leader sleeps only when everybody who sleeps with it has its whole log (bug 38).
+    fn who_sleeps_too_early(&self, leader: &Raft) -> Option<(&'static str, String)> {
+        let group = leader.group();
+        leader.sleepers().find_map(|id| {
+            let node = id.0 as usize - 1;
+            let same = self.nodes[node].up
+                && Incarnation(self.nodes[node].incarnation) == leader.known_incarnation(id);
+            let view = self.view(node, group.0 as usize).filter(|_| same)?;
+            let (last, has) = (leader.last_index(), view.raft().last_index());
+            let what = format!("g{group}: the leader {} at i{last}, {id} at i{has}", leader.id());
+            (has < last).then_some(("nobody sleeps who lacks something", what))
+        })
     }
 
     fn note_news(&mut self, node: usize, host: usize, group: GroupId) {

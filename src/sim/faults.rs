@@ -482,6 +482,13 @@ impl<S: Subject> World<S> {
             return false;
         }
         let host = self.disks(fault).start;
+        let snapshot = self.fault_rng.chance(40);
+        if snapshot && self.hosts[host].disk.rot_snapshot(&mut self.fault_rng).is_some() {
+            self.stats.rotten += 1;
+            let state = &mut self.nodes[node];
+            (state.may_rot, state.may_fail, state.forgot) = (true, true, true);
+            return true;
+        }
         let known = self.durable_by_its_own_word(host);
         let disk = &mut self.hosts[host].disk;
         if known.is_some_and(|end| disk.rot_below(end, &mut self.fault_rng).is_some()) {
@@ -523,7 +530,15 @@ impl<S: Subject> World<S> {
 }
 
 fn failure(amount: u64) -> (OpClass, Times) {
-    let classes = [OpClass::Write, OpClass::Write, OpClass::Sync, OpClass::Read, OpClass::Prepare];
+    let classes = [
+        OpClass::Write,
+        OpClass::Write,
+        OpClass::Sync,
+        OpClass::Read,
+        OpClass::Prepare,
+        OpClass::File,
+        OpClass::ReadFile,
+    ];
     let times = if amount >> 8 & 1 == 1 { Times::Once } else { Times::ForGood };
     (classes[(amount >> 16) as usize % classes.len()], times)
 }

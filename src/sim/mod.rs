@@ -6,6 +6,7 @@ pub mod clock;
 pub mod control;
 pub mod disk;
 mod faults;
+mod frozen;
 pub mod linear;
 pub mod members;
 pub mod nemesis;

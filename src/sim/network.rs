@@ -336,6 +336,9 @@ impl<S: Subject> World<S> {
         let entries = &frame[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + control];
         for raw in entries.chunks_exact(PEER_ENTRY_BYTES) {
             let entry = PeerEntry::read_from_bytes(raw).expect("chunks have the exact size");
+            if entry.as_keep_alive().is_some() {
+                continue;
+            }
             let Some((group, message, blocks)) = entry.decode() else {
                 return self.fail("a shard sends what a shard can read", format!("n{sender}"));
             };

@@ -11,8 +11,10 @@ use super::subject::{Observed, Subject};
 use super::trace::What;
 use super::world::{Packet, World};
 use crate::ids::{GroupId, Incarnation, Lsn, NodeId, Tick};
+use crate::machine::StateMachine;
 use crate::raft;
 use crate::shard::sessions::SessionLimits;
+use crate::shard::snapshots::{FileName, FileOp};
 use crate::shard::{GroupView, Output, Shard, ShardConfig};
 use crate::wal::{BootRecord, BootState, Suspect, WalConfig};
 
@@ -211,6 +213,15 @@ pub(super) const CLIENT_BLOCKS_MAX: u32 = 1024;
 /// Bytes that wait for the log.
 pub(super) const STAGED_MAX: u64 = 128 << 10;
 
+/// Of all nodes; a snapshot taken under others is refused.
+pub(super) fn session_limits(shape: &Shape) -> SessionLimits {
+    SessionLimits {
+        sessions_max: shape.sessions_max,
+        idle_us: shape.session_idle_us,
+        ..SessionLimits::default()
+    }
+}
+
 pub(super) fn shard_config(
     shape: &Shape,
     node: usize,
@@ -227,6 +238,7 @@ pub(super) fn shard_config(
     raft.inflight_count_max = shape.inflight;
     raft.inflight_bytes_max = INFLIGHT_MAX;
     raft.uncommitted_bytes_max = UNCOMMITTED_MAX;
+    raft.hibernate_after_us = shape.hibernate_us;
     raft.lease_reads = shape.lease_reads;
     ShardConfig {
         node: id,
@@ -239,11 +251,8 @@ pub(super) fn shard_config(
         wal_sync: shape.wal_sync,
         wal_sync_except: shape.wal_sync_except.clone(),
         suspect,
-        sessions: SessionLimits {
-            sessions_max: shape.sessions_max,
-            idle_us: shape.session_idle_us,
-            ..SessionLimits::default()
-        },
+        sessions: session_limits(shape),
+        snapshots: shape.snapshots,
         raft,
         block_bytes_max: BLOCK_MAX,
         apply_bytes_per_turn: shape.apply_bytes,
@@ -252,6 +261,27 @@ pub(super) fn shard_config(
         client_blocks_max: CLIENT_BLOCKS_MAX,
         leaders: shape.leaders.clone(),
     }
+}
+
+/// What a group's table of sessions may hold.
+pub(super) fn session_limits(shape: &Shape) -> SessionLimits {
+    let (sessions_max, idle_us) = (shape.sessions_max, shape.session_idle_us);
+    SessionLimits { sessions_max, idle_us, ..SessionLimits::default() }
+}
+
+/// R8: what a node publishes of its own is durable in its log.
+fn published<M: StateMachine>(host: &Host<M>) -> Result<(), String> {
+    let shard = host.shard.as_ref().expect("it has just had its turn");
+    for op in &host.out.files {
+        let &FileOp::Publish { from: FileName::Making(group), to, .. } = op else { continue };
+        let FileName::Snapshot(_, index) = to else { continue };
+        let log = shard.group(group).expect("of this shard").raft().log();
+        let Some(term) = log.term_at(index) else { continue };
+        if !host.shadow.is_durable(group, index, term) {
+            return Err(format!("{to} while the log is durable to {}", host.shadow.durable()));
+        }
+    }
+    Ok(())
 }
 
 /// Turns.
@@ -283,6 +313,10 @@ impl<S: Subject> World<S> {
             state.shadow.completed(op, result.is_ok());
             shard.disk_done(local, op, result);
         }
+        while let Some((op, result)) = state.disk.take_due_file(Tick(self.now)) {
+            state.dirty = true;
+            shard.file_done(local, op, result);
+        }
         if std::mem::take(&mut state.dirty) || shard.deadline(local) <= local {
             self.turn(host, local);
         }
@@ -312,6 +346,11 @@ impl<S: Subject> World<S> {
             }
         }
         state.disk.issue(Tick(self.now), &mut state.out.disk);
+        if let Err(what) = published(state) {
+            return self.fail("a snapshot is published behind the durable log", what);
+        }
+        let state = &mut self.hosts[host];
+        state.disk.issue_files(Tick(self.now), &mut state.out.files);
         self.losses.append(&mut state.out.losses);
         // Every node is linked with every other one: who was taken out may still talk.
         state.out.links.clear();
@@ -469,6 +508,7 @@ impl<S: Subject> World<S> {
         state.attempt += 1;
         state.backlog.clear();
         for host in self.hosts_of(node) {
+            self.count_snapshots(host);
             let state = &mut self.hosts[host];
             state.shard = None;
             (state.serving, state.dirty, state.wake_at) = (false, false, u64::MAX);
@@ -477,6 +517,13 @@ impl<S: Subject> World<S> {
         self.unplug(node, at_once);
         let (hosts, nodes) = (self.hosts.len(), self.nodes.len());
         self.clients.iter_mut().for_each(|client| client.forget_node(hosts, node, nodes));
+    }
+
+    pub(super) fn count_snapshots(&mut self, host: usize) {
+        let Some(shard) = &self.hosts[host].shard else { return };
+        let snapshots = shard.snapshot_stats();
+        self.stats.snapshots += snapshots.taken;
+        self.stats.installs += snapshots.installed;
     }
 
     pub(super) fn pause(&mut self, node: usize) {

@@ -4,6 +4,7 @@ use super::nemesis::{Fault, Kind, Kinds, plan};
 use super::rng::Rng;
 use crate::ids::{GroupId, NodeId};
 use crate::shard::LeaderConfig;
+use crate::shard::snapshots::SnapshotConfig;
 
 /// Labels of the streams of random numbers that a seed gives.
 pub(super) const SHAPE: u64 = 1;
@@ -12,8 +13,10 @@ pub(super) const NETWORK: u64 = 3;
 pub(super) const CLIENTS: u64 = 4;
 pub(super) const DISKS: u64 = 5;
 pub(super) const FAULTS: u64 = 6;
+pub(super) const SLEEP: u64 = 14;
 pub(super) const RESTS: u64 = 20;
 pub(super) const MEMBERS: u64 = 7;
+pub(super) const SNAPSHOTS: u64 = 8;
 
 /// A run of the simulator. What is `None` the seed decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +120,9 @@ pub struct Shape {
     pub cache_bytes: u64,
     pub inflight: u32,
     pub apply_bytes: u64,
+    /// A group with nothing to do sleeps after this long, microseconds; 0 = never.
+    pub hibernate_us: u64,
+    pub snapshots: SnapshotConfig,
     /// Most sessions in a group's table, and how long they may rest (microseconds, 0 = for ever).
     pub sessions_max: u32,
     pub session_idle_us: u64,
@@ -144,7 +150,8 @@ impl Shape {
         let nodes = [3, 3, 3, 3, 5, 5, 4, 3][rng.below(8) as usize];
         let shards = [1, 1, 1, 2, 1, 2, 3, 4][rng.below(8) as usize];
         let groups = [1, 2, 1, 3, 4, 2, 8, 1][rng.below(8) as usize].max(shards);
-        let groups = if rng.chance(2) { 64 } else { groups };
+        let mut sleep = base.fork(SLEEP);
+        let groups = if rng.chance(2) || sleep.chance(4) { 64 } else { groups };
         let net = [20, 100, 500, 2000][rng.below(4) as usize];
         let disk = [20, 100, 1000, 4000][rng.below(4) as usize];
         let nodes = options.nodes.unwrap_or(nodes);
@@ -186,12 +193,28 @@ impl Shape {
             cache_bytes: [1 << 10, 64 << 10, 16 << 20][rng.below(3) as usize],
             inflight: [2, 8, 256][rng.below(3) as usize],
             apply_bytes: [200, 4 << 10, 1 << 20][rng.below(3) as usize],
+            hibernate_us: [0, 50_000, 50_000, 100_000, 200_000, 500_000][sleep.below(6) as usize],
+            snapshots: snapshots(base.fork(SNAPSHOTS)),
             sessions_max: [65_536, 65_536, 65_536, 2][rests.below(4) as usize],
             session_idle_us: [0, 400_000, 1_000_000, 3_000_000][rests.below(4) as usize],
             lease_reads: rng.chance(35),
             leaders: leaders(&mut rng, nodes),
             plan,
         }
+    }
+}
+
+/// Often, so that a member that was away for long needs one; or only when the log is full; or not at
+/// all.
+fn snapshots(mut rng: Rng) -> SnapshotConfig {
+    let entries = [8, 20, 60, 200, 0][rng.below(5) as usize];
+    SnapshotConfig {
+        entries,
+        interval_us: [0, 0, 200_000][rng.below(3) as usize],
+        log_bytes_max: [48 << 10, 200 << 10, 1 << 30][rng.below(3) as usize],
+        config_hash: 7,
+        chunk_bytes: [64, 256, 1024, 4096][rng.below(4) as usize],
+        window_bytes: [64, 2048, 16 << 10][rng.below(3) as usize],
     }
 }
 

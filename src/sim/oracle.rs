@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::{GroupId, Index, NodeId, Term};
+use crate::ids::{GroupId, Index, LogStart, NodeId, Term};
 use crate::machine::StateMachine;
 use crate::raft::ready::{PossibleLoss, Role};
 use crate::raft::{Body, Message, Raft};
@@ -56,7 +56,7 @@ struct Truth {
     /// By index, from 1.
     committed: Vec<Entry>,
     /// By term: the node that led it (its position + 1).
-    leaders: Vec<u8>,
+    leaders: BTreeMap<u64, u8>,
     /// By applied index; 0 = nobody was seen there.
     digests: Vec<u64>,
     /// Highest index that a client was told of.
@@ -95,6 +95,8 @@ pub struct Seen {
     term: u64,
     vote: Option<NodeId>,
     leads: bool,
+    /// As a leader.
+    pub asleep: bool,
     pub commit: u64,
     pub applied: u64,
     /// Of a leader whose last entries are not durable: how far its log is, and since when.
@@ -111,6 +113,9 @@ impl Truth {
     fn cut(&mut self, raft: &Raft, gone: &mut Vec<Lost>) {
         let agrees = |at: &usize| {
             let index = Index(*at as u64);
+            if index < raft.log().start().index {
+                return true;
+            }
             let term = raft.log().term_at(index);
             term == Some(Term(u64::from(self.committed[*at - 1].term)))
         };
@@ -236,12 +241,9 @@ impl Oracle {
 
     fn elected(&mut self, node: usize, raft: &Raft) -> Verdict {
         self.elections += 1;
-        let (group, term) = (raft.group(), raft.term().0 as usize);
+        let (group, term) = (raft.group(), raft.term().0);
         let truth = &mut self.groups[group.0 as usize];
-        if truth.leaders.len() <= term {
-            truth.leaders.resize(term + 1, 0);
-        }
-        let known = &mut truth.leaders[term];
+        let known = truth.leaders.entry(term).or_default();
         if *known != 0 && *known as usize != node + 1 {
             let what = format!("g{group} t{term}: n{known} and n{}", node + 1);
             return broken("one leader a term", what);
@@ -249,13 +251,14 @@ impl Oracle {
         *known = node as u8 + 1;
         // Entries that a leader of an earlier term has committed; those of a later one (this node
         // may have won late) are none of its business.
-        let count = truth.committed.partition_point(|entry| (entry.by as usize) < term);
+        let count = truth.committed.partition_point(|entry| u64::from(entry.by) < term);
         if let Some(last) = count.checked_sub(1) {
             let expected = Some(Term(u64::from(truth.committed[last].term)));
             let index = Index(count as u64);
             let found = raft.log().term_at(index);
+            let found = if index < raft.log().start().index { expected } else { found };
             let forced = std::mem::take(&mut truth.forced);
-            if found != expected && (forced || truth.losses.contains(&(term as u64))) {
+            if found != expected && (forced || truth.losses.contains(&term)) {
                 truth.cut(raft, &mut self.gone);
             } else if found != expected {
                 let what = format!(
@@ -316,10 +319,27 @@ impl Oracle {
             let what = format!("n{} g{group} from i{} to i{commit}", node + 1, seen.commit);
             return broken("the commit index does not fall", what);
         }
-        let from = seen.commit + 1;
+        let start = raft.log().start();
+        if start.index.0 > seen.commit {
+            self.begins_at(node, group, start)?;
+        }
+        let from = seen.commit.max(start.index.0) + 1;
         seen.commit = commit;
         self.compare_terms(node, raft, from, commit)?;
         self.compare_bodies(node, raft, from, commit)
+    }
+
+    /// What a snapshot stands for was committed, here or elsewhere, and ends as it does.
+    fn begins_at(&self, node: usize, group: GroupId, start: LogStart) -> Verdict {
+        let LogStart { index, term, epoch } = start;
+        let known = self.groups[group.0 as usize].committed.get(index.0 as usize - 1);
+        match known {
+            Some(entry) if (u64::from(entry.term), entry.epoch) == (term.0, epoch) => Ok(()),
+            known => {
+                let what = format!("n{} g{group} begins behind {start:?}: {known:?}", node + 1);
+                broken("a snapshot stands for what is committed", what)
+            }
+        }
     }
 
     fn compare_terms(&mut self, node: usize, raft: &Raft, from: u64, commit: u64) -> Verdict {

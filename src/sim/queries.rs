@@ -225,8 +225,9 @@ impl<S: Subject> World<S> {
     ) {
         let Open { ask, consistency, floor, after, heard, .. } = *open;
         let group = ask.group;
-        let stands = after.index == Index::ZERO
-            || self.oracle.epoch_of(group, after.index) == Some(after.epoch);
+        // Whoever was told of a loss stands in the new epoch, before its beginning.
+        let epoch = self.oracle.epoch_of(group, after.index);
+        let stands = after.index == Index::ZERO || epoch.is_some_and(|e| e <= after.epoch);
         if place.epoch > after.epoch && !stands && !self.options.lying_disks {
             let what = format!("c{at} g{group} was at {after:?}, and hears of {place:?}");
             return self.fail("readers are told of what is lost", what);

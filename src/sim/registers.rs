@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use super::frozen::{Plain, words};
 use super::linear::{self, History, Op, OpRef, Told};
 use super::rng::Rng;
 use super::subject::{Ask, Subject};
 use crate::block::{Block, BlockBuilder, Command};
 use crate::ids::GroupId;
 use crate::machine::hash::{mix, mix_bytes};
-use crate::machine::{Outcome, QueryError, StateMachine};
+use crate::machine::{FrozenState, Outcome, QueryError, SnapshotError, StateMachine};
 use crate::wire::client::{Committed, Consistency, Place};
 
 /// value = 8 bytes, the new content.
@@ -26,6 +27,8 @@ const KEYS: u64 = 4;
 pub struct RegisterMachine {
     registers: BTreeMap<u64, u64>,
     digest: u64,
+    /// Of a snapshot that is being taken in.
+    intake: Vec<u8>,
 }
 
 impl RegisterMachine {
@@ -71,6 +74,30 @@ impl StateMachine for RegisterMachine {
     fn memory_bytes(&self) -> u64 {
         self.registers.len() as u64 * 32
     }
+
+    fn freeze(&mut self) -> Result<Box<dyn FrozenState>, SnapshotError> {
+        let pairs = self.registers.iter().flat_map(|(key, value)| [*key, *value]);
+        let words = std::iter::once(self.digest).chain(pairs);
+        Ok(Box::new(Plain::new(words.flat_map(u64::to_le_bytes).collect())))
+    }
+
+    fn restore_begin(&mut self) -> Result<(), SnapshotError> {
+        *self = Self::default();
+        Ok(())
+    }
+
+    fn restore_chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.intake.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn restore_finish(&mut self) -> Result<(), SnapshotError> {
+        let words = words(&std::mem::take(&mut self.intake))?;
+        let (digest, pairs) = words.split_first().ok_or(SnapshotError::Damaged("empty"))?;
+        self.digest = *digest;
+        self.registers = pairs.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        Ok(())
+    }
 }
 
 /// The subject: clients write unique values and swap what they last heard of. What they were told is
@@ -92,8 +119,8 @@ pub struct Registers {
 impl Subject for Registers {
     type Machine = RegisterMachine;
 
-    fn machine(&self, _: GroupId) -> RegisterMachine {
-        RegisterMachine::default()
+    fn machines(&self) -> impl FnMut(GroupId) -> RegisterMachine + 'static {
+        |_| RegisterMachine::default()
     }
 
     /// Writes of different registers, and at most one compare-and-set, so that the count of

@@ -76,6 +76,8 @@ struct Group {
     forgotten: Index,
     /// End of the last record that is always synced.
     needs: Lsn,
+    /// A snapshot was installed that stands for the log through here, and the end of that record.
+    start: (Index, Lsn),
 }
 
 /// See the module. For each operation: `issued` when it is handed to the disk, `completed` when its
@@ -142,9 +144,8 @@ impl Shadow {
                 group.votes.push_back(Vote { term: state.term, vote: state.vote, end });
             }
             group.votes_forgotten = true;
-            if found.first > Index(1) {
-                group.forgotten = found.first.prev();
-            }
+            let start = found.start.map_or(Index::ZERO, |start| start.index);
+            group.forgotten = start.max(Index(found.first.0.saturating_sub(1)));
             for (n, &TermStart { first, term, .. }) in found.terms.iter().enumerate() {
                 let last = found.terms.get(n + 1).map_or(found.last, |next| next.first.prev());
                 let safe = known.and_then(|g| g.durable_through(first, term, self.durable));
@@ -220,6 +221,15 @@ impl Shadow {
             Fact::State { group, state } => {
                 groups.entry(group).or_default().state(state.term, state.vote, end);
             }
+            Fact::Start { group, start, anew: true } => {
+                let group = groups.entry(group).or_default();
+                group.needs = end;
+                group.start = (start.index, end);
+                let (first, term) = (start.index, start.term);
+                group.push(Run { first, last: first, term, end, needs: end }, durable);
+            }
+            // What a published snapshot holds as well may go: nobody speaks for that.
+            Fact::Start { .. } => {}
             Fact::Block { group, first, last, term, truncates, membership } => {
                 let group = groups.entry(group).or_default();
                 let needs = if truncates || membership { end } else { group.needs };
@@ -314,8 +324,16 @@ impl Shadow {
             there && run.end <= settled && run.needs <= self.durable
         };
         let known = self.groups.get(&group);
+        let given = |g: &Group| index <= g.start.0 && g.start.1 <= self.durable;
         index == Index::ZERO
-            || known.is_some_and(|g| g.runs.iter().rev().any(holds) || index <= g.forgotten)
+            || known
+                .is_some_and(|g| g.runs.iter().rev().any(holds) || index <= g.forgotten || given(g))
+    }
+
+    /// Is the log durable through this entry, in whatever mode? A snapshot that stands for it may be
+    /// published then (durability.md R8).
+    pub fn is_durable(&self, group: GroupId, index: Index, term: Term) -> bool {
+        self.may_say_matched(group, index, term, true)
     }
 
     /// Is this entry in the log for good: durable, and not replaced since? What is too old to be
@@ -332,11 +350,11 @@ impl Shadow {
 
 impl Group {
     fn state(&mut self, term: Term, vote: Option<NodeId>, end: Lsn) {
-        self.needs = end;
         // A state that is logged again, so that its segment can go, was durable before.
         if self.votes.back().is_some_and(|last| (last.term, last.vote) == (term, vote)) {
             return;
         }
+        self.needs = end;
         self.votes.push_back(Vote { term, vote, end });
         if self.votes.len() > REMEMBERED_MAX {
             self.votes.pop_front();

@@ -1,15 +1,20 @@
 //! How a node starts: boot record, logs, shards, and its way out of RECOVERING.
 
+use std::collections::BTreeMap;
+
 use super::network::node_id;
-use super::node::{Host, shard_config, wal_config};
+use super::node::{Host, session_limits, shard_config, wal_config};
 use super::oracle::Seen;
 use super::queue::Event;
 use super::subject::{Observed, Subject};
 use super::trace::What;
 use super::world::World;
-use crate::ids::{GroupId, Incarnation, Index, NodeId};
+use crate::ids::{GroupId, Incarnation, NodeId};
 use crate::shard::forced::{Forced, begin_anew, known_epoch};
-use crate::shard::{Output, Recovered, Shard, restored};
+use crate::shard::snapshots::Found;
+use crate::shard::snapshots::gather::{Gathered, Gathering};
+use crate::shard::snapshots::start::{Start, log_starts};
+use crate::shard::{Output, Shard};
 use crate::wal::Recovered as FoundLog;
 use crate::wal::{
     BootError, BootRecord, LogIdentity, Opening, Suspect, TermStart, Verdict, Wal, recover_from,
@@ -166,14 +171,15 @@ impl<S: Subject> World<S> {
                 return false;
             }
         };
-        let is_headless = !found.drop_headless(|_| Index::ZERO).is_empty();
+        let Some(snapshots) = self.restore(node, at) else { return false };
+        let is_headless = !found.drop_headless(|group| snapshots.newest(group)).is_empty();
         let suspect = match self.judge_log(node, at, &found, is_headless) {
             Some(suspect) => suspect,
             None => return false,
         };
         let host = &mut self.hosts[at];
         host.shadow = host.shadow.restarted(&found);
-        let mut wal = Wal::resume(config, mine, epoch, &mut found);
+        let mut wal = Wal::resume(wal_config(&self.shape, shard), mine, epoch, &mut found);
         let alone = self.shape.nodes == 1;
         let suspect = match found.verdict {
             Verdict::Rot { .. } if alone => {
@@ -182,11 +188,15 @@ impl<S: Subject> World<S> {
             }
             _ => suspect,
         };
-        let groups: Recovered = found.groups.iter().map(|(&id, g)| (id, restored(g))).collect();
+        let starts = snapshots.starts(&found.groups);
+        if !self.judge_starts(node, &starts) {
+            return false;
+        }
+        let mut machines = self.subject.machines();
+        let machine = move |group: GroupId| Observed::new(machines(group));
         let config = shard_config(&self.shape, node, incarnation, shard, suspect);
-        let subject = &self.subject;
-        let machine = |group: GroupId| Observed::new(subject.machine(group));
-        let started = Shard::new(config, wal, groups, machine, now);
+        let groups = log_starts(&mut wal, starts);
+        let started = Shard::with_snapshots(config, wal, groups, snapshots, machine, now);
         let host = &mut self.hosts[at];
         host.seen.clear();
         for view in started.groups() {
@@ -204,6 +214,50 @@ impl<S: Subject> World<S> {
         host.out = Output::default();
         host.conns.fill(0);
         (host.serving, host.dirty) = (false, true);
+        true
+    }
+
+    /// Reads the snapshots. `None`: the node does not come up.
+    fn restore(&mut self, node: usize, at: usize) -> Option<Found<Observed<S::Machine>>> {
+        let mut machines = self.subject.machines();
+        let gathering = Gathering {
+            machine: |group| Observed::new(machines(group)),
+            sessions: session_limits(&self.shape),
+            config_hash: self.shape.snapshots.config_hash,
+        };
+        let Gathered { mut found, damaged } = match gathering.run(&mut self.hosts[at].disk) {
+            Ok(gathered) => gathered,
+            Err(error) => {
+                self.fail("a node's snapshots are its own", format!("n{}: {error}", node + 1));
+                return None;
+            }
+        };
+        let may_rot = self.nodes[node].may_rot || self.options.lying_disks;
+        if let Some((file, error)) = damaged.first().filter(|_| !may_rot) {
+            let what = format!("n{} {file}: {error}", node + 1);
+            self.fail("a published snapshot is whole", what);
+            return None;
+        }
+        for (file, _) in damaged {
+            self.note_node(node, "finds a damaged snapshot of group", u64::from(file.group().0));
+            found.useless.push(file);
+        }
+        self.stats.restored += found.loaded.len() as u64;
+        Some(found)
+    }
+
+    /// What a log has given up must be in a snapshot. `false`: the node does not come up.
+    fn judge_starts(&mut self, node: usize, starts: &BTreeMap<GroupId, Start>) -> bool {
+        let may_rot = self.nodes[node].may_rot || self.options.lying_disks;
+        if let Some((group, _)) = starts.iter().find(|(_, start)| start.is_lost) {
+            if !may_rot {
+                let what = format!("n{} {group:?}", node + 1);
+                self.fail("what the log gives up is in a snapshot", what);
+                return false;
+            }
+            self.note_node(node, "has lost the front of group", u64::from(group.0));
+            self.nodes[node].found_rot = true;
+        }
         true
     }
 

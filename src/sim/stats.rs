@@ -21,6 +21,11 @@ pub struct Stats {
     /// Elections after which acknowledged blocks may be missing, as told.
     pub losses: u64,
     pub starts: u64,
+    /// Groups that a start gave the state of a snapshot.
+    pub restored: u64,
+    /// Snapshots taken, and installed in place of a log.
+    pub snapshots: u64,
+    pub installs: u64,
     /// Changes of members that were begun.
     pub changes: u64,
     /// Ends in good order.
@@ -33,6 +38,8 @@ pub struct Stats {
     pub votes: u64,
     pub replays: u64,
     pub elections: u64,
+    /// Times that a leader put its group to sleep.
+    pub sleeps: u64,
     /// Blocks that clients asked for, of which were acknowledged, and how many of those by a retry
     /// that the session's table answered.
     pub asked: u64,
@@ -69,6 +76,9 @@ impl Stats {
             rot_found,
             losses,
             starts,
+            restored,
+            snapshots,
+            installs,
             changes,
             stops,
             refused_strangers,
@@ -79,6 +89,7 @@ impl Stats {
             votes,
             replays,
             elections,
+            sleeps,
             asked,
             acknowledged,
             answered_retries,
@@ -103,6 +114,9 @@ impl Stats {
         self.rot_found += rot_found;
         self.losses += losses;
         self.starts += starts;
+        self.restored += restored;
+        self.snapshots += snapshots;
+        self.installs += installs;
         self.changes += changes;
         self.stops += stops;
         self.refused_strangers += refused_strangers;
@@ -113,6 +127,7 @@ impl Stats {
         self.votes += votes;
         self.replays += replays;
         self.elections += elections;
+        self.sleeps += sleeps;
         self.asked += asked;
         self.acknowledged += acknowledged;
         self.answered_retries += answered_retries;

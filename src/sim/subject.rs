@@ -1,11 +1,12 @@
 //! The state machine under test: whose it is, what its clients ask of it, and what they may
 //! conclude from the answers. [`super::registers`] is the one that ships with the simulator.
 
+use super::frozen::{Chained, Plain, words};
 use super::rng::Rng;
 use crate::block::{Block, BlockBuilder};
 use crate::ids::GroupId;
 use crate::machine::hash::mix;
-use crate::machine::{Outcome, QueryError, StateMachine};
+use crate::machine::{FrozenState, Outcome, QueryError, SnapshotError, StateMachine};
 use crate::wire::client::{Committed, Consistency, Place};
 
 /// One block that a client asks for.
@@ -28,8 +29,8 @@ pub struct Ask {
 pub trait Subject {
     type Machine: StateMachine;
 
-    /// The empty state of a group.
-    fn machine(&self, group: GroupId) -> Self::Machine;
+    /// Makes the empty state of a group, as often as a shard asks.
+    fn machines(&self) -> impl FnMut(GroupId) -> Self::Machine + 'static;
 
     /// Puts 1 to `commands_max` commands into the block. All randomness comes from `rng`.
     fn block(&mut self, ask: &Ask, rng: &mut Rng, into: &mut BlockBuilder);
@@ -104,6 +105,29 @@ impl Ledger {
         word.is_some_and(|word| word & 1 << (seq % 64) != 0)
     }
 
+    /// Its size in words, the digest, and for each client a size and its words.
+    fn frozen(&self) -> Plain {
+        let mut words = vec![0, self.digest];
+        for seen in &self.seen {
+            words.push(seen.len() as u64);
+            words.extend(seen);
+        }
+        words[0] = words.len() as u64;
+        Plain::new(words.into_iter().flat_map(u64::to_le_bytes).collect())
+    }
+
+    fn restored(words: &[u64]) -> Result<Self, SnapshotError> {
+        let mut ledger = Self { digest: words[1], ..Self::default() };
+        let mut rest = &words[2..];
+        while let Some((size, more)) = rest.split_first() {
+            let short = SnapshotError::Damaged("a ledger cut short");
+            let (seen, after) = more.split_at_checked(*size as usize).ok_or(short)?;
+            ledger.seen.push(seen.to_vec());
+            rest = after;
+        }
+        Ok(ledger)
+    }
+
     /// A block (client, sequence number) that was applied twice.
     pub fn twice(&self) -> Option<(u64, u64)> {
         self.twice
@@ -115,11 +139,13 @@ impl Ledger {
 pub struct Observed<M> {
     pub inner: M,
     pub ledger: Ledger,
+    /// The ledger's part of a snapshot that is being taken in; `None` once it was whole.
+    intake: Option<Vec<u8>>,
 }
 
 impl<M> Observed<M> {
     pub fn new(inner: M) -> Self {
-        Self { inner, ledger: Ledger::default() }
+        Self { inner, ledger: Ledger::default(), intake: None }
     }
 }
 
@@ -139,6 +165,39 @@ impl<M: StateMachine> StateMachine for Observed<M> {
 
     fn memory_bytes(&self) -> u64 {
         self.inner.memory_bytes()
+    }
+
+    fn freeze(&mut self) -> Result<Box<dyn FrozenState>, SnapshotError> {
+        let rest = self.inner.freeze()?;
+        Ok(Box::new(Chained { front: self.ledger.frozen(), rest }))
+    }
+
+    fn restore_begin(&mut self) -> Result<(), SnapshotError> {
+        (self.ledger, self.intake) = (Ledger::default(), Some(Vec::new()));
+        self.inner.restore_begin()
+    }
+
+    fn restore_chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let Some(intake) = &mut self.intake else { return self.inner.restore_chunk(bytes) };
+        intake.extend_from_slice(bytes);
+        let Some((size, _)) = intake.split_first_chunk::<8>() else { return Ok(()) };
+        let size = usize::try_from(u64::from_le_bytes(*size)).unwrap_or(usize::MAX);
+        let size = size.checked_mul(8).filter(|size| *size >= 16);
+        let size = size.ok_or(SnapshotError::Damaged("the size of the ledger"))?;
+        if intake.len() < size {
+            return Ok(());
+        }
+        let rest = intake.split_off(size);
+        self.ledger = Ledger::restored(&words(intake)?)?;
+        self.intake = None;
+        self.inner.restore_chunk(&rest)
+    }
+
+    fn restore_finish(&mut self) -> Result<(), SnapshotError> {
+        if self.intake.is_some() {
+            return Err(SnapshotError::Damaged("a ledger cut short"));
+        }
+        self.inner.restore_finish()
     }
 }
 

@@ -118,7 +118,10 @@ impl Trace {
 
 fn is_heartbeat(what: &What) -> bool {
     let What::Sent { message, .. } = what else { return false };
-    matches!(message.body, Body::Heartbeat { .. } | Body::HeartbeatReply { .. })
+    use Body::{Heartbeat, HeartbeatReply, Hibernate, HibernateReply};
+    let body = &message.body;
+    matches!(body, Heartbeat { .. } | HeartbeatReply { .. } | Hibernate { .. })
+        || matches!(body, HibernateReply { asleep: true, .. })
 }
 
 fn line(what: &What, at: u64, out: &mut String) {

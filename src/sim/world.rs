@@ -364,6 +364,7 @@ impl<S: Subject> World<S> {
     fn finish(&mut self) {
         self.over = true;
         for host in 0..self.hosts.len() {
+            self.count_snapshots(host);
             if let Some(shard) = &self.hosts[host].shard {
                 shard.check_invariants();
             }

@@ -15,7 +15,7 @@
 
 use super::{MAGIC, ReadError, VERSION};
 use crate::checksum::crc32c;
-use crate::ids::{GroupId, Index, Term};
+use crate::ids::{GroupId, Index, LogStart, Term};
 use crate::machine::snapshot::{Fields, put_u32s, put_u64s};
 use crate::membership::{self, MEMBERSHIP_BYTES_MAX, Membership};
 
@@ -41,6 +41,13 @@ pub struct Header {
     pub membership: Membership,
 }
 
+impl Header {
+    /// Where a log begins for which this stands.
+    pub fn start(&self) -> LogStart {
+        LogStart { index: self.index, term: self.term, epoch: self.epoch }
+    }
+}
+
 /// # Panics
 /// When a list of members does not ascend, names node 0 or is too long: the caller's bug.
 pub(super) fn encode(header: &Header, into: &mut Vec<u8>) {
@@ -60,10 +67,9 @@ pub(super) fn size(fixed: &[u8]) -> Result<usize, ReadError> {
     if fields.u32() != MAGIC {
         return Err(ReadError::NotASnapshot);
     }
-    match fields.u32() {
-        VERSION => {}
-        version => return Err(ReadError::Version(version)),
-    }
+    // Not a word of the version before the checksum was right: a flipped bit in it is damage, which
+    // other nodes can mend, and no reason to refuse a start.
+    let _version = fields.u32();
     let size = fields.u32() as usize;
     if !(FIXED_BYTES..=HEADER_BYTES_MAX).contains(&size) || !size.is_multiple_of(8) {
         return Err(ReadError::Header("its size"));
@@ -77,6 +83,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Header, u32), ReadError> {
     let checksum = fields.u32();
     if checksum != crc32c(&bytes[4..]) {
         return Err(ReadError::Header("its checksum"));
+    }
+    fields.0 = &bytes[8..];
+    match fields.u32() {
+        VERSION => {}
+        version => return Err(ReadError::Version(version)),
     }
     fields.0 = &bytes[16..];
     let (group, epoch) = (GroupId(fields.u32()), fields.u32());

@@ -41,6 +41,7 @@ pub struct SnapshotReader {
     sessions_bytes: u64,
     state_bytes: u64,
     checksum: u32,
+    verified: u64,
 }
 
 impl Default for SnapshotReader {
@@ -62,6 +63,7 @@ impl SnapshotReader {
             sessions_bytes: 0,
             state_bytes: 0,
             checksum: 0,
+            verified: 0,
         }
     }
 
@@ -86,6 +88,22 @@ impl SnapshotReader {
                 Err(error)
             }
         }
+    }
+
+    /// Of everything before the end, once that was read: as [`super::SnapshotWriter::whole_checksum`].
+    pub fn whole_checksum(&self) -> u32 {
+        self.checksum
+    }
+
+    /// What it says of itself, once that was read and its checksum was right; before, an empty one.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Bytes through the end of the last part that was whole: from here on a copy that was cut short
+    /// can be gone on with.
+    pub fn verified(&self) -> u64 {
+        self.verified
     }
 
     /// All bytes were given: an error unless that was exactly one whole snapshot.
@@ -168,6 +186,7 @@ impl SnapshotReader {
 
     fn hand_out(&mut self) -> Piece<'_> {
         self.handed_out = true;
+        self.verified += self.item.len() as u64;
         if self.place == Place::Header {
             self.place = Place::Part;
             return Piece::Header(&self.header);

@@ -116,6 +116,10 @@ fn every_cut_is_seen_and_so_is_every_byte_too_many() {
 fn another_version_is_refused_by_name_and_other_files_are_no_snapshots() {
     let mut bytes = small();
     bytes[8] = 2;
+    assert_eq!(read(&bytes, 1), Err(ReadError::Header("its checksum")), "a flipped bit is damage");
+    let size = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    let checksum = crc32c(&bytes[4..size]);
+    bytes[..4].copy_from_slice(&checksum.to_le_bytes());
     assert_eq!(read(&bytes, 1), Err(ReadError::Version(2)));
     assert_eq!(read(&[7; 200], 1), Err(ReadError::NotASnapshot));
     assert_eq!(read(&[0; 200], 1), Err(ReadError::NotASnapshot));

@@ -28,6 +28,8 @@ pub struct SnapshotWriter {
     state_bytes: u64,
     /// Of everything written.
     checksum: u32,
+    /// The same before the part at the end.
+    whole: u32,
     done: bool,
 }
 
@@ -52,6 +54,7 @@ impl SnapshotWriter {
             sessions_bytes: 0,
             state_bytes: 0,
             checksum: 0,
+            whole: 0,
             done: false,
         }
     }
@@ -75,6 +78,11 @@ impl SnapshotWriter {
         }
         self.checksum = crc32c_append(self.checksum, &into[start..]);
         !self.done
+    }
+
+    /// Of everything before the end, once that is written: with the size it names these very bytes.
+    pub fn whole_checksum(&self) -> u32 {
+        self.whole
     }
 
     /// Bytes that only the frozen states still hold: what this snapshot costs in memory.
@@ -114,6 +122,7 @@ impl SnapshotWriter {
     }
 
     fn put_end(&mut self, into: &mut Vec<u8>) {
+        self.whole = self.checksum;
         let mut end = Vec::with_capacity(END_BYTES);
         put_u64s(&mut end, &[self.sessions_bytes, self.state_bytes, self.parts]);
         put_u32s(&mut end, &[self.checksum, 0]);

@@ -6,12 +6,12 @@ use zerocopy::FromBytes;
 use super::config::WalConfig;
 use super::ops::SegmentNo;
 use super::record::{
-    FLAG_TRUNCATES, FLUSH_HEADER_BYTES, FlushHeader, HardStateBytes, KIND_BLOCKS, KIND_HARD_STATE,
-    Record, Records,
+    FLAG_ANEW, FLAG_TRUNCATES, FLUSH_HEADER_BYTES, FlushHeader, HardStateBytes, KIND_BLOCKS,
+    KIND_HARD_STATE, KIND_LOG_START, LogStartBytes, Record, Records,
 };
 use super::recovery::Recovered;
 use crate::block::{BlockHeader, BlockKind, HEADER_BYTES};
-use crate::ids::{GroupId, HardState, Index, Lsn, Term};
+use crate::ids::{GroupId, HardState, Index, LogStart, Lsn, Term};
 
 /// One thing that a flush holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,12 @@ pub(crate) enum Fact {
     State {
         group: GroupId,
         state: HardState,
+    },
+    /// Where the group's log begins. `anew`: without any entry that was logged before.
+    Start {
+        group: GroupId,
+        start: LogStart,
+        anew: bool,
     },
     /// One block. `truncates`: it replaces what the group logged from `first` on.
     Block {
@@ -80,6 +86,12 @@ fn read_record(record: &Record<'_>, found: &mut impl FnMut(Fact)) -> Result<(), 
         KIND_HARD_STATE => {
             let state = HardStateBytes::decode(record.payload).ok_or("hard state size")?;
             found(Fact::State { group, state });
+            Ok(())
+        }
+        KIND_LOG_START => {
+            let start = LogStartBytes::decode(record.payload).ok_or("log start")?;
+            let anew = record.header.flags & FLAG_ANEW != 0;
+            found(Fact::Start { group, start, anew });
             Ok(())
         }
         KIND_BLOCKS => read_blocks(record, group, found),

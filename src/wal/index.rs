@@ -1,12 +1,13 @@
 //! Where a group's entries lie in the log, in memory: runs of contiguous indices.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::SegmentNo;
 use super::config::WalConfig;
-use super::record::{HARD_STATE_BYTES, RECORD_HEADER_BYTES};
+use super::groups::Groups;
+use super::record::{HARD_STATE_BYTES, LOG_START_BYTES, RECORD_HEADER_BYTES};
 use super::segment::{Need, Refs};
-use crate::ids::{GroupId, HardState, Index, Lsn};
+use crate::ids::{GroupId, HardState, Index, LogStart, Lsn};
 
 /// Two records of a group share a run when no more than this lies between them,
 const MERGE_GAP_BYTES: u64 = 4096;
@@ -15,7 +16,7 @@ pub(super) const RUN_BYTES_MAX: u64 = 128 << 10;
 
 /// Indices `first..=last` in the records between `lsn` and `lsn + bytes` of one flush. Records of
 /// other groups may lie between them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Run {
     pub first: Index,
     pub last: Index,
@@ -37,18 +38,22 @@ pub(super) struct GroupLog {
     pub state: HardState,
     /// Segment of the latest hard state; `None` before the first.
     pub state_in: Option<SegmentNo>,
+    /// Where the log begins, by a record of its own ...
+    pub start: LogStart,
+    /// ... in this segment; `None`: there is no such record, the log was never cut.
+    pub start_in: Option<SegmentNo>,
 }
 
-/// All groups of the shard. A `BTreeMap`, so that nothing depends on the order of a hash.
+/// All groups of the shard.
 #[derive(Debug)]
 pub(super) struct LogIndex {
     config: WalConfig,
-    pub groups: BTreeMap<GroupId, GroupLog>,
+    pub groups: Groups,
 }
 
 impl LogIndex {
     pub fn new(config: WalConfig) -> Self {
-        Self { config, groups: BTreeMap::new() }
+        Self { config, groups: Groups::default() }
     }
 
     /// Notes a record that was staged or recovered. `flush` is the position of its flush header.
@@ -56,7 +61,7 @@ impl LogIndex {
         if truncates {
             self.cut(refs, group, run.first, Lsn(run.end()));
         }
-        let log = self.groups.entry(group).or_default();
+        let log = self.groups.of(group);
         if let Some(last) = log.runs.back_mut() {
             assert_eq!(run.first, last.last.next(), "a group's entries are contiguous");
             let adjacent = last.lsn > flush && run.lsn.since(Lsn(last.end())) <= MERGE_GAP_BYTES;
@@ -67,6 +72,8 @@ impl LogIndex {
                 return;
             }
         }
+        let follows = !log.runs.is_empty() || run.first > log.start.index;
+        assert!(follows || log.start_in.is_none(), "entries lie behind where the log begins");
         refs.hold(self.config.segment_of(run.lsn), Need::Run);
         log.runs.push_back(run);
     }
@@ -84,19 +91,20 @@ impl LogIndex {
         }
     }
 
-    /// Forgets the entries through `through`; a run that reaches beyond stays whole.
-    pub fn release(&mut self, refs: &mut Refs, group: GroupId, through: Index) {
+    /// Forgets the entries through `through`; a run that reaches beyond stays whole. `after`: the end
+    /// of the record that says so.
+    pub fn release(&mut self, refs: &mut Refs, group: GroupId, through: Index, after: Lsn) {
         let Some(log) = self.groups.get_mut(&group) else { return };
         while log.runs.front().is_some_and(|run| run.last <= through) {
             let run = log.runs.pop_front().expect("looked at");
-            refs.drop(self.config.segment_of(run.lsn), Need::Run, Lsn::ZERO);
+            refs.drop(self.config.segment_of(run.lsn), Need::Run, after);
         }
     }
 
     /// Notes where the latest hard state of a group is. (term, vote) never goes back and never
     /// changes within a term (durability.md §4, bug 3).
     pub fn set_state(&mut self, refs: &mut Refs, group: GroupId, state: HardState, lsn: Lsn) {
-        let log = self.groups.entry(group).or_default();
+        let log = self.groups.of(group);
         if let Some(old) = log.state_in {
             assert!(!regresses(log.state, state), "{group:?}: {:?} then {state:?}", log.state);
             let end = lsn.plus((RECORD_HEADER_BYTES + HARD_STATE_BYTES) as u64);
@@ -106,6 +114,36 @@ impl LogIndex {
         refs.hold(segment, Need::State);
         log.state = state;
         log.state_in = Some(segment);
+    }
+
+    /// Notes where a group's log begins from here on. `anew`: no entry logged before belongs to it.
+    pub fn set_start(
+        &mut self,
+        refs: &mut Refs,
+        group: GroupId,
+        (start, anew): (LogStart, bool),
+        lsn: Lsn,
+    ) {
+        let end = lsn.plus((RECORD_HEADER_BYTES + LOG_START_BYTES) as u64);
+        if anew {
+            self.cut(refs, group, Index::ZERO, end);
+        } else {
+            self.release(refs, group, start.index, end);
+        }
+        let log = self.groups.of(group);
+        if let Some(old) = log.start_in {
+            refs.drop(old, Need::State, end);
+        }
+        let segment = self.config.segment_of(lsn);
+        refs.hold(segment, Need::State);
+        (log.start, log.start_in) = (start, Some(segment));
+    }
+
+    /// The highest end of a record's blocks, at or below `index`, that the group has in the log.
+    pub fn edge_at_most(&self, group: GroupId, index: Index) -> Option<Index> {
+        let runs = &self.groups.get(&group)?.runs;
+        let at = runs.partition_point(|run| run.last <= index).checked_sub(1)?;
+        Some(runs[at].last)
     }
 
     /// The runs from the one that holds `from`, at least that one.
@@ -171,7 +209,7 @@ mod tests {
         let (mut index, mut refs) = fresh();
         index.push(&mut refs, G, run(1, 10, BASE + 4160), Lsn(BASE + 4096), false);
         index.push(&mut refs, G, run(11, 20, BASE + 8256), Lsn(BASE + 8192), false);
-        index.release(&mut refs, G, Index(15));
+        index.release(&mut refs, G, Index(15), Lsn::ZERO);
         assert_eq!(index.groups[&G].runs.len(), 1);
         index.cut(&mut refs, G, Index(11), Lsn::ZERO);
         assert!(index.groups[&G].runs.is_empty());

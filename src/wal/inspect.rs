@@ -6,13 +6,13 @@ use zerocopy::FromBytes;
 use super::config::{LogIdentity, WalConfig};
 use super::ops::{SegmentNo, WalError};
 use super::record::{
-    FLAG_SYNC, FLAG_TRUNCATES, FLUSH_HEADER_BYTES, HardStateBytes, KIND_BLOCKS, KIND_HARD_STATE,
-    Record, Records, SegmentHeader,
+    FLAG_ANEW, FLAG_SYNC, FLAG_TRUNCATES, FLUSH_HEADER_BYTES, HardStateBytes, KIND_BLOCKS,
+    KIND_HARD_STATE, KIND_LOG_START, LogStartBytes, Record, Records, SegmentHeader,
 };
 use super::recovery::{Recovered, Verdict, recover_from};
 use super::scan::{Flush, Scan, SegmentSource};
 use crate::block::{BlockHeader, HEADER_BYTES};
-use crate::ids::{GroupId, HardState, Index, Lsn, Term};
+use crate::ids::{GroupId, HardState, Index, LogStart, Lsn, Term};
 
 /// What a segment says about the log it belongs to: enough to read the log without its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,11 @@ pub struct RecordView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     HardState(HardState),
+    /// Where the group's log begins; `anew`: without any entry that was logged before.
+    LogStart {
+        start: LogStart,
+        anew: bool,
+    },
     /// Contiguous blocks.
     Blocks {
         first: Index,
@@ -146,6 +151,8 @@ fn view(config: &WalConfig, segment: SegmentNo, flush: &Flush, end: Lsn) -> Flus
 fn record_view(front: Lsn, record: &Record<'_>) -> RecordView {
     let content = match record.header.kind {
         KIND_HARD_STATE => HardStateBytes::decode(record.payload).map(Content::HardState),
+        KIND_LOG_START => LogStartBytes::decode(record.payload)
+            .map(|start| Content::LogStart { start, anew: record.header.flags & FLAG_ANEW != 0 }),
         KIND_BLOCKS => blocks(record),
         _ => None,
     };

@@ -6,13 +6,13 @@
 //!   the record. A record is *written* when [`Wal::written`] has reached it, *durable* when
 //!   [`Wal::durable`] has.
 //! - [`Wal::complete`]: an operation has finished, well or badly.
-//! - [`Wal::read`]: blocks that are no longer in memory. [`Wal::release`]: entries not needed.
+//! - [`Wal::read`]: blocks that are no longer in memory. [`Wal::begin_at`]: entries not needed.
 //!
 //! Out: [`Wal::flush`] gives the operations to carry out. A turn calls it once, after staging and
 //! after completions, and again at [`Wal::deadline`]:
 //!
 //! ```text
-//!   complete*  ->  append* / hard_state* / release* / read*  ->  flush  ->  carry out the ops
+//!   complete*  ->  append* / hard_state* / begin_at* / read*  ->  flush  ->  carry out the ops
 //! ```
 //!
 //! Batching is driven by the writes in flight: what is staged goes out at once while fewer than
@@ -33,6 +33,7 @@ mod durability;
 mod facts;
 mod fetch;
 mod front;
+mod groups;
 mod index;
 mod inspect;
 mod ops;
@@ -41,6 +42,7 @@ mod recovery;
 mod replay;
 mod scan;
 mod segment;
+mod start;
 mod writer;
 
 #[cfg(test)]
@@ -433,25 +435,6 @@ impl Wal {
         match blocks {
             Ok(blocks) => Completed::Fetched { token, group, blocks },
             Err(error) => Completed::FetchFailed { token, group, error },
-        }
-    }
-
-    /// The group needs no entry through `through` any more. Segments that nothing needs are used
-    /// again, lowest first; hard states that alone hold the lowest one are logged again. With a hole
-    /// behind `through` (a snapshot was installed) release everything, then append from there.
-    pub fn release(&mut self, group: GroupId, through: Index) {
-        self.index.release(&mut self.segments.refs, group, through);
-        if self.poisoned.is_some() {
-            return;
-        }
-        while let Some(front) = self.segments.held_by_states() {
-            let moved: Vec<_> = (self.index.groups.iter())
-                .filter(|(_, log)| log.state_in == Some(front))
-                .map(|(group, log)| (*group, log.state))
-                .collect();
-            for (group, state) in moved {
-                self.hard_state(group, state);
-            }
         }
     }
 

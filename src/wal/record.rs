@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::config::{LogIdentity, WalConfig};
 use super::ops::{SegmentNo, WalError};
 use crate::checksum;
-use crate::ids::{GroupId, HardState, Index, Lsn, NodeId, Term};
+use crate::ids::{GroupId, HardState, Index, LogStart, Lsn, NodeId, Term};
 use crate::mutants::{self, Mutant};
 
 /// "RRSG": the front of a segment.
@@ -20,17 +20,23 @@ pub(super) const SEGMENT_HEADER_BYTES: usize = 128;
 pub(super) const FLUSH_HEADER_BYTES: usize = 64;
 pub(super) const RECORD_HEADER_BYTES: usize = 16;
 pub(super) const HARD_STATE_BYTES: usize = 24;
+pub(super) const LOG_START_BYTES: usize = 24;
 
 const _: () = assert!(size_of::<SegmentHeader>() == SEGMENT_HEADER_BYTES);
 const _: () = assert!(size_of::<FlushHeader>() == FLUSH_HEADER_BYTES);
 const _: () = assert!(size_of::<RecordHeader>() == RECORD_HEADER_BYTES);
 const _: () = assert!(size_of::<HardStateBytes>() == HARD_STATE_BYTES);
+const _: () = assert!(size_of::<LogStartBytes>() == LOG_START_BYTES);
 const _: () = assert!(SEGMENT_HEADER_BYTES <= 512, "one sector holds it: it is never half there");
 
 /// Record payload: blocks of one group, contiguous, exactly their bytes.
 pub(super) const KIND_BLOCKS: u8 = 1;
 /// Record payload: a [`HardState`].
 pub(super) const KIND_HARD_STATE: u8 = 2;
+/// Record payload: a [`LogStart`].
+pub(super) const KIND_LOG_START: u8 = 3;
+/// Record flag of a log start: none of the entries logged before belongs to the log any more.
+pub(super) const FLAG_ANEW: u8 = 1;
 /// Record flag: the first block replaces what the group logged from its index on.
 pub(super) const FLAG_TRUNCATES: u8 = 1;
 /// Flush flag: written through an O_DSYNC descriptor.
@@ -259,7 +265,7 @@ pub(super) struct RecordHeader {
     pub flags: u8,
     pub reserved: u16,
     pub group: u32,
-    /// Blocks in the record; 0 for a hard state.
+    /// Blocks in the record; 0 for the other kinds.
     pub count: u32,
 }
 
@@ -319,6 +325,30 @@ impl HardStateBytes {
     }
 }
 
+/// Where a group's log begins, as it is logged.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct LogStartBytes {
+    index: u64,
+    term: u64,
+    epoch: u32,
+    reserved: u32,
+}
+
+impl LogStartBytes {
+    pub fn encode(start: LogStart) -> Self {
+        let LogStart { index, term, epoch } = start;
+        Self { index: index.0, term: term.0, epoch, reserved: 0 }
+    }
+
+    /// `None`: not of this size, or numbers near the end of their range.
+    pub fn decode(bytes: &[u8]) -> Option<LogStart> {
+        let Self { index, term, epoch, .. } = Self::read_from_bytes(bytes).ok()?;
+        let sane = index <= u64::MAX / 2 && term <= u64::MAX / 2;
+        sane.then_some(LogStart { index: Index(index), term: Term(term), epoch })
+    }
+}
+
 /// The header of a record of `group`.
 pub(super) fn record_header(
     group: GroupId,
@@ -359,6 +389,11 @@ mod tests {
         let bytes = HardStateBytes::encode(state);
         assert_eq!(bytes.as_bytes()[..17], *b"\x04\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x02");
         assert_eq!(HardStateBytes::decode(bytes.as_bytes()), Some(state));
+        let start = LogStart { index: Index(6), term: Term(4), epoch: 3 };
+        let bytes = LogStartBytes::encode(start);
+        assert_eq!(bytes.as_bytes(), b"\x06\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0");
+        assert_eq!(LogStartBytes::decode(bytes.as_bytes()), Some(start));
+        assert_eq!(LogStartBytes::decode(&[0xff; LOG_START_BYTES]), None);
     }
 
     #[test]

@@ -8,13 +8,13 @@ use super::config::WalConfig;
 use super::index::{LogIndex, Run, regresses};
 use super::ops::WalError;
 use super::record::{
-    FLAG_TRUNCATES, FLUSH_HEADER_BYTES, HardStateBytes, KIND_BLOCKS, KIND_HARD_STATE,
-    RECORD_HEADER_BYTES, Record, Records,
+    FLAG_ANEW, FLAG_TRUNCATES, FLUSH_HEADER_BYTES, HardStateBytes, KIND_BLOCKS, KIND_HARD_STATE,
+    KIND_LOG_START, LogStartBytes, RECORD_HEADER_BYTES, Record, Records,
 };
 use super::scan::Flush;
 use super::segment::Refs;
 use crate::block::{BLOCK_COUNT_MAX, BlockHeader, BlockKind, HEADER_BYTES};
-use crate::ids::{GroupId, HardState, Index, Lsn, Term};
+use crate::ids::{GroupId, HardState, Index, LogStart, Lsn, Term};
 use crate::membership::Membership;
 
 /// Where a term begins in a group's log.
@@ -31,9 +31,11 @@ pub struct TermStart {
 pub struct RecoveredGroup {
     /// The latest one; the default if none was logged.
     pub hard_state: HardState,
+    /// Where the log begins, if a record says so: what lies before is in a snapshot.
+    pub start: Option<LogStart>,
     /// Lowest index still in the log; meaningless while `last` is 0.
     pub first: Index,
-    /// Highest index; 0 when there are no entries.
+    /// Highest index; where the log begins (or 0) when there are no entries.
     pub last: Index,
     /// Terms as runs, ascending.
     pub terms: Vec<TermStart>,
@@ -90,6 +92,10 @@ impl Replay {
                 let state = HardStateBytes::decode(record.payload).ok_or("hard state size")?;
                 self.state(group, state, lsn)
             }
+            KIND_LOG_START => {
+                let start = LogStartBytes::decode(record.payload).ok_or("log start")?;
+                self.start(group, start, record.header.flags & FLAG_ANEW != 0, lsn)
+            }
             KIND_BLOCKS => self.blocks(group, flush.lsn, lsn, record),
             _ => Err("unknown record kind"),
         }
@@ -105,6 +111,22 @@ impl Replay {
         Ok(())
     }
 
+    fn start(
+        &mut self,
+        group: GroupId,
+        start: LogStart,
+        anew: bool,
+        lsn: Lsn,
+    ) -> Result<(), &'static str> {
+        let known = self.groups.entry(group).or_default();
+        if !anew && known.start.is_some_and(|old| start.index < old.index) {
+            return Err("a log start that goes back");
+        }
+        known.begin_at(start, anew);
+        self.index.set_start(&mut self.refs, group, (start, anew), lsn);
+        Ok(())
+    }
+
     fn blocks(
         &mut self,
         group: GroupId,
@@ -116,16 +138,20 @@ impl Replay {
         let truncates = record.header.flags & FLAG_TRUNCATES != 0;
         let known = self.groups.entry(group).or_default();
         if truncates {
-            if known.last != Index::ZERO && first > known.last.next() {
+            if !known.terms.is_empty() && first > known.last.next() {
                 return Err("a truncation behind the end");
+            }
+            if known.start.is_some_and(|start| first <= start.index) {
+                return Err("a truncation of what a snapshot holds");
             }
             known.cut(first);
         } else if known.last.next() != first {
-            // Only a released log starts anew further on (a snapshot took its place): the chain
-            // has no holes, and an append that leaves one is refused when it is staged.
+            // The chain has no holes, and an append that leaves one is refused when it is staged:
+            // the entries between were released, and a later record says so. What it says of where
+            // the log begins stands until then; whoever starts from this looks at both.
             self.index.cut(&mut self.refs, group, Index::ZERO, lsn);
-            let RecoveredGroup { hard_state, epoch, .. } = *known;
-            *known = RecoveredGroup { hard_state, epoch, ..Default::default() };
+            let RecoveredGroup { hard_state, start, epoch, .. } = *known;
+            *known = RecoveredGroup { hard_state, start, epoch, ..Default::default() };
         }
         let blocks = known.take_blocks(group, record.payload)?;
         let bytes = (RECORD_HEADER_BYTES + record.payload.len()) as u32;
@@ -169,10 +195,25 @@ impl RecoveredGroup {
         self.terms.last().map_or(Term::ZERO, |run| run.term)
     }
 
+    /// The log begins behind `start`: with what it has there, or `anew` with nothing.
+    pub(super) fn begin_at(&mut self, start: LogStart, anew: bool) {
+        self.start = Some(start);
+        if anew || start.index >= self.last {
+            (self.first, self.last) = (start.index.next(), start.index);
+            self.terms.clear();
+            self.memberships.clear();
+            return;
+        }
+        self.first = self.first.max(start.index.next());
+        let gone = self.terms.partition_point(|run| run.first <= self.first).saturating_sub(1);
+        self.terms.drain(..gone);
+        self.memberships.retain(|membership| membership.index > start.index);
+    }
+
     fn cut(&mut self, from: Index) {
         if from <= self.first {
-            self.first = Index::ZERO;
-            self.last = Index::ZERO;
+            let start = self.start.map_or(Index::ZERO, |start| start.index);
+            (self.first, self.last) = (start.next(), start);
             self.terms.clear();
             self.memberships.clear();
         } else if from <= self.last {
@@ -214,7 +255,7 @@ impl RecoveredGroup {
             due = due.plus(count);
             rest = &rest[size..];
         }
-        if self.last == Index::ZERO {
+        if self.first > self.last || self.last == Index::ZERO || start <= self.first {
             self.first = start;
         }
         self.last = due.prev();

@@ -25,7 +25,7 @@ struct Live {
     no: SegmentNo,
     /// Runs of the index in it.
     runs: u32,
-    /// Groups whose latest hard state is in it.
+    /// Latest hard states and log starts of groups in it: small, and logged again to let it go.
     states: u32,
     /// Reads under way.
     pins: u32,
@@ -42,6 +42,7 @@ pub(super) struct Refs(VecDeque<Live>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
     Run,
+    /// A hard state or a log start.
     State,
     Read,
 }
@@ -253,10 +254,16 @@ impl Segments {
         }
     }
 
-    /// The front segment if only hard states still hold it: they are to be logged again.
+    /// The front segment if only hard states and log starts still hold it: they are to be logged
+    /// again.
     pub fn held_by_states(&self) -> Option<SegmentNo> {
         let front = self.refs.0.front()?;
         (front.no != self.head() && front.runs == 0 && front.states > 0).then_some(front.no)
+    }
+
+    /// The front segment, if it is not the one being written.
+    pub fn front(&self) -> Option<SegmentNo> {
+        self.refs.0.front().map(|live| live.no).filter(|no| *no != self.head())
     }
 
     /// Lets go of segments at the front that nothing needs. A truncation or a hard state that freed

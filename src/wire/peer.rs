@@ -4,11 +4,15 @@
 //! entry, 64 bytes, in the control section; the frame's token is zero
 //!    0 u32 group
 //!    4 u8  kind       1 vote request, 2 vote reply, 3 append, 4 append reply, 5 append reject,
-//!                     6 heartbeat, 7 heartbeat reply, 8 timeout now, 9 read index, 10 read reply
+//!                     6 heartbeat, 7 heartbeat reply, 8 timeout now, 9 read index, 10 read reply,
+//!                     11 snapshot offer, 12 snapshot chunk, 13 snapshot reply, 14 sleep?, 15 its
+//!                     answer, 16 keep-alive: of no group, but of the whole shard (group and term
+//!                     are zero)
 //!    5 u8  flags      1 pre-vote, 2 granted, 4 the voter is RECOVERING, 8 the leader asked for this
-//!                     election; others are refused
+//!                     election (kind 1) or asleep (kind 15); others are refused
 //!    6 u16 zero
-//!    8 u32 blocks     of this append, in the frame's block section, in the order of the entries
+//!    8 u32 blocks     of this append (or the one of a chunk), in the frame's block section, in the
+//!                     order of the entries
 //!   12 u32 incarnation  of the sender
 //!   16 u32 echo       the receiver's incarnation as the sender knows it
 //!   20 u32 zero
@@ -19,8 +23,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::frame::{Frame, FrameError, FrameKind};
-use crate::ids::{GroupId, Incarnation, Index, Term};
-use crate::raft::message::{Body, Message};
+use crate::ids::{GroupId, Incarnation, Index, LogStart, Term};
+use crate::raft::message::{Body, Message, Offer};
 
 /// Bytes of one message, without its blocks.
 pub const PEER_ENTRY_BYTES: usize = 64;
@@ -32,6 +36,8 @@ const TERM_MAX: u64 = u64::MAX / 2;
 const FLAG_PRE: u8 = 1;
 const FLAG_GRANTED: u8 = 2;
 const FLAG_RECOVERING: u8 = 4;
+const FLAG_ASLEEP: u8 = 8;
+const KEEP_ALIVE: u8 = 16;
 const FLAG_HANDED: u8 = 8;
 
 /// The flags that a kind of message may have; 0 for those without.
@@ -39,8 +45,19 @@ const fn flags_of(kind: u8) -> u8 {
     match kind {
         1 => FLAG_PRE | FLAG_HANDED,
         2 => FLAG_PRE | FLAG_GRANTED | FLAG_RECOVERING,
+        15 => FLAG_ASLEEP,
         _ => 0,
     }
+}
+
+/// A sign of life of a shard, for all its groups that sleep. Each number is used once a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Of the sender.
+    pub incarnation: Incarnation,
+    /// The receiver's as the sender knows it; `ZERO` = not known yet.
+    pub echo: Incarnation,
+    pub number: u64,
 }
 
 /// A message as it lies on the wire.
@@ -80,6 +97,18 @@ impl PeerEntry {
             }
             Body::Heartbeat { commit, context, last } => (6, 0, [commit.0, context, last.0, 0]),
             Body::HeartbeatReply { context } => (7, 0, [context, 0, 0, 0]),
+            Body::Hibernate { last, round } => (14, 0, [last.0, round.into(), 0, 0]),
+            Body::HibernateReply { round, asleep } => {
+                (15, flag(asleep, FLAG_ASLEEP), [round.into(), 0, 0, 0])
+            }
+            Body::SnapshotOffer(Offer { start, size, checksum }) => {
+                let last = u64::from(checksum) << 32 | u64::from(start.epoch);
+                (11, 0, [start.index.0, start.term.0, size, last])
+            }
+            Body::SnapshotChunk { index, offset, size, checksum } => {
+                (12, 0, [index.0, offset, size, u64::from(checksum)])
+            }
+            Body::SnapshotReply { index, offset } => (13, 0, [index.0, offset, 0, 0]),
             Body::TimeoutNow => (8, 0, [0; 4]),
             Body::ReadIndex { number } => (9, 0, [number, 0, 0, 0]),
             Body::ReadReply { number, index } => (10, 0, [number, index.0, 0, 0]),
@@ -96,6 +125,33 @@ impl PeerEntry {
             term: message.term.0,
             fields,
         }
+    }
+
+    /// The entry of a sign of life.
+    pub fn keep_alive(keep_alive: &KeepAlive) -> Self {
+        let KeepAlive { incarnation, echo, number } = *keep_alive;
+        Self {
+            group: 0,
+            kind: KEEP_ALIVE,
+            flags: 0,
+            zero16: 0,
+            blocks: 0,
+            incarnation: incarnation.0,
+            echo: echo.0,
+            zero32: 0,
+            term: 0,
+            fields: [number, 0, 0, 0],
+        }
+    }
+
+    /// The sign of life, if it is one.
+    pub fn as_keep_alive(&self) -> Option<KeepAlive> {
+        let keep_alive = KeepAlive {
+            incarnation: Incarnation(self.incarnation),
+            echo: Incarnation(self.echo),
+            number: self.fields[0],
+        };
+        (*self == Self::keep_alive(&keep_alive)).then_some(keep_alive)
     }
 
     /// The group, the message and how many blocks belong to it; `None` if it is malformed.
@@ -124,15 +180,34 @@ impl PeerEntry {
             },
             6 => Body::Heartbeat { commit: Index(a), context: b, last: Index(c) },
             7 => Body::HeartbeatReply { context: a },
+            14 => Body::Hibernate { last: Index(a), round: u32::try_from(b).ok()? },
+            15 => {
+                let asleep = self.flags & FLAG_ASLEEP != 0;
+                Body::HibernateReply { round: u32::try_from(a).ok()?, asleep }
+            }
             8 => Body::TimeoutNow,
             9 => Body::ReadIndex { number: a },
             10 => Body::ReadReply { number: a, index: Index(b) },
+            // No log lives to see such an index, and no disk such a file.
+            11..=13 if a > TERM_MAX || b > TERM_MAX || c > TERM_MAX => return None,
+            11 => Body::SnapshotOffer(Offer {
+                start: LogStart { index: Index(a), term: Term(b), epoch: d as u32 },
+                size: c,
+                checksum: (d >> 32) as u32,
+            }),
+            12 => Body::SnapshotChunk {
+                index: Index(a),
+                offset: b,
+                size: c,
+                checksum: u32::try_from(d).ok()?,
+            },
+            13 => Body::SnapshotReply { index: Index(a), offset: b },
             _ => return None,
         };
         // A question without effect is not one that anybody was told to ask.
         let torn = self.flags & (FLAG_PRE | FLAG_HANDED) == FLAG_PRE | FLAG_HANDED;
         let strange = self.flags & !flags_of(self.kind) != 0 || torn;
-        if strange || (self.blocks > 0 && self.kind != 3) || self.term > TERM_MAX {
+        if strange || (self.blocks > 0 && !matches!(self.kind, 3 | 12)) || self.term > TERM_MAX {
             return None;
         }
         let message = Message {

@@ -36,6 +36,9 @@ fn all_bodies() -> Vec<Body> {
         Body::AppendReject { prev_index: Index(9), hint_index: Index(4), hint_term: Term(1) },
         Body::Heartbeat { commit: Index(5), context: 6, last: Index(7) },
         Body::HeartbeatReply { context: 6 },
+        Body::Hibernate { last: Index(5), round: 6 },
+        Body::HibernateReply { round: 6, asleep: true },
+        Body::HibernateReply { round: 6, asleep: false },
         Body::TimeoutNow,
         Body::ReadIndex { number: 9 },
         Body::ReadReply { number: 9, index: Index(3) },
@@ -49,6 +52,17 @@ fn every_message_comes_back_as_it_was_sent() {
         let blocks = if matches!(body, Body::Append { .. }) { 2 } else { 0 };
         let entry = PeerEntry::encode(GroupId(11), &sent, blocks);
         assert_eq!(entry.decode(), Some((GroupId(11), sent, blocks)));
+    }
+}
+
+#[test]
+fn a_sign_of_life_comes_back_as_it_was_sent_and_is_no_message() {
+    let sign = KeepAlive { incarnation: Incarnation(2), echo: Incarnation(3), number: 9 };
+    let entry = PeerEntry::keep_alive(&sign);
+    assert_eq!((entry.as_keep_alive(), entry.decode()), (Some(sign), None));
+    for body in all_bodies() {
+        let entry = PeerEntry::encode(GroupId(0), &message(body), 0);
+        assert_eq!(entry.as_keep_alive(), None);
     }
 }
 

@@ -40,6 +40,9 @@ pub struct Spec {
     pub timing: Timing,
     /// How far the background sync may be behind: milliseconds, bytes.
     pub sync_lag: (u64, u64),
+    pub snapshot_entries: u64,
+    pub snapshot_interval_s: u32,
+    pub snapshot_log_mib: u32,
     /// Nodes of the first configuration.
     pub voters: usize,
     /// A bug to plant in the nodes; only in a build with the feature `mutants`.
@@ -56,6 +59,9 @@ impl Default for Spec {
             groups: 1,
             timing: DEFAULT,
             sync_lag: (100, 1 << 20),
+            snapshot_entries: 10_000,
+            snapshot_interval_s: 5,
+            snapshot_log_mib: 1024,
             voters: 3,
             mutant: None,
             disks: [const { None }; 3],
@@ -93,6 +99,7 @@ pub fn node_toml(
 ) -> String {
     let Timing { heartbeat, election: (min, max) } = timing;
     let Spec { wal_sync, shards, groups, sync_lag: (lag_ms, lag_bytes), .. } = spec;
+    let Spec { snapshot_entries, snapshot_interval_s, snapshot_log_mib, .. } = spec;
     let join = if id as usize > spec.voters { "join = true\n" } else { "" };
     let even = if spec.voters.is_multiple_of(2) { "allow_even_voters = true\n" } else { "" };
     let mut text = format!(
@@ -117,7 +124,11 @@ pub fn node_toml(
          segment_mib = 4\n\
          spare_segments = 1\n\
          sync_lag_ms = {lag_ms}\n\
-         sync_lag_bytes = {lag_bytes}\n"
+         sync_lag_bytes = {lag_bytes}\n\
+         [snapshot]\n\
+         entries = {snapshot_entries}\n\
+         interval_s = {snapshot_interval_s}\n\
+         log_mib = {snapshot_log_mib}\n"
     );
     for (i, (peer, client)) in ports.iter().enumerate() {
         let _ = write!(

@@ -32,3 +32,4 @@ mod recover;
 mod recovering;
 mod rolling;
 mod shards;
+mod snapshots;

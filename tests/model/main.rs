@@ -40,8 +40,13 @@ fn is_long() -> bool {
 fn the_rules_hold_in_every_world() {
     let _alone = alone();
     let long = is_long();
+    // `RINGRAFT_MODEL_WORLD=crash` explores that one alone.
+    let only = std::env::var("RINGRAFT_MODEL_WORLD").ok();
     let mut states = 0;
     for (world, states_max) in variants::worlds(long) {
+        if only.as_ref().is_some_and(|name| *name != world.name) {
+            continue;
+        }
         let seen = world::explore(world, states_max);
         if let Some((property, story)) = seen.failure {
             panic!("{property:?} does not hold {story}");
@@ -49,7 +54,7 @@ fn the_rules_hold_in_every_world() {
         states += seen.states;
     }
     eprintln!("{states} states in all");
-    assert!(states >= 1_000_000, "only {states} states");
+    assert!(states >= 1_000_000 || only.is_some(), "only {states} states");
 }
 
 #[cfg(not(feature = "mutants"))]

@@ -6,8 +6,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ringraft::block::Block;
+use ringraft::block::{Block, BlockKind};
 use ringraft::ids::{GroupId, HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
+use ringraft::membership::Membership;
 use ringraft::raft::{
     Body, Config, Event, Message, Persist, PersistOp, Raft, Ready, Restored, TermRun,
 };
@@ -27,15 +28,38 @@ pub const FAR: Tick = Tick(1_000_000_000);
 pub struct Entry {
     pub term: u8,
     pub epoch: u8,
-    /// Number of the proposal; 0 = the no-op of a leader.
+    /// Number of the proposal; 0 = the no-op of a leader; from [`MEMBERS`] on a configuration.
     pub payload: u8,
+}
+
+/// A configuration as an entry: this, the voters' bits, and those of the outgoing half.
+const MEMBERS: u8 = 1 << 7;
+
+/// The nodes whose bits are set.
+pub fn nodes_of(bits: u8) -> Vec<NodeId> {
+    (0..NODES as u32).filter(|node| bits >> node & 1 == 1).map(|node| NodeId(node + 1)).collect()
+}
+
+fn bits_of(nodes: &[NodeId]) -> u8 {
+    nodes.iter().fold(0, |bits, node| bits | 1 << (node.0 - 1))
+}
+
+fn membership(payload: u8) -> Membership {
+    let outgoing = nodes_of(payload >> NODES & 0b111);
+    Membership { outgoing, ..Membership::of_voters(nodes_of(payload & 0b111)) }
 }
 
 impl Entry {
     pub fn of(block: &Block) -> Self {
         let header = block.header();
         assert_eq!(block.count(), 1);
-        Self { term: header.term as u8, epoch: header.epoch as u8, payload: header.seq as u8 }
+        let mut payload = header.seq as u8;
+        if block.kind() == BlockKind::Membership {
+            let found = Membership::decode(block.body()).expect("the core made it");
+            assert!(found.learners.is_empty(), "members here vote");
+            payload = MEMBERS | bits_of(&found.voters) | bits_of(&found.outgoing) << NODES;
+        }
+        Self { term: header.term as u8, epoch: header.epoch as u8, payload }
     }
 
     pub fn block(self, index: usize) -> Block {
@@ -49,6 +73,11 @@ impl Entry {
 pub fn proposal(payload: u8) -> Block {
     match payload {
         0 => Block::noop(GROUP),
+        MEMBERS.. => {
+            let mut body = Vec::new();
+            membership(payload).encode(&mut body);
+            Block::special(GROUP, BlockKind::Membership, body.into())
+        }
         n => Block::from_body(GROUP, 1, 1, n.into(), 0, Bytes::new()),
     }
 }
@@ -89,7 +118,11 @@ impl Disk {
         }
         let last = Index(self.log.len() as u64);
         let hard_state = self.hard_state;
-        Restored { hard_state, terms, last, recovering, ..Restored::default() }
+        let changes = (1..).zip(&self.log).filter(|(_, entry)| entry.payload >= MEMBERS);
+        let memberships = changes
+            .map(|(index, entry)| Membership { index: Index(index), ..membership(entry.payload) })
+            .collect();
+        Restored { hard_state, terms, last, recovering, memberships, ..Restored::default() }
     }
 }
 
@@ -185,12 +218,19 @@ thread_local! {
 
 impl Node {
     /// A node that has never run.
-    pub fn new(id: NodeId, sync: bool) -> Self {
-        Self::start(id, sync, Incarnation(1), Disk::default(), false)
+    pub fn new(id: NodeId, sync: bool, voters: Vec<NodeId>) -> Self {
+        let known = if voters.contains(&id) { voters } else { Vec::new() };
+        Self::start(id, known, sync, Incarnation(1), Disk::default(), false)
     }
 
-    fn start(id: NodeId, sync: bool, incarnation: Incarnation, disk: Disk, lost: bool) -> Self {
-        let voters = (1..=NODES as u32).map(NodeId).collect();
+    fn start(
+        id: NodeId,
+        voters: Vec<NodeId>,
+        sync: bool,
+        incarnation: Incarnation,
+        disk: Disk,
+        lost: bool,
+    ) -> Self {
         let mut config = Config::new(id, GROUP, voters, incarnation);
         config.heartbeat_us = 10;
         config.rpc_timeout_us = OVERDUE.get();
@@ -225,7 +265,8 @@ impl Node {
         self.writes.iter().take(kept).for_each(|pending| disk.write(&pending.write));
         let incarnation = Incarnation(self.raft.config().incarnation.0 + 1);
         let recovering = self.is_recovering() || (power && !self.sync);
-        Self::start(self.raft.id(), self.sync, incarnation, disk, recovering)
+        let voters = self.raft.config().voters.clone();
+        Self::start(self.raft.id(), voters, self.sync, incarnation, disk, recovering)
     }
 
     /// Most writes that a loss of the process, or of power, may take.
@@ -319,13 +360,15 @@ impl Node {
     fn stage(&mut self, persist: &Persist, ready: &Ready) {
         let (write, sync) = match &persist.op {
             PersistOp::HardState(state) => (Write::HardState(*state), true),
+            PersistOp::Begin(_) => unreachable!("no snapshots in this model"),
             PersistOp::Append { blocks, truncates } => {
                 let blocks = ready.slice(blocks);
                 let first = blocks[0].first().get() as usize;
                 let entries: Vec<_> = blocks.iter().map(Entry::of).collect();
                 self.log.truncate(first - 1);
                 self.log.extend(&entries);
-                let sync = self.sync || *truncates || self.is_recovering();
+                let members = entries.iter().any(|entry| entry.payload >= MEMBERS);
+                let sync = self.sync || *truncates || members || self.is_recovering();
                 (Write::Append { first, entries, truncates: *truncates }, sync)
             }
         };

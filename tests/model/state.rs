@@ -6,10 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ringraft::ids::NodeId;
+use ringraft::membership::Step;
 use ringraft::raft::progress::State as Sending;
 use ringraft::raft::{Body, Event, Progress, Role};
 
-use super::node::{Envelope, FAR, NODES, NOW, Node, OVERDUE, Output, proposal};
+use super::node::{Envelope, FAR, NODES, NOW, Node, OVERDUE, Output, nodes_of, proposal};
 use super::truth::Truth;
 use super::world::{Disks, World};
 
@@ -20,6 +21,7 @@ pub struct Spent {
     /// Nodes that have campaigned: the first so many, see `campaigns`.
     pub candidates: u8,
     pub proposals: u8,
+    pub changes: u8,
     pub beats: u8,
     pub step_downs: u8,
     pub repeats: u8,
@@ -82,6 +84,8 @@ pub enum Action {
     Propose { node: usize },
     /// The message at this place arrives; `again`: and a copy of it stays under way.
     Deliver { at: usize, again: bool },
+    /// An operator's change to these voters (bit per node).
+    Change { node: usize, to: u8 },
     /// The oldest write that is not done is done (and synced, where its rule wants that).
     Write { node: usize },
     /// What is written becomes durable.
@@ -96,8 +100,9 @@ pub enum Action {
 
 impl State {
     pub fn new(world: &World) -> Self {
-        let mut nodes: Vec<_> =
-            (1..=NODES as u32).map(|id| Node::new(NodeId(id), world.sync)).collect();
+        let mut nodes: Vec<_> = (1..=NODES as u32)
+            .map(|id| Node::new(NodeId(id), world.sync, nodes_of(world.voters)))
+            .collect();
         let mut out = Output::default();
         for at in 0..NODES {
             for peer in (0..NODES).filter(|peer| *peer != at) {
@@ -159,6 +164,9 @@ impl State {
         if self.spent.proposals < world.proposals {
             actions.push(Action::Propose { node });
         }
+        if self.spent.changes < world.changes {
+            actions.extend(world.targets.iter().map(|&to| Action::Change { node, to }));
+        }
         if self.spent.beats < world.beats {
             actions.push(Action::Beat { node });
         }
@@ -179,7 +187,7 @@ impl State {
             return;
         }
         // The nodes are alike: whoever campaigns first is called n1, who joins it n2.
-        if node > self.spent.candidates.into() {
+        if world.changes == 0 && node > self.spent.candidates.into() {
             return;
         }
         if world.candidates.get(usize::from(spent)).is_some_and(|next| *next != node) {
@@ -240,6 +248,13 @@ impl State {
                 self.node(node).handle(NOW, Event::Propose { blocks: &mut blocks }, &mut out);
                 node
             }
+            Action::Change { node, to } => {
+                spent.changes += 1;
+                if !self.change(node, to, &mut out) {
+                    return false;
+                }
+                node
+            }
             Action::Deliver { at, again } => {
                 spent.repeats += u8::from(again);
                 let envelope = if again { Arc::clone(&self.net[at]) } else { self.net.remove(at) };
@@ -278,6 +293,21 @@ impl State {
 
     fn node(&mut self, at: usize) -> &mut Node {
         Arc::make_mut(&mut self.nodes[at])
+    }
+
+    /// False when the leader refuses.
+    fn change(&mut self, node: usize, to: u8, out: &mut Output) -> bool {
+        let membership = self.nodes[node].raft.membership();
+        let target = nodes_of(to);
+        let joins = target.iter().filter(|id| !membership.is_member(**id));
+        let joins = joins
+            .flat_map(|&node| [Step::Add { node, votes: false, address: None }, Step::Seat(node)]);
+        let leaves = membership.voters.iter().filter(|id| !target.contains(id));
+        let steps: Vec<_> = joins.chain(leaves.map(|&node| Step::Remove(node))).collect();
+        let mut answer = None;
+        let change = Event::ProposeMembership { steps: &steps, force: true, answer: &mut answer };
+        self.node(node).handle(NOW, change, out);
+        matches!(answer, Some(Ok(_)))
     }
 
     /// The election timeout with a whole pre-vote in one step. False when it does not lead to a

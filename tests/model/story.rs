@@ -51,6 +51,9 @@ fn describe(state: &State, action: Action) -> String {
             let copy = if again { ", and a copy is still under way" } else { "" };
             format!("arrives: {}{copy}", message(&state.net[at]))
         }
+        Action::Change { node, to } => {
+            format!("n{} is asked for the voters {to:03b} (n3 n2 n1)", id(node))
+        }
         Action::Write { node } => format!("n{}'s oldest write is done", id(node)),
         Action::Sync { node } => format!("n{} syncs in the background", id(node)),
         Action::Connect { node, peer } => format!("n{} is connected to n{}", id(node), id(peer)),

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use ringraft::ids::Index;
 use ringraft::raft::{Body, Role};
 use stateright::Property;
 
 use super::node::{Entry, NODES, Node, Output, holds};
 use super::state::State;
-use super::world::World;
+use super::world::{Disks, World};
 
 /// Highest term of any world, and 1.
 const TERMS: usize = 8;
@@ -147,7 +148,9 @@ fn a_majority_holds_it(world: &World, state: &State) -> bool {
         is_held(&disk.log, a) || (!world.sync && node.is_recovering())
     };
     let mut owed = state.truth.acknowledged.iter();
+    // With changes the majority is that of a configuration; a leader's completeness is checked.
     state.truth.majority_forgot
+        || world.changes > 0
         || owed.all(|a| state.nodes.iter().filter(|node| may_hold(node, a)).count() * 2 > NODES)
 }
 
@@ -199,6 +202,23 @@ fn a_loss_is_reported(world: &World, state: &State) -> bool {
     world.first_time(5, || state.truth.reported)
 }
 
+fn a_change_is_complete(world: &World, state: &State) -> bool {
+    let done = |node: &Arc<Node>| {
+        let membership = node.raft.membership();
+        let changed = membership.index > Index::ZERO && !membership.is_joint();
+        changed && membership.index <= node.raft.commit()
+    };
+    world.first_time(6, || state.nodes.iter().any(done))
+}
+
+fn a_leader_of_the_new_voters_follows(world: &World, state: &State) -> bool {
+    let leads = |node: &Arc<Node>| {
+        let by_new = node.raft.membership().index > Index::ZERO;
+        by_new && node.raft.role() == Role::Leader && node.raft.term().get() > 1
+    };
+    world.first_time(7, || state.nodes.iter().any(leads))
+}
+
 /// All properties of a world.
 pub fn properties(world: &World) -> Vec<Property<World>> {
     let mut all = vec![
@@ -218,6 +238,11 @@ pub fn properties(world: &World) -> Vec<Property<World>> {
     }
     if world.proposals > 0 {
         all.push(Property::sometimes("an entry is acknowledged", an_entry_is_acknowledged));
+    }
+    if world.changes > 0 && world.disks == Disks::Synced {
+        all.push(Property::sometimes("a change is complete", a_change_is_complete));
+        let by_new = a_leader_of_the_new_voters_follows;
+        all.push(Property::sometimes("a leader of the new voters follows", by_new));
     }
     if !world.sync && world.power_losses > 0 {
         let from_leader = a_node_recovers_from_its_leader;

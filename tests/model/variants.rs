@@ -15,6 +15,9 @@ pub fn worlds(long: bool) -> Vec<(World, Option<usize>)> {
         (pre_votes(), bound),
         (figure_8(), if long { None } else { bound }),
         (World { messages: three, ..crash() }, if long { bound } else { None }),
+        (leader_leaves(), bound),
+        (voters_replaced(), bound),
+        (replaced_and_forgetful(), bound),
         (one_loss_one_leader(), None),
         (one_loss(), None),
         (World { messages: three, ..two_losses() }, None),
@@ -77,6 +80,24 @@ pub fn figure_8() -> World {
 /// With `wal_sync`: a node starts again and lacks any suffix of what was not yet durable.
 pub fn crash() -> World {
     World { terms: 2, campaigns: 2, crashes: 1, ..World::new("crash") }
+}
+
+/// One of three voters leaves, the leader too, and somebody campaigns.
+pub fn leader_leaves() -> World {
+    let bounds = World { terms: 2, campaigns: 2, changes: 1, ..World::new("a voter leaves") };
+    World { targets: &[0b110, 0b011], messages: 3, disks: Disks::Synced, ..bounds }
+}
+
+/// Voters are replaced by others: n1 alone by n2 alone, or by n2 and n3.
+pub fn voters_replaced() -> World {
+    let bounds = World { terms: 2, campaigns: 2, changes: 1, ..World::new("voters replaced") };
+    World { voters: 0b001, targets: &[0b010, 0b110], messages: 3, disks: Disks::Synced, ..bounds }
+}
+
+/// n1 alone is replaced by n2, and starts again without what it had not written.
+pub fn replaced_and_forgetful() -> World {
+    let bounds = World { name: "replaced and forgetful", crashes: 1, ..voters_replaced() };
+    World { campaigns: 3, targets: &[0b010], messages: 2, disks: Disks::Free, ..bounds }
 }
 
 /// Without `wal_sync`: a follower forgets, while the leader goes on.
@@ -144,5 +165,8 @@ pub fn planted() -> Vec<(ringraft::mutants::Mutant, World, usize)> {
         (CountOldVotes, old_votes(), 200_000),
         (TruncateOnAnyAppend, one_leader(), 200_000),
         (CommitPastMatched, heartbeats(), 200_000),
+        (SingleStepChange, replaced_and_forgetful(), 1_000_000),
+        (LeaveJointBeforeCommit, replaced_and_forgetful(), 1_000_000),
+        (JointByNewMajority, replaced_and_forgetful(), 1_000_000),
     ]
 }

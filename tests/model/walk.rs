@@ -79,7 +79,12 @@ fn choose(actions: &[Action], random: &mut Random) -> Action {
         use Action::*;
         match action {
             Deliver { again, .. } => !again,
-            Write { .. } | Sync { .. } | Connect { .. } | Propose { .. } | Beat { .. } => true,
+            Write { .. }
+            | Sync { .. }
+            | Connect { .. }
+            | Propose { .. }
+            | Beat { .. }
+            | Change { .. } => true,
             Campaign { .. } | StepDown { .. } | Crash { .. } | PowerLoss { .. } => false,
         }
     };

@@ -37,6 +37,11 @@ pub struct World {
     /// Who campaigns, in this order; empty = anybody.
     pub candidates: &'static [usize],
     pub proposals: u8,
+    /// Voters of the first configuration (bit per node).
+    pub voters: u8,
+    pub changes: u8,
+    /// What a change may lead to.
+    pub targets: &'static [u8],
     pub beats: u8,
     pub step_downs: u8,
     /// Messages that arrive a second time.
@@ -48,7 +53,7 @@ pub struct World {
     /// Messages of terms that are over stay under way, too.
     pub dead_letters: bool,
     /// The moments that were reached: see `truth`.
-    pub reached: [AtomicBool; 8],
+    pub reached: [AtomicBool; 9],
 }
 
 impl World {
@@ -63,6 +68,9 @@ impl World {
             campaigns: 0,
             candidates: &[],
             proposals: 0,
+            voters: 0b111,
+            changes: 0,
+            targets: &[],
             beats: 0,
             step_downs: 0,
             repeats: 0,

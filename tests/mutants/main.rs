@@ -8,7 +8,9 @@
 //! MUTANTS=vote-twice,recycle-early ...                          these
 //! ```
 
+mod installs;
 mod log;
+mod members;
 mod plan;
 mod reads;
 mod stories;

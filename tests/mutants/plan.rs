@@ -4,7 +4,7 @@ use ringraft::mutants::Mutant;
 use ringraft::sim::nemesis::Kinds;
 use ringraft::sim::options::Options;
 
-use super::{reads, stories};
+use super::{installs, members, reads, stories};
 
 /// A search and its budget.
 pub enum Way {
@@ -55,6 +55,12 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::VoteWithoutLogCheck => sim("all", 60),
         M::TruncationNotSynced => sim("all", 200),
         M::StalePersisted => sim("kill,pause,network,latency", 1500),
+        M::PublishBeforeLog | M::ReleaseBeforePublish => sim("all", 200),
+        M::InstallIgnoresSessions => sim("all", 200),
+        M::InstallKeepsConflict => {
+            Some(Way::Story(installs::a_log_that_contradicts_a_snapshot_gives_way))
+        }
+        M::InstallDropsNewer => Some(Way::Story(installs::a_log_that_agrees_with_a_snapshot_stays)),
         M::FullForGood => sim("full,kill", 40),
         M::AloneBeforeOwnWrite | M::LeaderCountsUndurable => alone("kill,power", 40),
         M::RecoverWithoutEpoch | M::SilentGap => alone("kill,rot", 60),
@@ -76,6 +82,13 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::HeartbeatsBehindBulk => Some(Way::Story(stories::a_full_link_still_gets_heartbeats)),
         M::DedupForgets => Some(Way::Story(stories::an_event_id_is_new_once)),
         M::ExpireWholeSegments => Some(Way::Story(stories::expired_ids_are_new_again)),
+        M::HibernateWithLaggingFollower => sim("all", 60),
+        M::HibernateForUnconfirmedTerm => {
+            Some(Way::Story(stories::who_has_something_else_does_not_sleep))
+        }
+        M::NoWakeOnIncarnationChange => {
+            Some(Way::Story(stories::a_sleeper_notices_that_its_leader_has_begun_anew))
+        }
         M::AcceptOldIncarnation => Some(Way::Story(stories::an_earlier_starts_word_does_not_count)),
         M::NeverRecovering
         | M::CountRecoveringInMajority
@@ -98,16 +111,18 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::OldTimeoutNow => Some(Way::Story(reads::a_late_word_starts_no_election)),
         M::LeadWithDeadDisk => sim("stall,full", 200),
         M::ConfigurationAtCommit
-        | M::TwoChangesAtOnce
         | M::RemovedLeaderCountsItself
         | M::LearnersCount
         | M::JointByNewMajority => sim("members,kill,pause,network", 200),
         M::SingleStepChange
+        | M::TwoChangesAtOnce
         | M::KeepCutConfiguration
-        | M::ChangeBeforeOwnCommit
-        | M::LearnerCampaigns
         | M::LeaveJointBeforeCommit => sim("members,kill,pause,network", 1500),
-        M::DamagedWinsWithLoss => sim("members,rot,power,kill", 1500),
+        M::DamagedWinsWithLoss => sim("members,rot", 1500),
+        M::ChangeBeforeOwnCommit => {
+            Some(Way::Story(members::a_new_leader_changes_nothing_before_its_own_entry))
+        }
+        M::LearnerCampaigns => Some(Way::Story(members::a_learner_waits_to_be_found)),
         M::NoSync
         | M::VoteAfterAnyAppend
         | M::LeaveWithoutNonce

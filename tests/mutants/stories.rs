@@ -3,14 +3,15 @@
 use bytes::BytesMut;
 
 use ringraft::block::{Block, BlockBuilder, Command, CommandKind, EVENT_ID_BYTES};
-use ringraft::ids::{GroupId, Incarnation, Index, NodeId, Term, Tick};
+use ringraft::ids::{GroupId, HardState, Incarnation, Index, NodeId, Term, Tick};
 use ringraft::machine::StateMachine;
 use ringraft::machine::events::{EventLimits, EventStore};
 use ringraft::machine::register::RegisterMap;
 use ringraft::raft::harness::sample_block;
 use ringraft::raft::ready::{Ready, Role};
-use ringraft::raft::{Body, Config, Event, Message, Raft, Restored};
+use ringraft::raft::{Body, Config, Event, Message, Raft, Restored, TermRun};
 use ringraft::shard::sessions::SessionLimits;
+use ringraft::shard::snapshots::SnapshotConfig;
 use ringraft::shard::{Output, Recovered, Shard, ShardConfig};
 use ringraft::sim::disk::Disk;
 use ringraft::wal::{LogIdentity, Suspect, Wal, WalConfig};
@@ -138,6 +139,7 @@ fn start(n: u32, now: Tick) -> Shard<RegisterMap> {
         wal_sync_except: Vec::new(),
         suspect: Suspect::Nothing,
         sessions: SessionLimits::default(),
+        snapshots: SnapshotConfig::default(),
         raft,
         block_bytes_max: 64 << 10,
         apply_bytes_per_turn: 1 << 20,
@@ -282,4 +284,49 @@ pub fn expired_ids_are_new_again() {
     applied(&mut store, 3, CommandKind::DedupExpire, 50, b"");
     assert_eq!(applied(&mut store, 4, CommandKind::DedupAdd, 60, &old), 1);
     assert_eq!(applied(&mut store, 5, CommandKind::DedupAdd, 60, &young), 0);
+}
+
+/// A follower of three, whose log holds two entries of term 1, of which the first is committed.
+fn follower() -> (Raft, Ready) {
+    let voters = (1..=3).map(NodeId).collect();
+    let mut config = Config::new(NodeId(2), GroupId(0), voters, Incarnation(1));
+    config.hibernate_after_us = 1;
+    let (first, last) = (Index(1), Index(2));
+    let terms = vec![TermRun { first, term: Term(1), epoch: 0 }];
+    let hard_state = HardState { term: Term(1), vote: None, commit: first };
+    let restored = Restored { hard_state, terms, first, last, recovering: false };
+    (Raft::new(config, restored, Tick::ZERO), Ready::default())
+}
+
+fn told_to_sleep(raft: &mut Raft, ready: &mut Ready, term: u64) {
+    let body = Body::Hibernate { last: Index(2), round: 1 };
+    let (term, incarnation, echo) = (Term(term), Incarnation(1), Incarnation(1));
+    let message = Message { term, incarnation, echo, body };
+    let event = Event::Receive { from: NodeId(1), message, blocks: &mut Vec::new() };
+    raft.handle(Tick(1000), event, ready);
+    let seq = ready.persists.last().map(|persist| persist.seq);
+    ready.clear();
+    if let Some(seq) = seq {
+        raft.handle(Tick(1000), Event::Persisted { seq }, ready);
+    }
+}
+
+/// The leader of term 2 has an entry of its own at 2, the follower one of term 1 (bug 38).
+pub fn who_has_something_else_does_not_sleep() {
+    let (mut raft, mut ready) = follower();
+    // Once to learn the term, once with nothing left to be written.
+    told_to_sleep(&mut raft, &mut ready, 2);
+    told_to_sleep(&mut raft, &mut ready, 2);
+    assert_eq!(raft.commit(), Index(1), "nobody has confirmed what lies at 2");
+    assert!(!raft.is_hibernating());
+}
+
+/// Between the end and the new start of the leader's node less than an election timeout passes.
+pub fn a_sleeper_notices_that_its_leader_has_begun_anew() {
+    let (mut raft, mut ready) = follower();
+    told_to_sleep(&mut raft, &mut ready, 1);
+    assert!(raft.is_hibernating() && raft.deadline() == Tick(u64::MAX));
+    let peer = NodeId(1);
+    raft.handle(Tick(2000), Event::PeerConnected { peer, incarnation: Incarnation(2) }, &mut ready);
+    assert!(raft.deadline() < Tick(1_000_000), "nobody leads it");
 }

@@ -7,6 +7,7 @@ use ringraft::machine::events::query::Query;
 use ringraft::machine::events::{EventLimits, EventStore};
 use ringraft::raft;
 use ringraft::shard::sessions::SessionLimits;
+use ringraft::shard::snapshots::SnapshotConfig;
 use ringraft::shard::{Output, Shard, ShardConfig};
 use ringraft::wal::{DiskDone, DiskOp, LogIdentity, Suspect, Wal, WalConfig};
 use ringraft::wire::client::{AnswerEntry, Consistency, read_query, write_query};
@@ -205,6 +206,7 @@ impl Node {
             wal_sync_except: Vec::new(),
             suspect: Suspect::Nothing,
             sessions: SessionLimits::default(),
+            snapshots: SnapshotConfig { entries: 0, ..SnapshotConfig::default() },
             raft,
             block_bytes_max: 64 << 10,
             apply_bytes_per_turn: 1 << 20,

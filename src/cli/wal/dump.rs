@@ -85,6 +85,13 @@ fn text(record: &RecordView) -> String {
             terms.1.0,
             if *truncates { ", truncates" } else { "" }
         ),
+        Content::LogStart { start, anew } => format!(
+            "log begins behind {} of term {} epoch {}{}",
+            start.index.0,
+            start.term.0,
+            start.epoch,
+            if *anew { ", anew" } else { "" }
+        ),
         Content::Unknown => "a record of unknown shape".into(),
     };
     format!("{} group {}: {what}", lsn.0, group.0)
@@ -99,6 +106,10 @@ fn json(shard: u32, flush: &FlushView, record: &RecordView) -> serde_json::Value
         Content::Blocks { first, last, terms, blocks, bytes, truncates } => json!({
             "kind": "blocks", "first": first.0, "last": last.0, "first_term": terms.0.0,
             "last_term": terms.1.0, "blocks": blocks, "bytes": bytes, "truncates": truncates,
+        }),
+        Content::LogStart { start, anew } => json!({
+            "kind": "log_start", "index": start.index.0, "term": start.term.0,
+            "epoch": start.epoch, "anew": anew,
         }),
         Content::Unknown => json!({ "kind": "unknown" }),
     };

@@ -20,8 +20,23 @@ impl World {
                     let how = if *truncates { "replaces" } else { "appends" };
                     format!("{how} {}", describe_blocks(ready.slice(blocks)))
                 }
+                PersistOp::Begin(start) => format!("begins anew behind {}", place(start)),
             };
             self.trace.push(format!("{id:?} writes {:?}: {what}", p.seq));
+        }
+        for install in &ready.installs {
+            let what = match install.step {
+                InstallStep::Send => "a snapshot is to go".into(),
+                InstallStep::Held { index, offset } => {
+                    format!("holds {offset} of snapshot {index}")
+                }
+                InstallStep::Stop => "no snapshot any more".into(),
+                InstallStep::Offered(offer) => format!("wants snapshot {}", place(&offer.start)),
+                InstallStep::Chunk { index, offset, .. } => {
+                    format!("snapshot {index} from {offset}")
+                }
+            };
+            self.trace.push(format!("{id:?} {:?}: {what}", install.peer));
         }
         for loss in &ready.losses {
             let (term, epoch) = (loss.term, loss.epoch);
@@ -55,7 +70,7 @@ impl World {
             let line = match &node.raft {
                 None => format!("{:?} down", node.id),
                 Some(r) => format!(
-                    "{:?} {:?} {:?} leader={} commit={} durable={} last={}{}{}",
+                    "{:?} {:?} {:?} leader={} commit={} durable={} last={}{}{}{}",
                     node.id,
                     r.role(),
                     r.term(),
@@ -65,6 +80,7 @@ impl World {
                     r.last_index(),
                     if r.epoch() > 0 { format!(" epoch={}", r.epoch()) } else { String::new() },
                     if r.is_recovering() { " RECOVERING" } else { "" },
+                    if r.is_hibernating() { " asleep" } else { "" },
                 ),
             };
             self.trace.push(line);
@@ -94,6 +110,10 @@ impl World {
 
 fn name(node: Option<NodeId>) -> String {
     node.map_or("-".into(), |n| format!("{n:?}"))
+}
+
+fn place(start: &LogStart) -> String {
+    format!("{}@{}", start.index, start.term)
 }
 
 /// `7: 1 2 4 | 1 2 3, learners 5, to be learners 3, joining 5`
@@ -152,6 +172,12 @@ fn describe_body(body: &Body, recovering: bool) -> String {
         }
         Body::Heartbeat { commit, last, .. } => format!("heartbeat commit={commit}{}", upto(last)),
         Body::HeartbeatReply { .. } => "heartbeat answered".into(),
+        Body::Hibernate { last, round } => format!("sleep? last={last} round={round}"),
+        Body::HibernateReply { round, asleep: true } => format!("sleeps round={round}"),
+        Body::HibernateReply { .. } => "is awake".into(),
+        Body::SnapshotOffer(offer) => format!("offers snapshot {}", place(&offer.start)),
+        Body::SnapshotChunk { index, offset, .. } => format!("snapshot {index} from {offset}"),
+        Body::SnapshotReply { index, offset } => format!("holds {offset} of snapshot {index}"),
         Body::TimeoutNow => "campaign now".into(),
         Body::ReadIndex { number } => format!("read index? for {number}"),
         Body::ReadReply { number, index } => format!("read index {index} for {number}"),

@@ -10,7 +10,7 @@ fn block(first: u64, last: u64, term: u64) -> Block {
 
 /// Blocks 1..=3 of term 1, 4 of term 1, 5..=6 of term 3, written by s1, s2 and s3.
 fn sample() -> Log {
-    let mut log = Log::new(Index(1), Index(0), Vec::new(), Index(0));
+    let mut log = Log::new(LogStart::default(), Index(0), Vec::new(), Index(0), Index(0));
     for (seq, (first, last, term)) in (1..).zip([(1, 3, 1), (4, 4, 1), (5, 6, 3)]) {
         log.append(block(first, last, term));
         log.write_started(Seq(seq));
@@ -34,7 +34,8 @@ fn terms_are_known_for_the_whole_log_and_for_nothing_else() {
 
     // A log whose front is gone still knows the term of the entry before it.
     let runs = vec![TermRun { first: Index(3), term: Term(2), epoch: 0 }];
-    let log = Log::new(Index(5), Index(9), runs, Index(6));
+    let start = LogStart { index: Index(4), term: Term(2), epoch: 0 };
+    let log = Log::new(start, Index(9), runs, Index(6), Index(4));
     let known = [3, 4, 5, 9, 10].map(|i| log.term_at(Index(i)).is_some());
     assert_eq!(known, [false, true, true, true, false]);
 }
@@ -176,7 +177,7 @@ fn uncommitted_bytes_follow_commits_and_truncations() {
 #[test]
 fn a_restored_log_goes_on_behind_its_last_entry() {
     let runs = vec![TermRun { first: Index(1), term: Term(2), epoch: 0 }];
-    let mut log = Log::new(Index(1), Index(9), runs, Index(12));
+    let mut log = Log::new(LogStart::default(), Index(9), runs, Index(12), Index(0));
     assert_eq!((log.commit(), log.durable(), log.first_cached()), (Index(9), Index(9), Index(10)));
     log.append(block(10, 11, 2));
     log.write_started(Seq(1));

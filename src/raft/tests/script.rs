@@ -16,9 +16,12 @@
 //! cut n1 n2 | isolate n1 | heal  messages vanish | .. to and from it | no more
 //! crash n1 [K] | restart n1      K writes under way are done before (0)
 //! connect n1 n2 | disconnect n1 n2    n1 is told of its connection to n2
+//! silent n1 n2 | heard n1 n2     n1 is told that n2's shard says nothing, or speaks again
 //! beat n1 K                      K times its deadline and settle, without the heartbeats' trace
 //! read n1 | transfer n1 n2       a read arrives at n1 | n1 is to hand over to n2
 //! fetch n1 [fail] | disk n1 hangs|works   answer its oldest fetch | settle leaves its writes alone
+//! compact n1 I | offer n1->n2    its log begins behind I | it offers the snapshot of where it begins
+//! install n1                     what it was offered last has arrived whole
 //! ask n1->n2 T INDEX@TERM [handed]    put n1's request for a vote in term T into the network
 //! settle | elect n1              everything until it is quiet | timeout n1 and settle, untraced
 //! status | logs | progress n1
@@ -136,6 +139,8 @@ fn run_command(world: &mut World, command: &str, rest: &[&str]) {
             let incarnation = world.node(peer).config.incarnation;
             world.handle(first(), Event::PeerConnected { peer, incarnation });
         }
+        "silent" => world.handle(first(), Event::PeerSilent { peer: id(rest[1]) }),
+        "heard" => world.handle(first(), Event::PeerHeard { peer: id(rest[1]) }),
         "disconnect" => world.handle(first(), Event::PeerDisconnected { peer: id(rest[1]) }),
         "read" => world.read(first()),
         "beat" => {
@@ -149,6 +154,12 @@ fn run_command(world: &mut World, command: &str, rest: &[&str]) {
         "disk" => world.node_mut(first()).disk_hangs = rest[1] == "hangs",
         "ask" => ask(world, rest),
         "fetch" => world.fetch(first(), rest.get(1) != Some(&"fail")),
+        "compact" => world.compact(first(), Index(number(1).unwrap() as u64)),
+        "offer" => {
+            let (from, to) = rest[0].split_once("->").map(|(a, b)| (id(a), id(b))).unwrap();
+            world.offer(from, to);
+        }
+        "install" => world.install(first()),
         "settle" => world.settle(),
         "elect" => {
             world.timeout(first());
@@ -173,6 +184,7 @@ fn cluster(rest: &[&str]) -> World {
         for (key, value) in rest[1..].iter().map(|w| w.split_once('=').unwrap()) {
             let number = || value.parse::<u64>().unwrap();
             match key {
+                "hibernate_after_us" => config.hibernate_after_us = number(),
                 "append_bytes_max" => config.append_bytes_max = number() as u32,
                 "inflight_count_max" => config.inflight_count_max = number() as u32,
                 "inflight_bytes_max" => config.inflight_bytes_max = number(),

@@ -8,6 +8,7 @@ use super::super::*;
 use crate::block::BlockKind;
 use crate::ids::GroupId;
 use crate::raft::harness::sample_block;
+use crate::raft::message::Offer;
 
 /// A message on its way.
 #[derive(Clone, Debug)]
@@ -21,13 +22,20 @@ pub struct Envelope {
 #[derive(Debug)]
 enum Write {
     HardState(HardState),
-    Append { blocks: Vec<Block>, truncates: bool },
+    Append {
+        blocks: Vec<Block>,
+        truncates: bool,
+    },
+    /// A snapshot was installed; these are the blocks it stands for.
+    Begin(LogStart, Vec<Block>),
 }
 
 /// What survives a crash.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     pub hard_state: HardState,
+    /// Where the log begins. The blocks before stay here: they are what the snapshot holds.
+    pub start: LogStart,
     pub blocks: Vec<Block>,
     /// So many of the blocks survive a loss of power, too; the rest are in a volatile cache.
     pub stable: usize,
@@ -44,6 +52,8 @@ pub struct Node {
     pub persisted: Seq,
     held: Vec<(Seq, Envelope)>,
     pub fetches: VecDeque<Fetch>,
+    /// The snapshot it was offered last.
+    pub offered: Option<LogStart>,
     /// `settle` does not complete its writes.
     pub disk_hangs: bool,
     /// Acknowledgements wait for stable storage.
@@ -84,7 +94,8 @@ impl Node {
 
     fn restored(&self) -> Restored {
         let mut terms: Vec<TermRun> = Vec::new();
-        for block in &self.disk.blocks {
+        let start = self.disk.start;
+        for block in self.disk.blocks.iter().filter(|b| b.first() > start.index) {
             if terms.last().is_none_or(|run| run.term < block.term()) {
                 let (term, epoch) = (block.term(), block.header().epoch);
                 terms.push(TermRun { first: block.first(), term, epoch });
@@ -94,8 +105,9 @@ impl Node {
         Restored {
             hard_state: self.disk.hard_state,
             terms,
-            first: Index(1),
+            start,
             last,
+            applied: start.index,
             recovering: self.recovering,
             damaged: false,
             memberships: memberships(&self.disk.blocks).collect(),
@@ -127,6 +139,7 @@ impl World {
                 persisted: Seq::ZERO,
                 held: Vec::new(),
                 fetches: VecDeque::new(),
+                offered: None,
                 disk_hangs: false,
                 wal_sync: true,
                 recovering: false,
@@ -314,6 +327,34 @@ impl World {
         }
     }
 
+    /// A snapshot is published here: the log begins behind it.
+    pub fn compact(&mut self, id: NodeId, through: Index) {
+        self.handle(id, Event::Compacted { through });
+        let start = self.node(id).raft().log().start();
+        self.node_mut(id).disk.start = start;
+    }
+
+    /// A leader's shard offers what its log gave up.
+    pub fn offer(&mut self, from: NodeId, to: NodeId) {
+        let raft = self.node(from).raft();
+        let offer = Offer { start: raft.log().start(), size: 100, checksum: 7 };
+        let message = raft.address(to, Body::SnapshotOffer(offer)).expect("it may speak");
+        self.net.push(Envelope { from, to, message, blocks: Vec::new() });
+    }
+
+    /// What was offered last has arrived whole, if it is still wanted.
+    pub fn install(&mut self, id: NodeId) {
+        let start = self.node(id).offered.expect("something was offered");
+        if self.node(id).raft().wants_snapshot(&start) {
+            let held: Vec<_> = self.committed.values().cloned().collect();
+            let held = held.iter().filter(|block| block.first() <= start.index).cloned();
+            let membership = self.newest(&held.collect::<Vec<_>>());
+            self.handle(id, Event::Installed { start, membership });
+        } else {
+            self.trace.push(format!("{id:?} needs no snapshot of {}", start.index));
+        }
+    }
+
     /// Answers a node's oldest fetch from its own log, or with nothing.
     pub fn fetch(&mut self, id: NodeId, succeeds: bool) {
         let Some(fetch) = self.node_mut(id).fetches.pop_front() else { return };
@@ -390,7 +431,12 @@ impl World {
         }
         // What is committed now was counted before anything was appended now.
         let decides = self.newest(&self.node(id).log);
-        let node = self.node_mut(id);
+        let node = &mut self.nodes[id.0 as usize - 1];
+        for install in &ready.installs {
+            if let InstallStep::Offered(offer) = install.step {
+                node.offered = Some(offer.start);
+            }
+        }
         for persist in &ready.persists {
             let write = match &persist.op {
                 PersistOp::HardState(state) => Write::HardState(*state),
@@ -398,6 +444,11 @@ impl World {
                     let blocks = ready.slice(blocks).to_vec();
                     append(&mut node.log, &blocks, *truncates);
                     Write::Append { blocks, truncates: *truncates }
+                }
+                PersistOp::Begin(start) => {
+                    let held = self.committed.values().filter(|b| b.first() <= start.index);
+                    node.log = held.cloned().collect();
+                    Write::Begin(*start, node.log.clone())
                 }
             };
             node.writes.push_back((persist.seq, write));
@@ -524,7 +575,7 @@ impl Disk {
         let change = |block: &Block| block.kind() == BlockKind::Membership;
         let sync = sync
             || match &write {
-                Write::HardState(_) => true,
+                Write::HardState(_) | Write::Begin(..) => true,
                 Write::Append { blocks, truncates } => *truncates || blocks.iter().any(change),
             };
         match write {
@@ -536,6 +587,7 @@ impl Disk {
                 self.hard_state = state;
             }
             Write::Append { blocks, truncates } => append(&mut self.blocks, &blocks, truncates),
+            Write::Begin(start, blocks) => (self.start, self.blocks) = (start, blocks),
         }
         if sync {
             self.stable = self.blocks.len();

@@ -12,6 +12,7 @@ use crate::metrics::Histogram;
 use crate::runtime::process::ProcessFigures;
 use crate::runtime::scrape::ShardReport;
 use crate::shard::figures::{Figures, PeerFigures};
+use crate::shard::snapshots::SnapshotStats;
 use crate::wire::client::Refused;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -63,6 +64,7 @@ impl Collector for Snapshot {
         self.commands(page)?;
         self.log(page)?;
         self.log_space(page)?;
+        self.snapshots(page)?;
         self.shards(page)?;
         self.network(page)
     }
@@ -111,6 +113,9 @@ impl Snapshot {
         let recovering = self.sum(|f| f.recovering.into());
         let help = "Groups that re-sync after a loss and do not vote plainly";
         page.gauge("raft_groups_recovering", help, None, recovering)?;
+        let help = "Groups with nothing to do, which neither send nor await heartbeats.";
+        let hibernating = self.sum(|f| f.hibernating.into());
+        page.gauge("raft_groups_hibernating", help, None, hibernating)?;
         let help = "Highest term of any group";
         page.gauge("raft_term", help, None, self.max(|f| f.term_max))?;
         let sums: [(&str, &str, Number); 3] = [
@@ -266,6 +271,19 @@ impl Snapshot {
         let room = self.figures().map(|f| f.wal_room_bytes).min().unwrap_or(0);
         let help = "Bytes the log of the fullest shard still takes; 0 is read-only";
         page.gauge("wal_room", help, bytes(), room)
+    }
+
+    fn snapshots(&self, page: &mut Page) -> Result<(), Error> {
+        let mut count = |name: &str, help: &str, unit, of: fn(&SnapshotStats) -> u64| {
+            page.counter(name, help, unit, self.sum(|f| of(&f.snapshots)))
+        };
+        let bytes = || Some(Unit::Bytes);
+        count("snapshots_taken", "Snapshots published", None, |s| s.taken)?;
+        count("snapshots_written", "Bytes of snapshots taken", bytes(), |s| s.taken_bytes)?;
+        count("snapshots_installed", "Installed in place of a log", None, |s| s.installed)?;
+        count("snapshots_sent", "Bytes sent to followers", bytes(), |s| s.sent_bytes)?;
+        count("snapshots_received", "Bytes from leaders", bytes(), |s| s.received_bytes)?;
+        count("snapshots_failed", "Files that failed or did not verify", None, |s| s.failed)
     }
 
     fn shards(&self, page: &mut Page) -> Result<(), Error> {

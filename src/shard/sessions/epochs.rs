@@ -21,6 +21,12 @@ pub(super) const EPOCHS_MAX: usize = 1024;
 pub struct Epochs(Vec<(u32, Index)>);
 
 impl Epochs {
+    /// That of an entry of the log.
+    pub fn at(&self, index: Index) -> u32 {
+        let after = self.entries().partition_point(|(_, first)| *first <= index);
+        after.checked_sub(1).map_or(0, |at| self.entries()[at].0)
+    }
+
     /// The present epoch.
     #[inline]
     pub fn last(&self) -> u32 {

@@ -14,7 +14,7 @@ fn three(setup: Setup) -> (Cluster<super::machine::Ledger>, usize, [usize; 2]) {
     (cluster, leader, [(leader + 1) % 3, (leader + 2) % 3])
 }
 
-impl<M: StateMachine> Cluster<M> {
+impl<M: StateMachine + 'static> Cluster<M> {
     /// Completes by hand the operations of a held disk that `wanted` picks.
     pub fn complete_by_hand(&mut self, i: usize, wanted: fn(&DiskOp) -> bool) -> usize {
         let mut count = 0;

@@ -5,12 +5,13 @@
 //! acknowledge.rs: when a client hears; leaders.rs: changes of leader, sessions; limits.rs: caps and
 //! full disks; restart.rs: recovery and catching up; many.rs: groups by the thousand; hostile.rs:
 //! frames that no peer writes; questions.rs: queries and status; figures.rs: what is counted;
-//! recovering.rs: lost memory; reads.rs: who may answer, and who leads; sessions.rs: how they end;
+//! recovering.rs: lost memory; hibernation.rs: groups that sleep; reads.rs: who may answer, and who leads; sessions.rs: how they end;
 //! random.rs: everything at once.
 
 mod acknowledge;
 mod bytes;
 mod figures;
+mod hibernation;
 mod hostile;
 mod leaders;
 mod limits;

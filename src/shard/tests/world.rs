@@ -13,6 +13,7 @@ use crate::machine::StateMachine;
 use crate::raft;
 use crate::raft::ready::{PossibleLoss, Role, Transition};
 use crate::shard::sessions::SessionLimits;
+use crate::shard::snapshots::SnapshotConfig;
 use crate::shard::{Output, Recovered, Shard, ShardConfig};
 use crate::wal::tests::disk::{Disk, Image, Rng};
 use crate::wal::{
@@ -54,6 +55,7 @@ impl Setup {
             wal_sync_except: Vec::new(),
             suspect: Suspect::Nothing,
             sessions: SessionLimits::default(),
+            snapshots: SnapshotConfig::default(),
             raft,
             block_bytes_max: 64 << 10,
             apply_bytes_per_turn: 1 << 20,
@@ -75,7 +77,10 @@ impl Setup {
         self.start_with(|_| Ledger::default())
     }
 
-    pub fn start_with<M: StateMachine>(mut self, machine: fn(GroupId) -> M) -> Cluster<M> {
+    pub fn start_with<M: StateMachine + 'static>(
+        mut self,
+        machine: fn(GroupId) -> M,
+    ) -> Cluster<M> {
         self.shard.voters = (1..=self.nodes).map(NodeId).collect();
         let count = self.nodes as usize;
         let nodes = (0..count).map(|_| Node::new(self.wal)).collect();
@@ -189,7 +194,7 @@ pub struct Cluster<M> {
 }
 
 /// Starting, ending and connecting nodes.
-impl<M: StateMachine> Cluster<M> {
+impl<M: StateMachine + 'static> Cluster<M> {
     fn id(i: usize) -> NodeId {
         NodeId(i as u32 + 1)
     }
@@ -337,7 +342,7 @@ impl<M: StateMachine> Cluster<M> {
 }
 
 /// Time.
-impl<M: StateMachine> Cluster<M> {
+impl<M: StateMachine + 'static> Cluster<M> {
     /// Lets `us` microseconds pass.
     pub fn run(&mut self, us: u64) {
         self.run_to(self.now.plus(us));
@@ -457,7 +462,7 @@ impl<M: StateMachine> Cluster<M> {
 }
 
 /// Disks.
-impl<M: StateMachine> Cluster<M> {
+impl<M: StateMachine + 'static> Cluster<M> {
     fn schedule_disk(&mut self, i: usize) {
         let node = &mut self.nodes[i];
         if node.disk_held {
@@ -519,7 +524,7 @@ impl<M: StateMachine> Cluster<M> {
 }
 
 /// Clients.
-impl<M: StateMachine> Cluster<M> {
+impl<M: StateMachine + 'static> Cluster<M> {
     /// Connects a client to a node; its position in `clients`.
     pub fn client(&mut self, node: usize) -> usize {
         let slot = self.clients.len();
@@ -595,7 +600,7 @@ impl Client {
 }
 
 /// Looking.
-impl<M: StateMachine> Cluster<M> {
+impl<M: StateMachine + 'static> Cluster<M> {
     pub fn shard(&self, i: usize) -> &Shard<M> {
         self.nodes[i].shard.as_ref().expect("up")
     }

@@ -20,6 +20,7 @@
 //! Faults: see the methods. All chance comes from the disk's own generator.
 
 mod boot;
+mod files;
 mod media;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod tests;
 use bytes::Bytes;
 
 pub use self::boot::BootFile;
+use self::files::Files;
 use self::media::{Media, Name};
 use super::rng::Rng;
 use crate::ids::{Lsn, Tick};
@@ -89,6 +91,10 @@ pub enum OpClass {
     Sync,
     Read,
     Prepare,
+    /// Writing or publishing a snapshot.
+    File,
+    /// Reading one.
+    ReadFile,
 }
 
 /// How often an operation fails.
@@ -133,6 +139,9 @@ struct Faults {
     sync: Times,
     read: Times,
     prepare: Times,
+    /// Writing and publishing the files of snapshots; and reading them.
+    file: Times,
+    read_file: Times,
     /// No space for new files.
     full: bool,
     /// No space for writes either (a file system that does not overwrite in place).
@@ -166,6 +175,7 @@ struct InFlight {
 #[derive(Debug)]
 pub struct Disk {
     media: Media,
+    files: Files,
     rng: Rng,
     in_flight: Vec<InFlight>,
     issued: u64,
@@ -184,6 +194,7 @@ impl Disk {
     pub fn new(config: WalConfig, seed: u64) -> Self {
         Self {
             media: Media::new(config),
+            files: Files::default(),
             rng: Rng::new(seed),
             in_flight: Vec::new(),
             issued: 0,
@@ -255,12 +266,16 @@ impl Disk {
 
     /// When the next completion is due; `Tick(u64::MAX)` = nothing is under way.
     pub fn next_due(&self) -> Tick {
-        Tick(if self.next_due == IDLE { IDLE } else { self.next_due.max(self.stalled_until) })
+        Tick(self.next_log_due().min(self.next_file_due()))
+    }
+
+    fn next_log_due(&self) -> u64 {
+        if self.next_due == IDLE { IDLE } else { self.next_due.max(self.stalled_until) }
     }
 
     /// The next operation that has completed by `now`, in the order of completion.
     pub fn take_due(&mut self, now: Tick) -> Option<(OpId, Result<DiskDone, DiskError>)> {
-        if self.next_due().0 > now.0 {
+        if self.next_log_due() > now.0 {
             return None;
         }
         let first = |(_, op): &(usize, &InFlight)| (op.due, op.order);
@@ -312,6 +327,7 @@ impl Disk {
     /// The process is gone, the machine is not.
     pub fn kill(&mut self) {
         self.media.calm();
+        self.files.kill(&mut self.rng);
         for InFlight { op, misdirected, .. } in std::mem::take(&mut self.in_flight) {
             match op {
                 DiskOp::Write { segment, offset, buffer, len, .. } => {
@@ -333,6 +349,7 @@ impl Disk {
     pub fn power_cut(&mut self, survival: Survival) -> PowerCut {
         let mut cut = PowerCut::default();
         self.media.power_cut(survival, &mut self.rng, &mut cut);
+        self.files.power_cut(survival, &mut self.rng);
         for InFlight { op, misdirected, .. } in std::mem::take(&mut self.in_flight) {
             match op {
                 DiskOp::Write { segment, offset, buffer, len, .. } => {
@@ -395,6 +412,8 @@ impl Disk {
             OpClass::Sync => &mut faults.sync,
             OpClass::Read => &mut faults.read,
             OpClass::Prepare => &mut faults.prepare,
+            OpClass::File => &mut faults.file,
+            OpClass::ReadFile => &mut faults.read_file,
         } = times;
     }
 
@@ -415,7 +434,7 @@ impl Disk {
 
     /// Whether something is still to fail, or to go astray.
     pub fn is_armed(&self) -> bool {
-        let Faults { write, sync, read, prepare, full: _, writes_full, misdirect } = self.faults;
+        let Faults { write, sync, read, prepare, writes_full, misdirect, .. } = self.faults;
         let fails = [write, sync, read, prepare].iter().any(|times| *times != Times::Never);
         fails || writes_full || misdirect
     }

@@ -4,7 +4,7 @@
 use super::disk::{Disk, Image};
 use super::rot::{is_rot, settled};
 use super::story::{ME, Story, block, small};
-use crate::ids::{GroupId, Index, Lsn, Tick};
+use crate::ids::{GroupId, Index, LogStart, Lsn, Tick};
 use crate::wal::{DiskOp, Recovered, SegmentNo, Verdict, Wal, recover, recover_from};
 
 /// Everything staged is written and synced.
@@ -138,8 +138,15 @@ fn entries_without_their_front_are_dropped_unless_a_snapshot_makes_up_for_it() {
     assert!(first > Index(1) && recovered.verdict == Verdict::Clean, "{recovered:?}");
     let state = recovered.groups[&group].hard_state;
 
-    assert!(recovered.drop_headless(|_| first.prev()).is_empty(), "a snapshot reaches it");
-    assert_eq!(recovered.drop_headless(|_| first.prev().prev()), [group], "one index is missing");
+    let start = LogStart { index: first.prev(), ..LogStart::default() };
+    recovered.groups.get_mut(&group).unwrap().start = Some(start);
+    assert!(recovered.drop_headless(|_| Index::ZERO).is_empty(), "the log says so");
+    recovered.groups.get_mut(&group).unwrap().start = None;
+    assert_eq!(
+        recovered.drop_headless(|_| first.prev()),
+        [group],
+        "nothing was rotten: it should say so"
+    );
     let left = &recovered.groups[&group];
     assert_eq!((left.last, left.terms.len(), left.hard_state.term), (Index::ZERO, 0, state.term));
     assert!(left.hard_state.commit < first);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::disk::{Disk, Image, Rng};
 use crate::block::{Block, BlockKind, HEADER_BYTES};
-use crate::ids::{GroupId, HardState, Index, Lsn, NodeId, Term, Tick};
+use crate::ids::{GroupId, HardState, Index, LogStart, Lsn, NodeId, Term, Tick};
 use crate::wal::{
     Completed, DiskErrorKind, LogIdentity, Recovered, Verdict, Wal, WalConfig, WalError, recover,
 };
@@ -42,12 +42,16 @@ pub fn block(group: GroupId, term: u64, index: u64, size: usize, mark: u8) -> Bl
 enum Fact {
     State(GroupId, HardState),
     Blocks(GroupId, Vec<Block>, bool),
+    /// A snapshot was installed in place of the log.
+    Anew(GroupId, LogStart),
 }
 
 /// What one group must show.
 #[derive(Clone, Default)]
 pub struct GroupModel {
     pub state: HardState,
+    /// Where an installed snapshot ends.
+    pub start: Index,
     pub entries: BTreeMap<Index, Block>,
 }
 
@@ -115,8 +119,8 @@ impl Story {
     }
 
     pub fn last(&self, group: GroupId) -> Index {
-        let entries = self.latest.get(&group).and_then(|log| log.entries.last_key_value());
-        entries.map_or(Index::ZERO, |(index, _)| *index)
+        let Some(log) = self.latest.get(&group) else { return Index::ZERO };
+        log.entries.last_key_value().map_or(log.start, |(index, _)| *index)
     }
 
     fn note(&mut self, lsn: Lsn, fact: Fact) {
@@ -127,7 +131,19 @@ impl Story {
     pub fn release(&mut self, group: GroupId, through: Index) {
         let released = self.released.entry(group).or_default();
         *released = through.max(*released);
-        self.wal.release(group, through);
+        let term = self.latest.get(&group).and_then(|log| log.entries.get(&through));
+        let term = term.map_or(Term(1), Block::term);
+        self.wal.begin_at(group, LogStart { index: *released, term, epoch: 0 }, false);
+    }
+
+    /// A snapshot from elsewhere takes the place of all the group has logged.
+    pub fn install(&mut self, group: GroupId) {
+        let index = Index(self.last(group).0 + 1 + self.rng.below(9));
+        let term = Term(*self.terms.entry(group).or_insert(1));
+        let start = LogStart { index, term, epoch: 0 };
+        self.released.insert(group, index);
+        let lsn = self.wal.begin_at(group, start, true);
+        self.note(lsn, Fact::Anew(group, start));
     }
 
     /// One turn: flush and hand the operations to the disk.
@@ -194,6 +210,9 @@ impl Story {
             6 => drop(self.new_term(group)),
             7 => {
                 let last = self.last(group).0;
+                if self.rng.below(4) == 0 && self.wal.room() > 4000 {
+                    return self.install(group);
+                }
                 let through = last.saturating_sub(self.rng.below(4));
                 self.release(group, Index(through));
             }
@@ -250,7 +269,7 @@ impl Story {
             let found = recovered.groups.get(group).cloned().unwrap_or_default();
             assert_eq!(found.hard_state, expected.state, "{group:?}");
             let released = self.released.get(group).copied().unwrap_or_default();
-            let last = expected.entries.last_key_value().map_or(Index::ZERO, |(index, _)| *index);
+            let last = expected.entries.last_key_value().map_or(expected.start, |(i, _)| *i);
             if found.last == Index::ZERO {
                 assert!(last <= released, "{group:?} lost its entries");
                 continue;
@@ -268,6 +287,11 @@ impl Story {
 fn apply(model: &mut Model, fact: &Fact) {
     match fact {
         Fact::State(group, state) => model.entry(*group).or_default().state = *state,
+        Fact::Anew(group, start) => {
+            let log = model.entry(*group).or_default();
+            log.start = start.index;
+            log.entries.clear();
+        }
         Fact::Blocks(group, blocks, truncates) => {
             let entries = &mut model.entry(*group).or_default().entries;
             if *truncates {

@@ -9,6 +9,7 @@ use ringraft::machine::events::{EventLimits, EventStore};
 use ringraft::raft;
 use ringraft::raft::message::{Body, Message};
 use ringraft::shard::sessions::SessionLimits;
+use ringraft::shard::snapshots::SnapshotConfig;
 use ringraft::shard::{Output, Shard, ShardConfig};
 use ringraft::wal::{
     DiskDone, DiskError, DiskErrorKind, DiskOp, LogIdentity, Suspect, Wal, WalConfig,
@@ -208,6 +209,7 @@ fn config() -> ShardConfig {
         wal_sync_except: Vec::new(),
         suspect: Suspect::Nothing,
         sessions: SessionLimits::default(),
+        snapshots: SnapshotConfig::default(),
         raft: raft::Config::new(NodeId(1), GroupId(0), voters, ME),
         block_bytes_max: 64 << 10,
         apply_bytes_per_turn: 1 << 20,

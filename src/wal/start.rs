@@ -1,0 +1,110 @@
+//! Where groups' logs begin, and how the files of the log come free.
+//!
+//! ```text
+//! snapshot published ──▶ begin_at: record {group, index}, synced ──▶ runs through `index` forgotten
+//!                                                                        │ once it is durable
+//! front segment held by hard states and log starts alone ──▶ these are   ▼
+//! logged again at the head ─────────────────────────────────▶ segment used again
+//! ```
+//!
+//! The order is what matters (bugs.md 13, 14): a record that takes a need away is durable before the
+//! segment that was needed is touched (`Live::free_at`), and segments go lowest first. A crash at any
+//! step leaves the old bytes, the new record, or both.
+
+use zerocopy::IntoBytes;
+
+use super::record::{
+    FLAG_ANEW, KIND_LOG_START, LOG_START_BYTES, LogStartBytes, RECORD_HEADER_BYTES, record_header,
+};
+use super::{NEVER, Wal};
+use crate::ids::{GroupId, Index, LogStart, Lsn};
+
+impl Wal {
+    /// The group's log begins behind `start` from here on: a snapshot holds the rest, and is already
+    /// published. Always synced. `anew`: a snapshot was installed in place of the log, none of whose
+    /// entries belongs to it any more.
+    ///
+    /// # Panics
+    /// When the log began further on already, unless `anew`.
+    pub fn begin_at(&mut self, group: GroupId, start: LogStart, anew: bool) -> Lsn {
+        if self.poisoned.is_some() {
+            return NEVER;
+        }
+        let known = self.index.groups.get(&group).filter(|log| log.start_in.is_some());
+        let back = known.is_some_and(|log| start.index < log.start.index);
+        assert!(anew || !back, "{group:?}: a log does not begin further back than it did");
+        let end = self.log_start(group, start, anew);
+        self.move_front();
+        end
+    }
+
+    fn log_start(&mut self, group: GroupId, start: LogStart, anew: bool) -> Lsn {
+        let flags = if anew { FLAG_ANEW } else { 0 };
+        let header = record_header(group, KIND_LOG_START, flags, LOG_START_BYTES, 0);
+        let (lsn, _) = self.writer.push_header(header, true, true);
+        self.writer.push_bytes(LogStartBytes::encode(start).as_bytes());
+        self.note_record(RECORD_HEADER_BYTES + LOG_START_BYTES);
+        self.index.set_start(&mut self.segments.refs, group, (start, anew), lsn);
+        self.writer.end()
+    }
+
+    /// Forgets entries through `through` without a record of it: a later start finds a log that
+    /// begins somewhere, and must know by itself that nothing is missing.
+    pub fn release(&mut self, group: GroupId, through: Index) {
+        self.index.release(&mut self.segments.refs, group, through, Lsn::ZERO);
+        if self.poisoned.is_none() {
+            self.move_front();
+        }
+    }
+
+    /// Logs again what alone holds the front segment: hard states and log starts, a few dozen bytes
+    /// for each group. Segments that nothing needs are used again, lowest first.
+    fn move_front(&mut self) {
+        while let Some(front) = self.segments.held_by_states() {
+            let here = Some(front);
+            let groups = &self.index.groups;
+            let held = groups.iter().filter(|(_, l)| l.state_in == here || l.start_in == here);
+            let moved: Vec<_> = held
+                .map(|(group, l)| {
+                    let state = (l.state_in == here).then_some(l.state);
+                    (*group, state, (l.start_in == here).then_some(l.start))
+                })
+                .collect();
+            for (group, state, start) in moved {
+                if let Some(state) = state {
+                    self.hard_state(group, state);
+                }
+                if let Some(start) = start {
+                    self.log_start(group, start, false);
+                }
+            }
+        }
+    }
+
+    /// Where a group's log may be cut: the highest edge of its records at or below `index`.
+    pub fn edge_at_most(&self, group: GroupId, index: Index) -> Option<Index> {
+        self.index.edge_at_most(group, index)
+    }
+
+    /// Groups whose entries hold the front segment, when the log takes more than `bytes_max` bytes:
+    /// they are to be snapshotted, so that it can go. Walks over all groups.
+    pub fn pinning(&self, bytes_max: u64) -> impl Iterator<Item = GroupId> + '_ {
+        let over = self.segments.refs.len() as u64 * self.config.segment_bytes > bytes_max;
+        let front = self.segments.front().filter(|_| over);
+        let holds = move |log: &super::index::GroupLog| {
+            let lowest = log.runs.front().map(|run| self.config.segment_of(run.lsn));
+            front.is_some() && lowest == front
+        };
+        self.index.groups.iter().filter(move |(_, log)| holds(log)).map(|(group, _)| *group)
+    }
+
+    /// Bytes of the files that hold the log.
+    pub fn log_bytes(&self) -> u64 {
+        self.segments.refs.len() as u64 * self.config.segment_bytes
+    }
+
+    /// The lowest segment of the log.
+    pub fn front_segment(&self) -> Option<super::SegmentNo> {
+        self.segments.front()
+    }
+}
