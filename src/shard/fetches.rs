@@ -1,6 +1,7 @@
 //! Blocks that a follower needs and memory no longer holds.
 
 use super::{FollowerRead, Shard};
+use crate::ids::Tick;
 use crate::machine::StateMachine;
 use crate::raft::Event;
 use crate::raft::ready::Fetch;
