@@ -308,6 +308,9 @@ impl Links {
     }
 
     fn check_peer(&self, node: NodeId, hello: &Hello) -> Result<(), Refusal> {
+        if node == self.identity.node {
+            return Err(Refusal::Node);
+        }
         if hello.config != self.identity.config_hash {
             return Err(Refusal::Config);
         }

@@ -56,6 +56,9 @@ pub struct Node {
     pub forgot: bool,
     /// A write went astray: if nothing shows it, the disk is replaced.
     pub is_misdirected: bool,
+    /// Snapshots that a start found damaged. They are removed, but a loss of power may bring a name
+    /// back that was removed a moment ago.
+    pub damaged_snapshots: Vec<FileName>,
     /// Damage was found at this start, and is not in the boot record yet.
     pub found_rot: bool,
     /// The recovery epoch that an operator has begun with this start; 0 = none.
@@ -111,6 +114,7 @@ impl Node {
             may_rot: false,
             forgot: false,
             is_misdirected: false,
+            damaged_snapshots: Vec::new(),
             found_rot: false,
             accepted: 0,
             record: None,
@@ -242,11 +246,7 @@ pub(super) fn shard_config(
         wal_sync: shape.wal_sync,
         wal_sync_except: shape.wal_sync_except.clone(),
         suspect,
-        sessions: SessionLimits {
-            sessions_max: shape.sessions_max,
-            idle_us: shape.session_idle_us,
-            ..SessionLimits::default()
-        },
+        sessions: session_limits(shape),
         snapshots: shape.snapshots,
         raft,
         block_bytes_max: BLOCK_MAX,
@@ -256,6 +256,12 @@ pub(super) fn shard_config(
         client_blocks_max: CLIENT_BLOCKS_MAX,
         leaders: shape.leaders.clone(),
     }
+}
+
+/// What a group's table of sessions may hold.
+pub(super) fn session_limits(shape: &Shape) -> SessionLimits {
+    let (sessions_max, idle_us) = (shape.sessions_max, shape.session_idle_us);
+    SessionLimits { sessions_max, idle_us, ..SessionLimits::default() }
 }
 
 /// R8: what a node publishes of its own is durable in its log.

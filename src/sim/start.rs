@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::network::node_id;
-use super::node::{Host, shard_config, wal_config};
+use super::node::{Host, session_limits, shard_config, wal_config};
 use super::oracle::Seen;
 use super::queue::Event;
 use super::subject::{Observed, Subject};
@@ -11,7 +11,6 @@ use super::trace::What;
 use super::world::World;
 use crate::ids::{GroupId, Incarnation, NodeId};
 use crate::shard::forced::{Forced, begin_anew, known_epoch};
-use crate::shard::sessions::SessionLimits;
 use crate::shard::snapshots::Found;
 use crate::shard::snapshots::gather::{Gathered, Gathering};
 use crate::shard::snapshots::start::{Start, log_starts};
@@ -178,10 +177,6 @@ impl<S: Subject> World<S> {
             Some(suspect) => suspect,
             None => return false,
         };
-        let starts = snapshots.starts(&found.groups);
-        if !self.judge_starts(node, &starts) {
-            return false;
-        }
         let host = &mut self.hosts[at];
         host.shadow = host.shadow.restarted(&found);
         let mut wal = Wal::resume(wal_config(&self.shape, shard), mine, epoch, &mut found);
@@ -227,7 +222,7 @@ impl<S: Subject> World<S> {
         let mut machines = self.subject.machines();
         let gathering = Gathering {
             machine: |group| Observed::new(machines(group)),
-            sessions: SessionLimits::default(),
+            sessions: session_limits(&self.shape),
             config_hash: self.shape.snapshots.config_hash,
         };
         let Gathered { mut found, damaged } = match gathering.run(&mut self.hosts[at].disk) {
@@ -238,13 +233,16 @@ impl<S: Subject> World<S> {
             }
         };
         let may_rot = self.nodes[node].may_rot || self.options.lying_disks;
-        if let Some((file, error)) = damaged.first().filter(|_| !may_rot) {
+        let known = &self.nodes[node].damaged_snapshots;
+        let fresh = damaged.iter().find(|(file, _)| !may_rot && !known.contains(file));
+        if let Some((file, error)) = fresh {
             let what = format!("n{} {file}: {error}", node + 1);
             self.fail("a published snapshot is whole", what);
             return None;
         }
         for (file, _) in damaged {
             self.note_node(node, "finds a damaged snapshot of group", u64::from(file.group().0));
+            self.nodes[node].damaged_snapshots.push(file);
             found.useless.push(file);
         }
         self.stats.restored += found.loaded.len() as u64;

@@ -4,7 +4,7 @@ use ringraft::mutants::Mutant;
 use ringraft::sim::nemesis::Kinds;
 use ringraft::sim::options::Options;
 
-use super::{members, reads, stories};
+use super::{installs, members, reads, stories};
 
 /// A search and its budget.
 pub enum Way {
@@ -55,6 +55,12 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::VoteWithoutLogCheck => sim("all", 60),
         M::TruncationNotSynced => sim("all", 200),
         M::StalePersisted => sim("kill,pause,network,latency", 1500),
+        M::PublishBeforeLog | M::ReleaseBeforePublish => sim("all", 200),
+        M::InstallIgnoresSessions => sim("all", 200),
+        M::InstallKeepsConflict => {
+            Some(Way::Story(installs::a_log_that_contradicts_a_snapshot_gives_way))
+        }
+        M::InstallDropsNewer => Some(Way::Story(installs::a_log_that_agrees_with_a_snapshot_stays)),
         M::FullForGood => sim("full,kill", 40),
         M::AloneBeforeOwnWrite | M::LeaderCountsUndurable => alone("kill,power", 40),
         M::RecoverWithoutEpoch | M::SilentGap => alone("kill,rot", 60),

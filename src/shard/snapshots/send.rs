@@ -20,6 +20,9 @@ use crate::wal::DiskError;
 /// A pause of so many rpc timeouts, and the snapshot is offered again.
 const PAUSE_RPC_TIMEOUTS: u64 = 4;
 
+/// After so many pauses without a word from the follower its place goes to another one that waits.
+const STUCK_PAUSES: u64 = 8;
+
 /// One snapshot on its way to one follower.
 pub(super) struct Sending {
     pub group: GroupId,
@@ -31,8 +34,10 @@ pub(super) struct Sending {
     /// Through here chunks were sent.
     sent: u64,
     reading: Option<FileOpId>,
-    /// When it last got further, or was offered.
+    /// When it last got further, or began.
     moved_at: Tick,
+    /// When it was last offered again.
+    offered_at: Tick,
 }
 
 impl Sending {
@@ -56,8 +61,8 @@ impl<M: StateMachine> Shard<M> {
             }
             Some(at) => {
                 let sending = &mut self.snapshots.sending[at];
-                if now.since(sending.moved_at) >= pause {
-                    sending.moved_at = now;
+                if now.since(sending.moved_at.max(sending.offered_at)) >= pause {
+                    sending.offered_at = now;
                     sending.sent = sending.held;
                     let offer = sending.offer;
                     self.say(local, to, Body::SnapshotOffer(offer));
@@ -69,11 +74,22 @@ impl<M: StateMachine> Shard<M> {
         if offer.start.index < begins.index || offer.size == 0 {
             return self.want_snapshot(local);
         }
-        if self.snapshots.sending.len() >= TRANSFERS_MAX {
+        // Who cannot be reached takes no place from those who can: four of them would otherwise keep
+        // everybody else waiting for ever.
+        let connected = |node| self.peers.iter().any(|peer| peer.node == node && peer.connected);
+        if !connected(to) {
             return;
         }
-        let (held, sent, reading, moved_at) = (0, 0, None, now);
-        let sending = Sending { group: id, local, to, offer, held, sent, reading, moved_at };
+        if self.snapshots.sending.len() >= TRANSFERS_MAX {
+            let stuck = |s: &Sending| now.since(s.moved_at) >= STUCK_PAUSES * pause;
+            let Some(at) = self.snapshots.sending.iter().position(stuck) else { return };
+            self.snapshots.sending.swap_remove(at);
+            self.snapshots.remove_superseded();
+        }
+        let (held, sent, reading) = (0, 0, None);
+        let (moved_at, offered_at) = (now, now);
+        let sending =
+            Sending { group: id, local, to, offer, held, sent, reading, moved_at, offered_at };
         self.snapshots.sending.push(sending);
         self.say(local, to, Body::SnapshotOffer(offer));
     }
