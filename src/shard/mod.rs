@@ -19,6 +19,7 @@ mod admin;
 mod apply;
 mod campaigns;
 mod expiry;
+mod fetches;
 pub mod figures;
 pub mod forced;
 mod group;
@@ -63,7 +64,7 @@ use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
-use crate::raft::ready::{Fetch, Outbound, Persist, PersistOp, Ready, Role};
+use crate::raft::ready::{Outbound, Persist, PersistOp, Ready, Role};
 use crate::raft::{self, Event, Raft, Restored};
 use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, Suspect, Wal, WalError};
 
@@ -470,7 +471,7 @@ impl<M: StateMachine> Shard<M> {
             if transition.role != Role::Leader {
                 let local = local_of(transition.group, &self.config);
                 // Whoever it was handed to is about to lead.
-                let heir = self.groups[local as usize].heir;
+                let heir = self.groups[local as usize].heir.take();
                 self.disown(local, transition.leader.or(heir));
                 self.stop_sending_of(transition.group);
             }
@@ -479,25 +480,6 @@ impl<M: StateMachine> Shard<M> {
         out.losses.append(&mut self.ready.losses);
         out.transitions.append(&mut transitions);
         self.ready.transitions = transitions;
-    }
-
-    /// Starts the reads of blocks that followers need and memory no longer holds.
-    fn start_fetches(&mut self, now: Tick) {
-        let mut i = 0;
-        while i < self.ready.fetches.len() {
-            let Fetch { group, to, from, through, bytes_max } = self.ready.fetches[i];
-            i += 1;
-            let token = self.next_read;
-            self.next_read += 1;
-            let queue = &mut self.disk_queue;
-            if self.wal.read(group, from, through, bytes_max, token, queue).is_err() {
-                let local = local_of(group, &self.config);
-                self.step(now, local, Event::Fetched { to, from, blocks: &mut Vec::new() });
-            } else {
-                self.reads.push(FollowerRead { token, to, from });
-            }
-        }
-        self.ready.fetches.clear();
     }
 
     /// When the next turn is needed even if nothing is reported. `now` when work is left over.

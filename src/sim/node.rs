@@ -56,6 +56,9 @@ pub struct Node {
     pub forgot: bool,
     /// A write went astray: if nothing shows it, the disk is replaced.
     pub is_misdirected: bool,
+    /// Snapshots that a start found damaged. They are removed, but a loss of power may bring a name
+    /// back that was removed a moment ago.
+    pub damaged_snapshots: Vec<FileName>,
     /// Damage was found at this start, and is not in the boot record yet.
     pub found_rot: bool,
     /// The recovery epoch that an operator has begun with this start; 0 = none.
@@ -111,6 +114,7 @@ impl Node {
             may_rot: false,
             forgot: false,
             is_misdirected: false,
+            damaged_snapshots: Vec::new(),
             found_rot: false,
             accepted: 0,
             record: None,
@@ -212,15 +216,6 @@ pub(super) const PEER_EGRESS_MAX: usize = 2 << 10;
 pub(super) const CLIENT_BLOCKS_MAX: u32 = 1024;
 /// Bytes that wait for the log.
 pub(super) const STAGED_MAX: u64 = 128 << 10;
-
-/// Of all nodes; a snapshot taken under others is refused.
-pub(super) fn session_limits(shape: &Shape) -> SessionLimits {
-    SessionLimits {
-        sessions_max: shape.sessions_max,
-        idle_us: shape.session_idle_us,
-        ..SessionLimits::default()
-    }
-}
 
 pub(super) fn shard_config(
     shape: &Shape,

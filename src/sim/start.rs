@@ -233,13 +233,16 @@ impl<S: Subject> World<S> {
             }
         };
         let may_rot = self.nodes[node].may_rot || self.options.lying_disks;
-        if let Some((file, error)) = damaged.first().filter(|_| !may_rot) {
+        let known = &self.nodes[node].damaged_snapshots;
+        let fresh = damaged.iter().find(|(file, _)| !may_rot && !known.contains(file));
+        if let Some((file, error)) = fresh {
             let what = format!("n{} {file}: {error}", node + 1);
             self.fail("a published snapshot is whole", what);
             return None;
         }
         for (file, _) in damaged {
             self.note_node(node, "finds a damaged snapshot of group", u64::from(file.group().0));
+            self.nodes[node].damaged_snapshots.push(file);
             found.useless.push(file);
         }
         self.stats.restored += found.loaded.len() as u64;

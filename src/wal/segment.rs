@@ -270,8 +270,15 @@ impl Segments {
     /// one must be durable first, or it could be lost after the bytes it replaced are gone; and so
     /// must the beginning of the next segment, where the log will then start.
     pub fn reclaim(&mut self, durable: Lsn) {
-        if durable >= self.held.0 || mutants::is(Mutant::RecycleEarly) {
+        let whole = durable >= self.held.0 || mutants::is(Mutant::RecycleEarly);
+        if whole && !self.held.1.is_empty() {
             self.reusable.extend(self.held.1.drain(..));
+            self.reusable.make_contiguous().sort_unstable();
+        }
+        // What lies lower goes first. A leftover that outlived the segment which took its place would
+        // be the lowest file at the next start, and be taken for the beginning of the log.
+        if !self.held.1.is_empty() {
+            return;
         }
         while let (Some(front), Some(next)) = (self.refs.0.front(), self.refs.0.get(1)) {
             let needed = front.runs + front.states + front.pins > 0;
@@ -316,6 +323,17 @@ mod tests {
         assert_eq!(s.refs.len(), 1);
         s.ready_through = SegmentNo(2);
         assert_eq!(s.prepare_due(Tick(0)), Some((SegmentNo(3), Some(SegmentNo(1)))));
+    }
+
+    #[test]
+    fn leftovers_are_used_again_before_any_segment_that_the_log_lets_go() {
+        let mut s = segments();
+        (2..=3).for_each(|no| s.refs.open(SegmentNo(no)));
+        s.hold_back(vec![SegmentNo(9), SegmentNo(7)], Lsn(30_000));
+        s.reclaim(Lsn(29_000));
+        assert_eq!((s.refs.len(), s.reusable.len()), (3, 0), "nothing overtakes them");
+        s.reclaim(Lsn(30_000));
+        assert_eq!(s.reusable, [7, 9, 1, 2].map(SegmentNo));
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Spec {
     pub timing: Timing,
     /// How far the background sync may be behind: milliseconds, bytes.
     pub sync_lag: (u64, u64),
+    /// Of each queue.
+    pub retention_bytes: u64,
     pub snapshot_entries: u64,
     pub snapshot_interval_s: u32,
     pub snapshot_log_mib: u32,
@@ -59,6 +61,7 @@ impl Default for Spec {
             groups: 1,
             timing: DEFAULT,
             sync_lag: (100, 1 << 20),
+            retention_bytes: 4 << 30,
             snapshot_entries: 10_000,
             snapshot_interval_s: 5,
             snapshot_log_mib: 1024,
@@ -99,7 +102,8 @@ pub fn node_toml(
 ) -> String {
     let Timing { heartbeat, election: (min, max) } = timing;
     let Spec { wal_sync, shards, groups, sync_lag: (lag_ms, lag_bytes), .. } = spec;
-    let Spec { snapshot_entries, snapshot_interval_s, snapshot_log_mib, .. } = spec;
+    let Spec { retention_bytes, snapshot_entries, snapshot_interval_s, snapshot_log_mib, .. } =
+        spec;
     let join = if id as usize > spec.voters { "join = true\n" } else { "" };
     let even = if spec.voters.is_multiple_of(2) { "allow_even_voters = true\n" } else { "" };
     let mut text = format!(
@@ -118,7 +122,7 @@ pub fn node_toml(
          election_timeout_max_ms = {max}\n\
          [cluster.store]\n\
          retention_events = 100000000\n\
-         retention_bytes = 4294967296\n\
+         retention_bytes = {retention_bytes}\n\
          bytes_max = 8589934592\n\
          [wal]\n\
          segment_mib = 4\n\

@@ -32,8 +32,50 @@ pub fn a_learner_waits_to_be_found() {
     assert!(ready.messages.is_empty(), "{:?}", ready.messages);
 }
 
+/// Its later configurations may have been in what is damaged.
+pub fn who_is_alone_by_a_damaged_log_does_not_elect_itself() {
+    let hard_state = HardState { term: Term(1), vote: None, commit: Index::ZERO };
+    let (recovering, damaged) = (true, true);
+    let restored = Restored { hard_state, recovering, damaged, ..Restored::default() };
+    let config = Config::new(NodeId(1), G, vec![NodeId(1)], Incarnation(2));
+    let (mut raft, mut ready) = (Raft::new(config, restored, Tick::ZERO), Ready::default());
+    for n in 1..20 {
+        raft.handle(Tick(n * FAR), Event::Timeout, &mut ready);
+        let seq = ready.persists.last().map(|persist| persist.seq);
+        ready.clear();
+        if let Some(seq) = seq {
+            raft.handle(Tick(n * FAR), Event::Persisted { seq }, &mut ready);
+        }
+        assert_ne!(raft.role(), Role::Leader);
+    }
+}
+
+/// Even behind a commit of its own, one at a time (bug 19).
+pub fn a_second_change_waits_for_the_first() {
+    let (mut raft, mut ready) = leader();
+    raft.handle(Tick(FAR), Event::Persisted { seq: Seq(2) }, &mut ready);
+    let message = Message {
+        term: raft.term(),
+        incarnation: Incarnation(1),
+        echo: Incarnation(1),
+        body: Body::AppendReply { matched: Index(1) },
+    };
+    let from = NodeId(2);
+    raft.handle(Tick(FAR), Event::Receive { from, message, blocks: &mut Vec::new() }, &mut ready);
+    assert_eq!(raft.commit(), Index(1));
+    assert_eq!(change(&mut raft, Step::Demote(NodeId(3)), &mut ready), Some(Ok(Index(2))));
+    let second = change(&mut raft, Step::Remove(NodeId(2)), &mut ready);
+    assert_eq!(second, Some(Err(ChangeRefused::UnderWay)));
+}
+
 /// An older leader's change may be alive somewhere (bug 19).
 pub fn a_new_leader_changes_nothing_before_its_own_entry() {
+    let (mut raft, mut ready) = leader();
+    let answer = change(&mut raft, Step::Remove(NodeId(3)), &mut ready);
+    assert_eq!(answer, Some(Err(ChangeRefused::NotYet)));
+}
+
+fn leader() -> (Raft, Ready) {
     let config = Config::new(NodeId(1), G, voters(), Incarnation(1));
     let mut raft = Raft::new(config, Restored::default(), Tick::ZERO);
     let mut ready = Ready::default();
@@ -42,11 +84,15 @@ pub fn a_new_leader_changes_nothing_before_its_own_entry() {
     raft.handle(Tick(FAR), Event::Persisted { seq: Seq(1) }, &mut ready);
     grant(&mut raft, false, &mut ready);
     assert_eq!(raft.role(), Role::Leader);
+    (raft, ready)
+}
+
+fn change(raft: &mut Raft, step: Step, ready: &mut Ready) -> Option<Result<Index, ChangeRefused>> {
     let mut answer = None;
-    let steps = [Step::Remove(NodeId(3))];
+    let steps = [step];
     let change = Event::ProposeMembership { steps: &steps, force: true, answer: &mut answer };
-    raft.handle(Tick(FAR), change, &mut ready);
-    assert_eq!(answer, Some(Err(ChangeRefused::NotYet)));
+    raft.handle(Tick(FAR), change, ready);
+    answer
 }
 
 fn grant(raft: &mut Raft, pre: bool, ready: &mut Ready) {

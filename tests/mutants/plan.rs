@@ -114,11 +114,13 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::RemovedLeaderCountsItself
         | M::LearnersCount
         | M::JointByNewMajority => sim("members,kill,pause,network", 200),
-        M::SingleStepChange
-        | M::TwoChangesAtOnce
-        | M::KeepCutConfiguration
-        | M::LeaveJointBeforeCommit => sim("members,kill,pause,network", 1500),
-        M::DamagedWinsWithLoss => sim("members,rot", 1500),
+        M::SingleStepChange | M::KeepCutConfiguration | M::LeaveJointBeforeCommit => {
+            sim("members,kill,pause,network", 1500)
+        }
+        M::TwoChangesAtOnce => Some(Way::Story(members::a_second_change_waits_for_the_first)),
+        M::DamagedWinsWithLoss => {
+            Some(Way::Story(members::who_is_alone_by_a_damaged_log_does_not_elect_itself))
+        }
         M::ChangeBeforeOwnCommit => {
             Some(Way::Story(members::a_new_leader_changes_nothing_before_its_own_entry))
         }

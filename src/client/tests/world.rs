@@ -263,6 +263,11 @@ impl World {
                 FrameKind::Hello => self.greet(node, &Hello::read(&frame).unwrap(), &mut reply),
                 FrameKind::Submit => self.propose(node, &mut frame, &mut reply),
                 FrameKind::Query => self.inquire(node, &frame, &mut reply),
+                // Who the members are, after a hint that names nobody in the list.
+                FrameKind::Admin => {
+                    let group = read_query(&frame).unwrap().group;
+                    write_admin_reply(&mut reply, frame.token, group, Err(Refused::NoGroup));
+                }
                 FrameKind::Status => write_status_reply(&mut reply, frame.token, b"{}"),
                 kind => panic!("a client does not send {kind:?}"),
             }

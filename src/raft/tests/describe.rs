@@ -3,6 +3,7 @@
 use super::super::*;
 use super::world::World;
 use crate::block::BlockKind;
+use crate::ids::LogStart;
 
 impl World {
     pub fn describe(&mut self, id: NodeId, ready: &Ready) {

@@ -5,6 +5,7 @@
 use super::super::rng::Rng;
 use super::super::*;
 use super::world::World;
+use crate::membership::Step;
 
 /// What a run may do, out of 1000 steps each.
 struct Faults {

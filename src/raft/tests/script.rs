@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use super::super::*;
 use super::world::{Envelope, World};
 use crate::ids::GroupId;
+use crate::membership::Step;
 use crate::raft::harness::sample_block;
 
 #[test]

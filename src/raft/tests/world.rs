@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::*;
 use crate::block::BlockKind;
-use crate::ids::GroupId;
+use crate::ids::{GroupId, LogStart};
+use crate::membership::Step;
 use crate::raft::harness::sample_block;
 use crate::raft::message::Offer;
 
