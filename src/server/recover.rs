@@ -11,7 +11,8 @@
 //! Step 2 comes last: a crash before it leaves a node that is as suspicious as it was, and the
 //! recovery is begun again; groups that had their entry get another one, which costs an epoch.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -19,14 +20,19 @@ use super::directory::{DataDir, DirectoryError};
 use super::owner;
 use crate::config::NodeConfig;
 use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Term};
+use crate::machine::events::EventStore;
 use crate::membership::Membership;
+use crate::raft::Restored;
 use crate::runtime::entropy::random;
+use crate::runtime::files::SnapshotFiles;
 use crate::runtime::offline;
 use crate::runtime::segments::SegmentFiles;
 use crate::shard::forced::{Forced, begin_anew, known_epoch};
+use crate::shard::snapshots::gather::{GatherError, Gathering};
+use crate::shard::snapshots::start::{Start, log_starts};
 use crate::wal::{
-    Content, Damage, LogShape, Place, Recovered, RecoveredGroup, Suspect, Verdict, Wal, WalConfig,
-    WalError, inspect, recover_from,
+    Content, Damage, LogShape, Place, Recovered, Suspect, Verdict, Wal, WalConfig, WalError,
+    inspect, recover_from,
 };
 
 /// Why nothing was changed.
@@ -36,6 +42,8 @@ pub enum RecoverError {
     Directory(#[from] DirectoryError),
     #[error("shard {shard}: {error}")]
     Log { shard: u32, error: WalError },
+    #[error("shard {shard}: {error}")]
+    Snapshot { shard: u32, error: GatherError },
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: std::io::Error },
     #[error("nothing is lost on this node: start it")]
@@ -135,11 +143,11 @@ impl Stopped {
 
     fn report_shard(&self, shard: u32) -> Result<ShardReport, RecoverError> {
         let (config, identity) = (self.wal_config(shard), self.directory.identity());
-        let (_, mut files) = self.files(shard)?;
-        let mut behind = std::collections::BTreeMap::<GroupId, Index>::new();
+        let (dir, mut files) = self.files(shard)?;
+        let mut behind = BTreeMap::<GroupId, Index>::new();
         let mark = self.directory.durable_mark(shard);
         let shape = LogShape { config, identity };
-        let (found, damage) = inspect(&shape, &mut files, mark, |flush| {
+        let (mut found, damage) = inspect(&shape, &mut files, mark, |flush| {
             for record in flush.records.iter().filter(|_| flush.place == Place::Behind) {
                 if let Content::Blocks { last, .. } = record.content {
                     let highest = behind.entry(record.group).or_default();
@@ -149,16 +157,18 @@ impl Stopped {
         })
         .map_err(|error| RecoverError::Log { shard, error })?;
         let rot = matches!(found.verdict, Verdict::Rot { .. });
+        let (starts, is_lost) = self.starts(shard, &dir, &mut found)?;
         let report = |group: GroupId| {
-            let known = found.groups.get(&group).cloned().unwrap_or_default();
+            let known = starts.get(&group).map(|start| start.restored.clone()).unwrap_or_default();
+            let run = known.terms.last();
             GroupReport {
                 group,
                 last: known.last,
-                last_term: known.last_term(),
+                last_term: run.map_or(known.start.term, |run| run.term),
                 term: known.hard_state.term,
                 commit: known.hard_state.commit.min(known.last),
-                epoch: known.epoch,
-                recovering: rot || self.is_suspect(),
+                epoch: run.map_or(known.start.epoch, |run| run.epoch),
+                recovering: rot || is_lost || self.is_suspect(),
                 behind: if rot {
                     behind.get(&group).copied().unwrap_or_default()
                 } else {
@@ -237,20 +247,47 @@ impl Stopped {
         let mut found = recover_from(config, identity, &mut files, mark).map_err(bad)?;
         let rot = matches!(found.verdict, Verdict::Rot { .. });
         let epoch = random().map_err(io)? as u64;
+        let (starts, is_lost) = self.starts(shard, &dir, &mut found)?;
         let mut wal = Wal::resume(config, identity, epoch, &mut found);
+        let mut groups = log_starts(&mut wal, starts);
         for group in self.groups_of(shard) {
-            let known = found.groups.get(&group).cloned().unwrap_or_default();
-            let survivors = self.survivors(&known, lost);
+            let seen = found.groups.get(&group).map_or(0, |known| known.epoch);
+            let gone = (rot || is_lost) && !self.config.cluster.wal_sync;
+            let epoch = known_epoch(seen, self.directory.epoch(), gone);
+            let left = groups.entry(group).or_default();
+            let survivors = self.survivors(left, lost);
             let me = NodeId(self.config.id);
-            let gone = rot && !self.config.cluster.wal_sync;
-            let epoch = known_epoch(&known, self.directory.epoch(), gone);
-            forced.push(begin_anew(&mut wal, me, group, &known, epoch, survivors.as_ref()));
+            forced.push(begin_anew(&mut wal, me, group, left, epoch, survivors.as_ref()));
         }
         offline::settle(&mut wal, &dir, config.segment_bytes).map_err(bad)
     }
 
+    /// What the groups start from, snapshots included, and whether the front of some log is gone.
+    fn starts(
+        &self,
+        shard: u32,
+        dir: &Path,
+        found: &mut Recovered,
+    ) -> Result<(BTreeMap<GroupId, Start>, bool), RecoverError> {
+        let cluster = &self.config.cluster;
+        let limits = cluster.store.limits();
+        let gathering = Gathering {
+            machine: |_: GroupId| EventStore::new(limits),
+            sessions: cluster.store.session_limits(),
+            config_hash: self.directory.identity().cluster as u64,
+        };
+        let io = |error| RecoverError::Io { path: dir.to_owned(), error };
+        let mut files = SnapshotFiles::create(dir).map_err(io)?;
+        let gathered = gathering.run(&mut files);
+        let snapshots = gathered.map_err(|error| RecoverError::Snapshot { shard, error })?.found;
+        let headless = !found.drop_headless(|group| snapshots.newest(group)).is_empty();
+        let starts = snapshots.starts(&found.groups);
+        let is_lost = headless || starts.values().any(|start| start.is_lost);
+        Ok((starts, is_lost))
+    }
+
     /// Who makes up a group from here on; `None`: nothing changes there.
-    fn survivors(&self, known: &RecoveredGroup, lost: &[NodeId]) -> Option<Membership> {
+    fn survivors(&self, known: &Restored, lost: &[NodeId]) -> Option<Membership> {
         if lost.is_empty() {
             return None;
         }
@@ -264,7 +301,7 @@ impl Stopped {
     }
 
     /// The newest configuration that the log holds, committed or not.
-    fn membership(&self, known: &RecoveredGroup) -> Membership {
+    fn membership(&self, known: &Restored) -> Membership {
         let first = || Membership::of_voters(self.directory.first_voters());
         known.memberships.last().cloned().unwrap_or_else(first)
     }

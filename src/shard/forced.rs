@@ -16,7 +16,8 @@ use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, HardState, Index, NodeId, Term};
 use crate::membership::Membership;
 use crate::mutants::{self, Mutant};
-use crate::wal::{RecoveredGroup, Wal};
+use crate::raft::{Restored, TermRun};
+use crate::wal::Wal;
 
 /// Nodes that are gone may have led, and others that remain may have voted, in terms that this node
 /// has not heard of. No cluster counts so far while one of its nodes looks away: pre-vote keeps terms
@@ -38,80 +39,92 @@ pub struct Forced {
     pub epoch: u32,
 }
 
-/// Stages the entry of one group, to be synced before anybody relies on it. `known_epoch`: the new one
-/// is above it and above all that the log names, see [`known_epoch`]. `survivors`: those who make up
-/// the group from here on; `None` for a node that is alone.
+/// Stages the entry of one group, to be synced before anybody relies on it, and adds it to what the
+/// group starts from. `known_epoch`: the new one is above it, see [`known_epoch`]. `survivors`: those
+/// who make up the group from here on; `None` for a node that is alone.
 pub fn begin_anew(
     wal: &mut Wal,
     node: NodeId,
     group: GroupId,
-    found: &RecoveredGroup,
+    left: &mut Restored,
     known_epoch: u32,
     survivors: Option<&Membership>,
 ) -> Forced {
-    let before = found.hard_state.term.max(found.last_term());
-    let above = before.plus(if survivors.is_some() { TERM_LEAP } else { 1 });
-    let next_epoch = found.epoch.max(known_epoch).saturating_add(1);
+    let run = left.terms.last();
+    let (last_term, last_epoch) = run.map_or((Term::ZERO, 0), |run| (run.term, run.epoch));
+    let known_term = left.hard_state.term.max(last_term).max(left.start.term);
+    let above = known_term.plus(if survivors.is_some() { TERM_LEAP } else { 1 });
+    let found_epoch = last_epoch.max(left.start.epoch);
+    let next_epoch = found_epoch.max(known_epoch).saturating_add(1);
     let term = above.max(Term(u64::from(next_epoch) * TERMS_PER_EPOCH));
-    let commit = found.hard_state.commit.min(found.last);
-    wal.hard_state(group, HardState { term, vote: Some(node), commit });
     let grows = !mutants::is(Mutant::RecoverWithoutEpoch);
-    let epoch = if grows { next_epoch } else { found.epoch };
-    let index = found.last.next();
+    let epoch = if grows { next_epoch } else { found_epoch };
+    let index = left.last.next();
+    let commit = left.hard_state.commit.min(left.last);
+    left.hard_state = HardState { term, vote: Some(node), commit };
+    wal.hard_state(group, left.hard_state);
     let mut block = match survivors {
         None => Block::noop(group),
         Some(membership) => {
             let mut body = Vec::new();
             Membership { index: Index::ZERO, ..membership.clone() }.encode(&mut body);
+            left.memberships.push(Membership { index, ..membership.clone() });
             Block::special(group, BlockKind::Membership, body.into())
         }
     };
     block.stamp(term, index, epoch);
     wal.append(group, &[block], false, true);
+    left.terms.push(TermRun { first: index, term, epoch });
+    left.last = index;
     Forced { group, index, term, epoch }
 }
 
-/// An epoch that no entry of the group can have been above. What is whole says so itself, and the boot
-/// record remembers the `recorded` one of an operator. Damage may have taken epochs that elections
-/// began, if the group does not sync and `may_be_gone`: those are few.
-pub fn known_epoch(found: &RecoveredGroup, recorded: u32, may_be_gone: bool) -> u32 {
-    let known = found.epoch.max(recorded);
+/// An epoch that no entry of the group can have been above: `found` in its log, whole or behind damage,
+/// or `recorded` in the boot record. Damage may have taken epochs that elections began, if the group
+/// does not sync and `may_be_gone`: those are few.
+pub fn known_epoch(found: u32, recorded: u32, may_be_gone: bool) -> u32 {
+    let known = found.max(recorded);
     if may_be_gone { known | 0xff } else { known }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::{LogIdentity, TermStart, WalConfig};
+    use crate::ids::LogStart;
+    use crate::wal::{LogIdentity, WalConfig};
 
     fn wal() -> Wal {
         let identity = LogIdentity { cluster: 1, node: 1, disk: 1 };
         Wal::create(WalConfig::default(), identity, 1)
     }
 
-    fn found(term: u64, epoch: u32) -> RecoveredGroup {
+    fn left(term: u64, epoch: u32) -> Restored {
         let hard_state = HardState { term: Term(term), vote: None, commit: Index(0) };
-        let terms = vec![TermStart { first: Index(1), term: Term(term - 1), epoch }];
-        RecoveredGroup { hard_state, terms, epoch, ..RecoveredGroup::default() }
+        let start = LogStart { index: Index(0), term: Term(0), epoch };
+        Restored { hard_state, start, ..Restored::default() }
     }
 
     #[test]
     fn a_group_begins_anew_above_all_terms_and_epochs_that_are_left() {
         let (me, group) = (NodeId(1), GroupId(3));
-        let forced = begin_anew(&mut wal(), me, group, &found(7, 2), 0, None);
+        let mut found = left(7, 2);
+        let forced = begin_anew(&mut wal(), me, group, &mut found, 0, None);
         let term = Term(3 * TERMS_PER_EPOCH);
         assert_eq!(forced, Forced { group, index: Index(1), term, epoch: 3 });
-        let old = begin_anew(&mut wal(), me, group, &found(1 << 40, 2), 0, None);
+        assert_eq!((found.last, found.hard_state.term), (Index(1), term));
+        let old = begin_anew(&mut wal(), me, group, &mut left(1 << 40, 2), 0, None);
         assert_eq!(old.term, Term((1 << 40) + 1));
         let survivors = Membership::of_voters(vec![me]);
-        let forced = begin_anew(&mut wal(), me, group, &found(7, 2), 5, Some(&survivors));
+        let mut found = left(7, 2);
+        let forced = begin_anew(&mut wal(), me, group, &mut found, 5, Some(&survivors));
         assert_eq!((forced.term, forced.epoch), (Term(7 + TERM_LEAP), 6));
+        assert_eq!(found.memberships[0].index, Index(1));
     }
 
     #[test]
     fn an_epoch_that_damage_may_have_taken_is_left_out() {
-        assert_eq!(known_epoch(&found(7, 2), 0, false), 2);
-        assert_eq!(known_epoch(&found(7, 2), 4, false), 4, "the boot record remembers it");
-        assert_eq!(known_epoch(&found(7, 2), 4, true), 255);
+        assert_eq!(known_epoch(2, 0, false), 2);
+        assert_eq!(known_epoch(2, 4, false), 4, "the boot record remembers it");
+        assert_eq!(known_epoch(2, 4, true), 255);
     }
 }

@@ -10,14 +10,14 @@ use super::subject::{Observed, Subject};
 use super::trace::What;
 use super::world::World;
 use crate::ids::{GroupId, Incarnation, NodeId};
-use crate::shard::forced::{Forced, begin_anew, known_epoch};
+use crate::shard::forced::{begin_anew, known_epoch};
 use crate::shard::snapshots::Found;
 use crate::shard::snapshots::gather::{Gathered, Gathering};
 use crate::shard::snapshots::start::{Start, log_starts};
 use crate::shard::{Output, Shard};
 use crate::wal::Recovered as FoundLog;
 use crate::wal::{
-    BootError, BootRecord, LogIdentity, Opening, Suspect, TermStart, Verdict, Wal, recover_from,
+    BootError, BootRecord, LogIdentity, Opening, Suspect, Verdict, Wal, recover_from,
 };
 
 /// The cluster's id.
@@ -180,22 +180,22 @@ impl<S: Subject> World<S> {
         let host = &mut self.hosts[at];
         host.shadow = host.shadow.restarted(&found);
         let mut wal = Wal::resume(wal_config(&self.shape, shard), mine, epoch, &mut found);
-        let alone = self.shape.nodes == 1;
-        let suspect = match found.verdict {
-            Verdict::Rot { .. } if alone => {
-                self.accept_loss(node, shard, &mut wal, &mut found);
-                Suspect::Nothing
-            }
-            _ => suspect,
-        };
         let starts = snapshots.starts(&found.groups);
         if !self.judge_starts(node, &starts) {
             return false;
         }
         let mut machines = self.subject.machines();
         let machine = move |group: GroupId| Observed::new(machines(group));
+        let mut groups = log_starts(&mut wal, starts);
+        let alone = self.shape.nodes == 1;
+        let suspect = match found.verdict {
+            Verdict::Rot { .. } if alone => {
+                self.accept_loss(node, shard, &mut wal, &found, &mut groups);
+                Suspect::Nothing
+            }
+            _ => suspect,
+        };
         let config = shard_config(&self.shape, node, incarnation, shard, suspect);
-        let groups = log_starts(&mut wal, starts);
         let started = Shard::with_snapshots(config, wal, groups, snapshots, machine, now);
         let host = &mut self.hosts[at];
         host.seen.clear();
@@ -266,22 +266,23 @@ impl<S: Subject> World<S> {
 
     /// Nobody can give back what a node that is alone has lost: an operator goes on without it. The
     /// shard does not speak before that is durable, like all that recovery found.
-    fn accept_loss(&mut self, node: usize, shard: u32, wal: &mut Wal, found: &mut FoundLog) {
+    fn accept_loss(
+        &mut self,
+        node: usize,
+        shard: u32,
+        wal: &mut Wal,
+        found: &FoundLog,
+        groups: &mut Recovered,
+    ) {
         self.note_node(node, "goes on by an operator's word, shard", u64::from(shard));
         let mut highest = 0;
         for group in (shard..self.shape.groups).step_by(self.shape.shards as usize).map(GroupId) {
-            let known = found.groups.entry(group).or_default();
+            let seen = found.groups.get(&group).map_or(0, |known| known.epoch);
             let recorded = self.nodes[node].record.as_ref().map_or(0, |record| record.epoch);
-            let least = known_epoch(known, recorded, !self.shape.syncs(group));
-            let forced = begin_anew(wal, node_id(node), group, known, least, None);
-            let Forced { index, term, epoch, .. } = forced;
-            highest = highest.max(epoch);
-            if known.terms.is_empty() {
-                known.first = index;
-            }
-            known.terms.push(TermStart { first: index, term, epoch });
-            (known.last, known.epoch) = (index, epoch);
-            (known.hard_state.term, known.hard_state.vote) = (term, Some(node_id(node)));
+            let least = known_epoch(seen, recorded, !self.shape.syncs(group));
+            let left = groups.entry(group).or_default();
+            let forced = begin_anew(wal, node_id(node), group, left, least, None);
+            highest = highest.max(forced.epoch);
             if let Err((rule, what)) = self.oracle.forced(&forced) {
                 self.fail(rule, what);
             }
