@@ -14,7 +14,7 @@ use crate::shard::forced::{begin_anew, known_epoch};
 use crate::shard::snapshots::Found;
 use crate::shard::snapshots::gather::{Gathered, Gathering};
 use crate::shard::snapshots::start::{Start, log_starts};
-use crate::shard::{Output, Shard};
+use crate::shard::{Output, Recovered, Shard};
 use crate::wal::Recovered as FoundLog;
 use crate::wal::{
     BootError, BootRecord, LogIdentity, Opening, Suspect, Verdict, Wal, recover_from,
