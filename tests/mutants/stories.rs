@@ -294,7 +294,7 @@ fn follower() -> (Raft, Ready) {
     let (first, last) = (Index(1), Index(2));
     let terms = vec![TermRun { first, term: Term(1), epoch: 0 }];
     let hard_state = HardState { term: Term(1), vote: None, commit: first };
-    let restored = Restored { hard_state, terms, first, last, recovering: false };
+    let restored = Restored { hard_state, terms, last, ..Restored::default() };
     (Raft::new(config, restored, Tick::ZERO), Ready::default())
 }
 
