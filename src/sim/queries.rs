@@ -78,7 +78,9 @@ impl<S: Subject> World<S> {
         if self.clients[at].questions.open.len() >= OPEN_MAX {
             return;
         }
-        let consistency = Consistency::ALL[self.client_rng.below(4) as usize];
+        let drawn = Consistency::ALL[self.client_rng.below(4) as usize];
+        // After the trouble each group owes one linearizable answer, so that is what is asked for.
+        let consistency = self.healed_at.map_or(drawn, |_| Consistency::Linearizable);
         self.stats.questions += 1;
         let ask = Ask {
             number: self.stats.questions,
