@@ -170,9 +170,18 @@ fn control_without_sync_and_all_power_gone_a_suffix_is_lost_and_the_replicas_agr
 #[cfg(feature = "mutants")]
 #[test]
 fn mutant_a_node_that_does_not_sync_is_seen_to_lose_what_it_acknowledged() {
-    let Some(lost) = lost_with_everybody(Spec { mutant: Some("no-sync"), ..Spec::default() })
-    else {
-        return;
+    let spec = Spec { mutant: Some("no-sync"), ..Spec::default() };
+    // Whoever names as durable what is not can even lose something out of the middle.
+    let seen = std::panic::catch_unwind(|| lost_with_everybody(spec));
+    let is_hole = |cause: &Box<dyn std::any::Any + Send>| {
+        cause.downcast_ref::<String>().is_some_and(|text| text.starts_with("a hole before"))
     };
-    assert!(lost.iter().any(|&n| n > 0), "acknowledged without sync, and nobody saw it");
+    match seen {
+        Ok(None) => {}
+        Ok(Some(lost)) => {
+            assert!(lost.iter().any(|&n| n > 0), "acknowledged without sync, and nobody saw it");
+        }
+        Err(cause) if is_hole(&cause) => {}
+        Err(cause) => std::panic::resume_unwind(cause),
+    }
 }
