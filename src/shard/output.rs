@@ -9,7 +9,7 @@ use crate::wal::{DiskOp, WalError};
 #[derive(Debug, Default)]
 pub struct Output {
     pub disk: Vec<DiskOp>,
-    /// On the files of snapshots; answered by [`Shard::file_done`].
+    /// On the files of snapshots; answered by [`Shard::file_done`](super::Shard::file_done).
     pub files: Vec<FileOp>,
     /// For the log of events.
     pub transitions: Vec<Transition>,

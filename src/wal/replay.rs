@@ -137,12 +137,12 @@ impl Replay {
         let first = first_index(record.payload)?;
         let truncates = record.header.flags & FLAG_TRUNCATES != 0;
         let known = self.groups.entry(group).or_default();
+        if known.start.is_some_and(|start| first <= start.index) {
+            return Err("entries that a snapshot holds, behind the record that says so");
+        }
         if truncates {
             if !known.terms.is_empty() && first > known.last.next() {
                 return Err("a truncation behind the end");
-            }
-            if known.start.is_some_and(|start| first <= start.index) {
-                return Err("a truncation of what a snapshot holds");
             }
             known.cut(first);
         } else if known.last.next() != first {

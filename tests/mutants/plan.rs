@@ -96,7 +96,7 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::CommitPastMatched => sim("all", 400),
         M::CountOldVotes => sim("kill,pause,network", 1500),
         M::ReadBeforeApplied => sim("all", 60),
-        M::ReadWithoutRound => sim("pause,partition,one-way,bridge", 600),
+        M::ReadWithoutRound => Some(Way::Story(reads::a_deposed_leader_answers_nothing)),
         M::OldContextCounts => Some(Way::Story(reads::a_deposed_leader_answers_nothing)),
         M::ReadBeforeCommitInTerm => {
             Some(Way::Story(reads::a_new_leader_knows_what_is_committed_after_its_own_entry))
