@@ -76,6 +76,7 @@ pub fn begin_anew(
     wal.append(group, &[block], false, true);
     left.terms.push(TermRun { first: index, term, epoch });
     left.last = index;
+    (left.recovering, left.damaged) = (false, false);
     Forced { group, index, term, epoch }
 }
 

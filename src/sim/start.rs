@@ -116,10 +116,13 @@ impl<S: Subject> World<S> {
         state.may_rot &= state.found_rot || astray || volatile;
         state.may_fail &= armed || state.may_rot;
         let accepted = std::mem::take(&mut state.accepted);
-        if std::mem::take(&mut state.found_rot) {
-            state.rewrite(|record| match accepted {
-                0 => record.recovering = Suspect::Everything,
-                epoch => record.epoch = record.epoch.max(epoch),
+        let found_rot = std::mem::take(&mut state.found_rot);
+        if found_rot || accepted > 0 {
+            // An operator's word ends the suspicion once what it forced is durable.
+            state.rewrite(|record| {
+                let suspect = if found_rot { Suspect::Everything } else { Suspect::Nothing };
+                record.recovering = record.recovering.max(suspect);
+                record.epoch = record.epoch.max(accepted);
             });
             state.boot.sync();
         }
@@ -186,15 +189,13 @@ impl<S: Subject> World<S> {
         }
         let mut machines = self.subject.machines();
         let machine = move |group: GroupId| Observed::new(machines(group));
+        let is_lost = starts.values().any(|start| start.is_lost);
         let mut groups = log_starts(&mut wal, starts);
-        let alone = self.shape.nodes == 1;
-        let suspect = match found.verdict {
-            Verdict::Rot { .. } if alone => {
-                self.accept_loss(node, shard, &mut wal, &found, &mut groups);
-                Suspect::Nothing
-            }
-            _ => suspect,
-        };
+        let mut suspect = suspect;
+        if self.shape.nodes == 1 && (is_lost || suspect == Suspect::Everything) {
+            self.accept_loss(node, shard, &mut wal, &found, &mut groups);
+            suspect = Suspect::Nothing;
+        }
         let config = shard_config(&self.shape, node, incarnation, shard, suspect);
         let started = Shard::with_snapshots(config, wal, groups, snapshots, machine, now);
         let host = &mut self.hosts[at];
