@@ -70,6 +70,54 @@ pub const REGRESSIONS: &[Regression] = &[
         options: Options::default,
         why: "votes waited longer for the disk than candidates for votes",
     },
+    Regression {
+        seed: 1795289591002,
+        options: Options::default,
+        why: "whoever was alone in an old configuration won with a loss that a minority had seen",
+    },
+    Regression {
+        seed: 9600756,
+        options: long,
+        why: "a renamed snapshot whose directory was not synced was relied on",
+    },
+    Regression {
+        seed: 9600298,
+        options: Options::default,
+        why: "a flipped bit in the version of a snapshot refused the start",
+    },
+    Regression { seed: 9600527, options: Options::default, why: "the same" },
+    Regression {
+        seed: 9600115,
+        options: Options::default,
+        why: "a node that had joined snapshotted before it knew of voters",
+    },
+    Regression { seed: 9600206, options: long, why: "the same" },
+    Regression {
+        seed: 9600199,
+        options: long,
+        why: "segments that the log let go overtook leftovers, and one became the beginning",
+    },
+    Regression { seed: 9800041, options: Options::default, why: "the same" },
+    Regression {
+        seed: 4900039,
+        options: Options::default,
+        why: "a leader slept with an entry that was not committed",
+    },
+    Regression {
+        seed: 900064,
+        options: Options::default,
+        why: "members that could not be reached held all places of the sender of snapshots",
+    },
+    Regression {
+        seed: 8842000027,
+        options: Options::default,
+        why: "a node that was taken out sent clients to its last leader for ever",
+    },
+    Regression {
+        seed: 2000003882,
+        options: long,
+        why: "the simulator: a request reached a process by a connection to the one before it",
+    },
     Regression { seed: 5, options: Options::default, why: "much happens in it" },
 ];
 

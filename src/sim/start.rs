@@ -213,7 +213,10 @@ impl<S: Subject> World<S> {
         }
         host.shard = Some(started);
         host.out = Output::default();
-        host.conns.fill(0);
+        // What was sent to the process before this one is lost with its connections.
+        for (conn, client) in host.conns.iter_mut().zip(&mut self.clients) {
+            *conn = client.next_life();
+        }
         (host.serving, host.dirty) = (false, true);
         true
     }

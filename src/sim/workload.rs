@@ -108,6 +108,12 @@ impl Client {
         self.conns[host]
     }
 
+    /// Numbers another connection.
+    pub fn next_life(&mut self) -> u32 {
+        self.next_conn += 1;
+        self.next_conn - 1
+    }
+
     /// When something is to be sent.
     fn due(&self) -> Option<u64> {
         let blocks = self.sessions.iter().flat_map(|s| &s.open).map(|open| open.due).min();
@@ -293,8 +299,7 @@ impl<S: Subject> World<S> {
         }
         let client = &mut self.clients[at];
         if client.conns[host] == 0 {
-            client.conns[host] = client.next_conn;
-            client.next_conn += 1;
+            client.conns[host] = client.next_life();
         }
         let life = client.conns[host];
         if self.client_rng.chance(LOST) {
