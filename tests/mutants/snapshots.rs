@@ -1,8 +1,8 @@
 //! Snapshots on their way from one shard to another.
 
 use ringraft::ids::NodeId;
+use ringraft::rng::Rng;
 use ringraft::shard::snapshots::SnapshotConfig;
-use ringraft::sim::rng::Rng;
 
 use super::shards::Trio;
 
