@@ -46,6 +46,17 @@ impl Configurations {
         }
     }
 
+    /// What a node's core knows.
+    fn note_books(&mut self, raft: &Raft) {
+        for membership in raft.memberships() {
+            let term = raft.log().term_at(membership.index).unwrap_or_default();
+            self.note(term, membership);
+            if membership.index <= raft.commit() {
+                self.note_committed(membership.index, term);
+            }
+        }
+    }
+
     /// The entry at `index` is committed with `term`.
     pub fn note_committed(&mut self, index: Index, term: Term) {
         if index > self.committed.0 && self.known.contains_key(&(index, term)) {
@@ -123,9 +134,10 @@ impl<S: Subject> World<S> {
     fn look_at_configurations(&mut self) {
         for node in 0..self.nodes.len() {
             for host in self.hosts_of(node) {
-                let Some(shard) = self.hosts[host].shard.take() else { continue };
-                shard.groups().for_each(|view| self.note_books(view.raft()));
-                self.hosts[host].shard = Some(shard);
+                let Some(shard) = &self.hosts[host].shard else { continue };
+                for view in shard.groups() {
+                    self.configurations[view.raft().group().0 as usize].note_books(view.raft());
+                }
             }
         }
     }
@@ -144,22 +156,13 @@ impl<S: Subject> World<S> {
     }
 
     /// Configurations that are news, and what was committed of them.
-    pub(super) fn note_configurations(&mut self, node: usize, raft: &Raft) {
-        self.note_books(raft);
-        let (index, group) = (raft.membership().index, raft.group());
+    pub(super) fn note_configurations(&mut self, node: usize, host: usize, group: GroupId) {
+        let shard = self.hosts[host].shard.as_ref().expect("it has just had its turn");
+        let Some(view) = shard.group(group) else { return };
+        self.configurations[group.0 as usize].note_books(view.raft());
+        let index = view.raft().membership().index;
         let what = What::Members { node: node as u32 + 1, group, index };
         self.trace.note(self.now, what);
-    }
-
-    fn note_books(&mut self, raft: &Raft) {
-        let books = &mut self.configurations[raft.group().0 as usize];
-        for membership in raft.memberships() {
-            let term = raft.log().term_at(membership.index).unwrap_or_default();
-            books.note(term, membership);
-            if membership.index <= raft.commit() {
-                books.note_committed(membership.index, term);
-            }
-        }
     }
 }
 
