@@ -5,6 +5,7 @@
 //! synced, the logs recovered, and only then does a thread accept a connection.
 
 mod admin;
+mod choice;
 pub mod directory;
 pub mod embedded;
 mod error;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::error::StartError;
 use super::keeper::Keeper;
-use super::recovery::{self, Opened, States};
+use super::recovery::{self, Helpers, Opened, States};
 use crate::block::BLOCK_BYTES_MAX;
 use crate::config::NodeConfig;
 use crate::ids::{GroupId, Incarnation, Lsn, NodeId};
@@ -129,13 +129,17 @@ impl ShardPlan {
         let (groups, shards, shard) =
             (self.config.cluster.groups, self.config.cluster.shards, self.shard);
         let ours = |group: GroupId| group.0 < groups && group.0 % shards == shard;
-        let alone = self.config.cluster.nodes.len() == 1;
+        let helpers = Helpers {
+            me: NodeId(self.config.id),
+            known: self.keeper.with(|directory| directory.other_nodes()),
+            listed: self.config.cluster.nodes.iter().any(|node| node.id != self.config.id),
+        };
         let limits = self.config.cluster.store.limits();
         let machine = move |_: GroupId| EventStore::new(limits);
         let sessions = self.config.cluster.store.session_limits();
         let states = States { machine, sessions, config_hash: self.config_hash() };
-        let opened =
-            recovery::open(wal_config, self.identity, &self.dir, self.mark, alone, ours, states)?;
+        let (identity, mark) = (self.identity, self.mark);
+        let opened = recovery::open(wal_config, identity, &self.dir, mark, &helpers, ours, states)?;
         let Opened { wal, groups, snapshots, rot, lost } = opened;
         let found = self.members(rot || lost, &groups);
         let config = self.shard_config(rot);
