@@ -250,7 +250,7 @@ impl Node {
         if !matches!(error, WalError::Lost { error: ReadError::Rot { .. }, .. }) {
             return;
         }
-        if let Err(error) = self.keeper.with(|directory| directory.mark_rot()) {
+        if let Err(error) = self.keeper.mark_rot() {
             error!(%error, "the damage was not recorded; run `ringraft wal verify` before the next start");
         }
     }
