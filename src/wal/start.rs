@@ -13,6 +13,7 @@
 
 use zerocopy::IntoBytes;
 
+use super::index::GroupLog;
 use super::record::{
     FLAG_ANEW, KIND_LOG_START, LOG_START_BYTES, LogStartBytes, RECORD_HEADER_BYTES, record_header,
 };
@@ -88,14 +89,18 @@ impl Wal {
 
     /// Groups whose entries hold the front segment, when the log takes more than `bytes_max` bytes:
     /// they are to be snapshotted, so that it can go. Walks over all groups.
-    pub fn pinning(&self, bytes_max: u64) -> impl Iterator<Item = GroupId> + '_ {
-        let over = self.segments.refs.len() as u64 * self.config.segment_bytes > bytes_max;
-        let front = self.segments.front().filter(|_| over);
-        let holds = move |log: &super::index::GroupLog| {
-            let lowest = log.runs.front().map(|run| self.config.segment_of(run.lsn));
-            front.is_some() && lowest == front
-        };
-        self.index.groups.iter().filter(move |(_, log)| holds(log)).map(|(group, _)| *group)
+    ///
+    /// A front that is held by states alone is moved here as well: it may have come up when the one
+    /// before it went, and no group may ever cut its log again.
+    pub fn pinning(&mut self, bytes_max: u64) -> Vec<GroupId> {
+        if self.log_bytes() <= bytes_max || self.poisoned.is_some() {
+            return Vec::new();
+        }
+        self.move_front();
+        let Some(front) = self.segments.front() else { return Vec::new() };
+        let lowest = |log: &GroupLog| log.runs.front().map(|run| self.config.segment_of(run.lsn));
+        let holds = |(_, log): &(&GroupId, &GroupLog)| lowest(log) == Some(front);
+        self.index.groups.iter().filter(holds).map(|(group, _)| *group).collect()
     }
 
     /// Bytes of the files that hold the log.

@@ -84,8 +84,7 @@ impl<M: StateMachine> Shard<M> {
             return;
         }
         self.snapshots.looks_at = now.plus(LOOK_US);
-        let pinning: Vec<GroupId> = self.wal.pinning(bytes_max).collect();
-        for group in pinning {
+        for group in self.wal.pinning(bytes_max) {
             let Some(local) = self.local(group) else { continue };
             let state = &self.groups[local as usize];
             let snapshot = state.snapshot.start.index;
