@@ -226,12 +226,18 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// Gives up what the newest snapshot holds as well, but for a tail that followers may still need.
-    /// `all`: no tail, the log is too long.
+    /// `all`: no tail, the log is too long; but for one that a snapshot on its way needs, as long as
+    /// there are files left for that.
     pub(super) fn cut_log(&mut self, now: Tick, local: u32, all: bool) {
         let group = &self.groups[local as usize];
         let (raft, id) = (&group.raft, group.raft.group());
         let newest = group.snapshot.start.index;
-        let target = if all { newest } else { self.tail_from(now, raft, newest) };
+        let target = match all {
+            // What is on its way to a follower would be sent for nothing, again and again.
+            true if self.wal.is_crowded() => newest,
+            true => self.least_sent(raft, newest),
+            false => self.tail_from(now, raft, newest),
+        };
         // A group whose front is wanted gives up what it can; others are cut where a record ends.
         let edge = if target == newest { Some(newest) } else { self.wal.edge_at_most(id, target) };
         let begins = raft.log().start().index;
@@ -255,6 +261,11 @@ impl<M: StateMachine> Shard<M> {
             let slowest = live.map(|(_, p)| p.matched()).min().unwrap_or(newest);
             target = target.min(slowest.max(back(entries)));
         }
+        self.least_sent(raft, target)
+    }
+
+    /// `target`, or as far back as the log has to go on from a snapshot that is being sent.
+    fn least_sent(&self, raft: &Raft, target: Index) -> Index {
         let sending = self.snapshots.sending.iter().filter(|s| s.group == raft.group());
         sending.map(|s| s.offer.start.index).fold(target, Index::min)
     }
