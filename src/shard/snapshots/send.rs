@@ -33,7 +33,8 @@ pub(super) struct Sending {
     held: u64,
     /// Through here chunks were sent.
     sent: u64,
-    reading: Option<FileOpId>,
+    /// A read that is under way, and the offset of what it brings. By then `sent` may be another.
+    reading: Option<(FileOpId, u64)>,
     /// When it last got further, or began.
     moved_at: Tick,
     /// When it was last offered again.
@@ -42,7 +43,7 @@ pub(super) struct Sending {
 
 impl Sending {
     pub fn waits_for(&self, op: FileOpId) -> bool {
-        self.reading == Some(op)
+        self.reading.is_some_and(|(reading, _)| reading == op)
     }
 }
 
@@ -149,13 +150,13 @@ impl<M: StateMachine> Shard<M> {
         let len = u64::from(config.chunk_bytes).min(offer.size - sent) as u32;
         let file = FileName::Snapshot(group, offer.start.index);
         let op = self.snapshots.op();
-        self.snapshots.sending[at].reading = Some(op);
+        self.snapshots.sending[at].reading = Some((op, sent));
         self.snapshots.ops.push(FileOp::Read { op, file, offset: sent, len });
     }
 
     pub(super) fn chunk_read(&mut self, now: Tick, at: usize, result: Result<FileDone, DiskError>) {
         let sending = &mut self.snapshots.sending[at];
-        sending.reading = None;
+        let offset = sending.reading.take().map_or(sending.sent, |(_, offset)| offset);
         let (local, to) = (sending.local, sending.to);
         let Ok(FileDone::Read { bytes }) = result else {
             let group = sending.group;
@@ -165,7 +166,10 @@ impl<M: StateMachine> Shard<M> {
             return self.step(now, local, Event::SnapshotFailed { to });
         };
         let Offer { start, size, checksum } = sending.offer;
-        let offset = sending.sent;
+        if offset != sending.sent {
+            // It was begun again from elsewhere meanwhile; these bytes belong to another place.
+            return self.send_on(at);
+        }
         sending.sent = (offset + bytes.len() as u64).min(size);
         self.snapshots.stats.sent_bytes += bytes.len() as u64;
         let body = Body::SnapshotChunk { index: start.index, offset, size, checksum };
