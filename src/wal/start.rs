@@ -108,6 +108,11 @@ impl Wal {
         self.segments.refs.len() as u64 * self.config.segment_bytes
     }
 
+    /// Most of the files that there may be hold the log already.
+    pub fn is_crowded(&self) -> bool {
+        4 * self.segments.refs.len() as u64 > 3 * u64::from(self.config.segments_max)
+    }
+
     /// The lowest segment of the log.
     pub fn front_segment(&self) -> Option<super::SegmentNo> {
         self.segments.front()

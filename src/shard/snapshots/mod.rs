@@ -154,7 +154,7 @@ impl<M> Snapshots<M> {
 
     /// A file that a newer one has replaced goes, unless a follower is being sent it.
     fn retire(&mut self, group: GroupId, index: Index) {
-        if index > Index::ZERO {
+        if index > Index::ZERO && !self.superseded.contains(&(group, index)) {
             self.superseded.push((group, index));
         }
         self.remove_superseded();

@@ -307,8 +307,15 @@ impl<M: StateMachine> Shard<M> {
         let group = &mut self.groups[local as usize];
         if !group.raft.wants_snapshot(&start) || group.raft.role() == Role::Leader {
             // The log has got further meanwhile, by entries.
-            if start.index > group.snapshot.start.index {
+            let newest = group.snapshot.start.index;
+            if start.index == newest {
+                // The leader's file has taken the place of the one that was taken here.
+                (group.snapshot, group.snapshot_bad) = (offer, false);
+                self.stop_sending(|s| s.group == id && s.offer.start == start && s.offer != offer);
+            } else if start.index > newest {
                 self.snapshots.remove(FileName::Snapshot(id, start.index));
+            } else {
+                self.snapshots.retire(id, start.index);
             }
             return;
         }
