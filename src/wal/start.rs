@@ -5,6 +5,7 @@
 //!                                                                        │ once it is durable
 //! front segment held by hard states and log starts alone ──▶ these are   ▼
 //! logged again at the head ─────────────────────────────────▶ segment used again
+//! ... or by entries that nobody can say are committed ──▶ likewise, in one flush
 //! ```
 //!
 //! The order is what matters (bugs.md 13, 14): a record that takes a need away is durable before the
@@ -18,6 +19,7 @@ use super::record::{
     FLAG_ANEW, KIND_LOG_START, LOG_START_BYTES, LogStartBytes, RECORD_HEADER_BYTES, record_header,
 };
 use super::{NEVER, Wal};
+use crate::block::Block;
 use crate::ids::{GroupId, Index, LogStart, Lsn};
 
 impl Wal {
@@ -80,6 +82,35 @@ impl Wal {
                 }
             }
         }
+    }
+
+    /// Whether what the group has logged from `from` on is little enough to be logged again.
+    pub fn may_log_again(&self, group: GroupId, from: Index) -> bool {
+        let runs = self.index.runs_from(group, from);
+        let bytes = runs.map(|runs| runs.map(|run| u64::from(run.bytes)).sum::<u64>());
+        bytes.is_some_and(|bytes| bytes <= self.again_bytes_max())
+    }
+
+    /// Of one group at once: it goes out in one write, and votes wait behind it.
+    fn again_bytes_max(&self) -> u64 {
+        (4 * u64::from(self.config.flush_bytes_max)).min(self.config.segment_bytes / 4)
+    }
+
+    /// Logs entries again that hold the front and that no snapshot can stand for: `blocks` are all
+    /// that the group has, from `first` to its last, and all of them are written. `false`: they are
+    /// too many.
+    ///
+    /// They replace themselves in **one** flush. A crash leaves the old copy, or all of the new one;
+    /// the old one is not touched before the new one is durable. Cut in two, the first half would
+    /// replace more than it brings.
+    pub fn log_again(&mut self, group: GroupId, blocks: &[Block]) -> bool {
+        let bytes: usize = blocks.iter().map(|block| block.size() + RECORD_HEADER_BYTES).sum();
+        if self.poisoned.is_some() || blocks.is_empty() || bytes as u64 > self.again_bytes_max() {
+            return false;
+        }
+        self.writer.fit(bytes);
+        self.append(group, blocks, true, true);
+        true
     }
 
     /// Where a group's log may be cut: the highest edge of its records at or below `index`.

@@ -18,6 +18,7 @@
 
 pub mod files;
 pub mod gather;
+mod pinned;
 mod receive;
 mod send;
 pub mod start;
@@ -26,6 +27,7 @@ mod take;
 use std::collections::VecDeque;
 
 pub use self::files::{FileDone, FileName, FileOp, FileOpId};
+use self::pinned::Moving;
 use self::receive::Receiving;
 use self::send::Sending;
 use self::start::Loaded;
@@ -120,6 +122,7 @@ pub(super) struct Snapshots<M> {
     /// Nothing new is begun before.
     rests_until: Tick,
     looks_at: Tick,
+    moving: Vec<Moving>,
     pub stats: SnapshotStats,
 }
 
@@ -136,6 +139,7 @@ impl<M> Snapshots<M> {
             superseded: Vec::new(),
             rests_until: Tick::ZERO,
             looks_at: Tick::ZERO,
+            moving: Vec::new(),
             stats: SnapshotStats::default(),
         };
         useless.into_iter().for_each(|file| new.remove(file));

@@ -77,7 +77,7 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// A log over its bound: the groups that hold its front give that up, or are snapshotted so that
-    /// they can.
+    /// they can; entries that are not committed go to the head.
     pub(super) fn look_at_log(&mut self, now: Tick) {
         let bytes_max = self.config.snapshots.log_bytes_max;
         if now < self.snapshots.looks_at || self.wal.log_bytes() <= bytes_max {
@@ -93,6 +93,8 @@ impl<M: StateMachine> Shard<M> {
             }
             if self.groups[local as usize].applied > snapshot {
                 self.want_snapshot(local);
+            } else {
+                self.log_again(local);
             }
         }
     }

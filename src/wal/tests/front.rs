@@ -1,8 +1,8 @@
 //! What holds the front of the log, and how it goes.
 
 use super::disk::Disk;
-use super::story::{ME, Story, small};
-use crate::ids::GroupId;
+use super::story::{ME, Story, read_back, small};
+use crate::ids::{GroupId, Index};
 use crate::wal::{SegmentNo, Space, Wal, WalConfig, recover};
 
 const BUSY: GroupId = GroupId(0);
@@ -76,4 +76,47 @@ fn at_the_limit_of_files_a_vote_is_logged_after_any_number_of_starts() {
     cut(&mut story, BUSY);
     story.settle();
     assert!(story.wal.room() >= 500);
+}
+
+/// Entries that are not committed lie in the front, and no snapshot will ever stand for them.
+#[test]
+fn entries_that_nobody_can_cut_go_to_the_head_whole_or_not_at_all() {
+    let mut story = Story::new(small(), 1);
+    story.new_term(IDLE);
+    for _ in 0..3 {
+        story.append(IDLE, &[200], false, true);
+        story.settle();
+    }
+    fill(&mut story, 3);
+    cut(&mut story, BUSY);
+    let bytes_max = small().segment_bytes;
+    assert_eq!(story.wal.pinning(bytes_max), [IDLE]);
+    let blocks = read_back(&mut story.wal, &mut story.disk, IDLE, Index(1));
+    assert_eq!(blocks.len(), 3);
+    assert!(story.wal.may_log_again(IDLE, Index(1)));
+    assert!(story.wal.log_again(IDLE, &blocks));
+    // Power fails at every step, and of what is under way nothing, something or all survives.
+    let mut steps = 0;
+    while story.wal.front_segment() == Some(SegmentNo(1)) || !story.disk.ops.is_empty() {
+        story.flush();
+        let promised = story.wal.durable();
+        for survives in [0, 1, 2] {
+            let mut image = story.disk.image(|_, sector| sector % 2 < survives);
+            let found = story.check_image(&mut image, promised);
+            assert_eq!(found.groups[&IDLE].last, Index(3), "after {steps} steps");
+        }
+        if !story.disk.ops.is_empty() {
+            let _ = story.complete(0);
+        }
+        steps += 1;
+        assert!(steps < 100, "the front stays");
+    }
+    assert!(story.wal.log_bytes() <= 2 * bytes_max, "{} bytes", story.wal.log_bytes());
+    // The log of the group begins within the record that was moved.
+    story.release(IDLE, Index(2));
+    assert!(story.wal.log_again(IDLE, &blocks[2..]));
+    story.settle();
+    let promised = story.wal.durable();
+    let mut image = story.disk.image(|_, _| false);
+    story.check_image(&mut image, promised);
 }
