@@ -379,7 +379,8 @@ impl Group {
     /// Whether it has this entry by now.
     fn has(&self, index: Index, term: Term) -> bool {
         let newest = self.runs.iter().rev().find(|run| run.first <= index);
-        newest.is_some_and(|run| index <= run.last && run.term == term)
+        let has = newest.is_some_and(|run| index <= run.last && run.term == term);
+        has || index <= self.forgotten
     }
 
     /// How far entries of `term` from about `first` on are durable.

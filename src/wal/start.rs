@@ -110,6 +110,7 @@ impl Wal {
         }
         self.writer.fit(bytes);
         self.append(group, blocks, true, true);
+        self.move_front();
         true
     }
 
