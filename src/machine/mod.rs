@@ -69,8 +69,7 @@ pub trait StateMachine {
     fn memory_bytes(&self) -> u64;
 
     /// The state as it is now, to be written turn by turn while `apply` goes on. Must be cheap: it is
-    /// called on the shard's thread, so it shares structure instead of copying it. The engine does
-    /// not call it yet: it replays the log.
+    /// called on the shard's thread, so it shares structure instead of copying it.
     fn freeze(&mut self) -> Result<Box<dyn FrozenState>, SnapshotError> {
         Err(SnapshotError::Unsupported)
     }
