@@ -381,6 +381,11 @@ impl<M: StateMachine> Reactor<M> {
                     leader, reason = t.reason, "role");
             }
         }
+        for t in self.out.troubles.drain(..) {
+            if self.links.may_log(self.ring.now()) {
+                warn!(shard = %self.name, group = t.group.0, reason = t.reason, "{}", t.what);
+            }
+        }
     }
 
     fn report_recovery(&mut self) {

@@ -157,13 +157,11 @@ impl<M: StateMachine> Shard<M> {
     pub(super) fn chunk_read(&mut self, now: Tick, at: usize, result: Result<FileDone, DiskError>) {
         let sending = &mut self.snapshots.sending[at];
         let offset = sending.reading.take().map_or(sending.sent, |(_, offset)| offset);
-        let (local, to) = (sending.local, sending.to);
-        let Ok(FileDone::Read { bytes }) = result else {
-            let group = sending.group;
-            self.snapshots.failed(now);
-            self.stop_sending(|s| s.group == group);
-            self.replace_snapshot(local);
-            return self.step(now, local, Event::SnapshotFailed { to });
+        let (group, local, to) = (sending.group, sending.local, sending.to);
+        let bytes = match result {
+            Ok(FileDone::Read { bytes }) => bytes,
+            Ok(_) => unreachable!("an operation is reported as what it was"),
+            Err(error) => return self.chunk_not_read(now, (group, local, to), error),
         };
         let Offer { start, size, checksum } = sending.offer;
         if offset != sending.sent {
@@ -174,13 +172,24 @@ impl<M: StateMachine> Shard<M> {
         self.snapshots.stats.sent_bytes += bytes.len() as u64;
         let body = Body::SnapshotChunk { index: start.index, offset, size, checksum };
         let raft = &self.groups[local as usize].raft;
-        let group = raft.group();
         let Some(message) = raft.address(to, body) else { return };
         let block = self.ready.blocks.len() as u32;
         self.ready.blocks.push(Block::special(group, BlockKind::Chunk, padded(bytes)));
         let outgoing = Outgoing { group, message, blocks: block..block + 1 };
         transport::queue(&self.peers, &mut self.outgoing, to, outgoing);
         self.send_on(at);
+    }
+
+    fn chunk_not_read(
+        &mut self,
+        now: Tick,
+        (group, local, to): (GroupId, u32, NodeId),
+        error: DiskError,
+    ) {
+        self.snapshots.failed(now, group, "a snapshot that is sent was not read", error);
+        self.stop_sending(|s| s.group == group);
+        self.replace_snapshot(local);
+        self.step(now, local, Event::SnapshotFailed { to });
     }
 
     /// The newest snapshot cannot be trusted: another one is taken as soon as it can be another one.

@@ -197,11 +197,11 @@ impl<M: StateMachine> Shard<M> {
                 let taking = self.snapshots.taking.swap_remove(at);
                 self.published(now, &taking);
             }
-            (Err(_), _) => {
+            (Err(error), _) => {
                 // Space may come back, and a broken disk shows in the log as well.
                 let taking = self.snapshots.taking.swap_remove(at);
                 self.snapshots.remove(FileName::Making(taking.group));
-                self.snapshots.failed(now);
+                self.snapshots.failed(now, taking.group, "a snapshot was not written", error);
                 self.want_snapshot(taking.local);
             }
         }
