@@ -1,7 +1,6 @@
 //! From configuration to a shard's running thread.
 
 use std::fs::File;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -18,7 +17,7 @@ use crate::machine::events::EventStore;
 use crate::machine::hash::mix;
 use crate::raft;
 use crate::runtime::cold::Cold;
-use crate::runtime::links::{Identity, Links};
+use crate::runtime::links::{Identity, Links, Place};
 use crate::runtime::placement::pin_to_core;
 use crate::runtime::reactor::{Reactor, ReactorParts};
 use crate::runtime::ring::Ring;
@@ -53,7 +52,7 @@ pub struct ShardPlan {
     pub dir: PathBuf,
     /// Of the data directory: held until the last write of the shard's ring has ended.
     pub lock: File,
-    pub peers: Vec<(NodeId, SocketAddr)>,
+    pub peers: Vec<Place>,
     pub sockets: Vec<(OwnedFd, Role)>,
     pub routes: Arc<Routes>,
     pub port: Arc<ShardPort>,
