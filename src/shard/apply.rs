@@ -105,6 +105,9 @@ impl<M: StateMachine> Shard<M> {
         mut blocks: Vec<Block>,
     ) {
         let Some(local) = self.local(group) else { return };
+        if self.fetched_pinned(token, &mut blocks) {
+            return;
+        }
         if token != APPLY_TOKEN {
             return self.fetched_for_follower(now, local, token, &mut blocks);
         }

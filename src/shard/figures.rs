@@ -45,7 +45,8 @@ pub struct Figures {
     pub followers: u32,
     pub pre_candidates: u32,
     pub candidates: u32,
-    /// Groups of which this node knows no leader, and the first few of them.
+    /// Groups in which this node takes part and of which it knows no leader, and the first few of
+    /// them.
     pub leaderless: u32,
     pub leaderless_groups: Vec<u32>,
     /// Groups that re-sync after a loss (durability.md R4).
@@ -126,7 +127,9 @@ impl<M: StateMachine> Shard<M> {
             Role::PreCandidate => figures.pre_candidates += 1,
             Role::Candidate => figures.candidates += 1,
         }
-        if raft.leader().is_none() {
+        // Whoever takes no part in a group any more, or not yet, hears of no leader.
+        let takes_part = raft.membership().is_member(raft.id());
+        if takes_part && raft.leader().is_none() {
             figures.leaderless += 1;
             if figures.leaderless_groups.len() < NAMED_MAX {
                 figures.leaderless_groups.push(raft.group().0);

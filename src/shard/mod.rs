@@ -354,7 +354,7 @@ impl<M: StateMachine> Shard<M> {
         self.start_fetches(now);
         self.note_commits(now, out);
         self.note_memberships(now, out);
-        self.drive_snapshots(now, &mut out.files);
+        self.drive_snapshots(now, out);
         self.note_reads();
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);
