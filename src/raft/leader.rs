@@ -315,6 +315,7 @@ impl Raft {
             return;
         }
         self.set_heartbeat_deadline(now);
+        self.repeat_transfer();
         self.part_from_leaving(now);
         if self.offers_sleep(now, ready) {
             return;
