@@ -123,6 +123,13 @@ impl<S: Subject> World<S> {
         groups.flat_map(Configurations::alive).all(|alive| bears(alive, &lacks))
     }
 
+    /// Whether from an empty directory the node would begin a cluster of its own: it alone is the
+    /// group's first configuration, so that it needs nobody who would refuse its new disk
+    /// (durability.md §3). Nothing in it can tell; who replaces its disk has to say that it joins.
+    pub(super) fn founds_alone(&self, node: usize) -> bool {
+        self.configurations.iter().any(|known| known.first.voters == [node_id(node)])
+    }
+
     /// What has happened since the nodes' last turns counts, too.
     fn look_at_configurations(&mut self) {
         for node in 0..self.nodes.len() {

@@ -18,7 +18,6 @@ mod queries;
 pub mod queue;
 pub mod registers;
 pub mod regressions;
-pub mod rng;
 pub mod run;
 pub mod shadow;
 pub mod shrink;
@@ -28,6 +27,8 @@ pub mod subject;
 pub mod trace;
 mod workload;
 pub mod world;
+
+pub use crate::rng;
 
 #[cfg(test)]
 mod tests;
