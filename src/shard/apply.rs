@@ -224,6 +224,8 @@ impl<M: StateMachine> Applier<'_, M> {
         let request = Request::of(header);
         match self.sessions.check(&request) {
             Verdict::New if header.epoch > 0 && self.sessions.misses_answers_of(&request) => {
+                // With it the session ends, on every replica alike: told once, its client begins anew.
+                self.sessions.close(header.client);
                 Err(Refused::SessionEpochChanged)
             }
             Verdict::New => {

@@ -51,6 +51,8 @@ pub struct Figures {
     pub leaderless_groups: Vec<u32>,
     /// Groups that re-sync after a loss (durability.md R4).
     pub recovering: u32,
+    /// Groups whose committed entries are not their leader's.
+    pub parted: u32,
     /// Groups with nothing to do, which neither send nor await heartbeats.
     pub hibernating: u32,
     /// What recovery found is on stable storage, and groups have begun to work.
@@ -135,6 +137,7 @@ impl<M: StateMachine> Shard<M> {
                 figures.leaderless_groups.push(raft.group().0);
             }
         }
+        figures.parted += u32::from(raft.is_parted());
         let (commit, last) = (raft.commit().0, raft.last_index().0);
         figures.term_max = figures.term_max.max(raft.term().0);
         figures.commit_sum += commit;

@@ -332,12 +332,13 @@ impl<S: Subject> World<S> {
             && (0..self.shape.groups as usize).all(|group| self.has_converged(group))
     }
 
-    /// All members have applied all that is committed.
+    /// All members have applied all that is committed, but for those with other commits behind a loss.
     fn has_converged(&self, group: usize) -> bool {
         let last = self.oracle.commit(GroupId(group as u32));
-        (0..self.nodes.len())
-            .filter(|&node| self.takes_part(node, group))
-            .all(|node| self.view(node, group).is_some_and(|view| view.applied().0 == last))
+        (0..self.nodes.len()).filter(|&node| self.takes_part(node, group)).all(|node| {
+            let view = self.view(node, group);
+            view.is_some_and(|v| v.applied().0 == last || self.oracle.strays(v.raft()))
+        })
     }
 
     /// Where everybody stands in a group.
