@@ -73,12 +73,22 @@ struct Members {
 impl<M: StateMachine> Shard<M> {
     /// Takes in what the groups' logs say at the start.
     pub(super) fn meet_members(&mut self) {
-        for local in 0..self.groups.len() {
-            let membership = self.groups[local].raft.membership().clone();
-            for node in membership.members() {
-                self.meet_node(node, membership.address(node));
-            }
+        for local in 0..self.groups.len() as u32 {
+            self.meet_members_of(local);
         }
+    }
+
+    /// The same of one group.
+    pub(super) fn meet_members_of(&mut self, local: u32) {
+        let membership = self.groups[local as usize].raft.membership().clone();
+        for node in membership.members() {
+            self.meet_node(node, membership.address(node));
+        }
+    }
+
+    /// Looks at the links at `at`, if not before.
+    pub(super) fn watch_links(&mut self, at: Tick) {
+        self.links.look_at = self.links.look_at.min(at);
     }
 
     /// A node is a member of a group here.

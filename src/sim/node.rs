@@ -243,6 +243,7 @@ pub(super) fn shard_config(
         shard,
         shards: shape.shards,
         groups: shape.groups,
+        groups_max: 8 + shape.groups,
         wal_sync: shape.wal_sync,
         wal_sync_except: shape.wal_sync_except.clone(),
         suspect,

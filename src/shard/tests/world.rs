@@ -51,6 +51,7 @@ impl Setup {
             shard: 0,
             shards: 1,
             groups,
+            groups_max: 64,
             wal_sync: true,
             wal_sync_except: Vec::new(),
             suspect: Suspect::Nothing,
