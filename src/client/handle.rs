@@ -276,7 +276,7 @@ impl Worker {
         let waited_us = now_us - since_us;
         let known = self.driver.core(0).groups();
         let fault = self.driver.core(0).fault();
-        let no_group = known.is_some_and(|groups| group.0 >= groups);
+        let no_group = group.0 >= super::GROUPS_MAX;
         let ready = known.is_some() && (no_group || self.driver.core(0).room(group) > 0);
         if !ready && fault.is_none() && waited_us < ROOM_LIMIT_US {
             return self.parked.push_back(Request { group, since_us, work });

@@ -34,7 +34,11 @@ pub struct Configurations {
 
 impl Configurations {
     pub fn new(voters: u32) -> Self {
-        let first = Membership::of_voters((1..=voters).map(NodeId).collect());
+        Self::of(Membership::of_voters((1..=voters).map(NodeId).collect()))
+    }
+
+    /// Of a group that begins with this one.
+    pub fn of(first: Membership) -> Self {
         Self { first, known: BTreeMap::new(), committed: (Index::ZERO, Term::ZERO) }
     }
 
@@ -145,6 +149,9 @@ impl<S: Subject> World<S> {
     }
 
     fn note_books(&mut self, raft: &Raft) {
+        if self.lives[raft.group().0 as usize].is_over() {
+            return;
+        }
         let books = &mut self.configurations[raft.group().0 as usize];
         for membership in raft.memberships() {
             let term = raft.log().term_at(membership.index).unwrap_or_default();
@@ -178,7 +185,7 @@ impl<S: Subject> World<S> {
 
     /// Asks the leader of a group for a change.
     fn try_change(&mut self) -> Option<()> {
-        let group = self.members_rng.below(u64::from(self.shape.groups)) as usize;
+        let group = self.members_rng.below(u64::from(self.shape.groups_all)) as usize;
         let leads = |node: &usize| {
             let view = self.view(*node, group);
             view.is_some_and(|view| view.raft().role() == Role::Leader)

@@ -19,6 +19,7 @@ pub mod queue;
 pub mod registers;
 pub mod regressions;
 pub mod rng;
+pub mod roster;
 pub mod run;
 pub mod shadow;
 pub mod shrink;

@@ -145,7 +145,7 @@ pub struct Node<M> {
     /// Messages that it gave to the wires.
     pub sent: u64,
     out: Output,
-    woken: bool,
+    pub woken: bool,
 }
 
 impl<M> Node<M> {
