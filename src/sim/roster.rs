@@ -3,6 +3,7 @@
 //!
 //! | never | judged by |
 //! |---|---|
+//! | a number given to two groups | the same |
 //! | a group that nobody asked for, or one that ends unasked | `note_groups`, after each turn |
 //! | a group on a node that has a durable record of its end | the same, also after any start that found no damage |
 //! | an answer of a group of which a quorum has such records, to what was asked later | `judge_late_answer` |
@@ -231,6 +232,13 @@ impl<S: Subject> World<S> {
         let (count, request) = (1 + self.roster_rng.below(2) as u32, 1 + self.roster_rng.below(1 << 40));
         let shard = self.hosts[host].shard.as_mut()?;
         let would = shard.create_groups(now, None, count, request, true).ok()?;
+        let used = |group: &&u32| {
+            self.lives.get(**group as usize).is_some_and(|life| life.stage >= Stage::There)
+        };
+        if let Some(group) = would.groups.iter().find(used) {
+            self.fail("the number of a group is used once", format!("n{} g{group}", leader + 1));
+            return None;
+        }
         // The world's tables end somewhere.
         if would.groups.iter().any(|group| *group >= self.shape.groups_all) {
             return None;
