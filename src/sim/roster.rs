@@ -175,6 +175,14 @@ impl<S: Subject> World<S> {
         }
     }
 
+    /// A node that has left the first group before it heard of a later one does not hear of it any more.
+    pub(super) fn has_not_heard(&self, node: usize, group: usize) -> bool {
+        let first = group % self.shape.shards as usize;
+        group >= self.shape.groups as usize
+            && !self.configurations[first].settled().is_member(super::network::node_id(node))
+            && self.view(node, group).is_none()
+    }
+
     /// A group that somebody has ended is nowhere any more, but where nobody can say it.
     pub(super) fn has_settled(&self, group: usize) -> bool {
         let id = GroupId(group as u32);

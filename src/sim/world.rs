@@ -358,7 +358,7 @@ impl<S: Subject> World<S> {
             return self.has_settled(group);
         }
         (0..self.nodes.len())
-            .filter(|&node| self.takes_part(node, group))
+            .filter(|&node| self.takes_part(node, group) && !self.has_not_heard(node, group))
             .all(|node| self.view(node, group).is_some_and(|view| view.applied().0 == last))
     }
 

@@ -38,6 +38,14 @@ impl Wal {
         end
     }
 
+    /// Logs the group's hard state again, with a commit index that the next start is to know of.
+    pub fn note_commit(&mut self, group: GroupId, commit: Index) {
+        let known = self.index.groups.get(&group).filter(|log| log.state_in.is_some());
+        if let Some(state) = known.map(|log| log.state).filter(|state| state.commit < commit) {
+            self.hard_state(group, HardState { commit, ..state });
+        }
+    }
+
     /// The group has ended: none of its entries is needed, nor where they began. A hard state of the
     /// highest term there is says so for good; it is carried along like any other (64 bytes). Always
     /// synced, and nothing may be logged for the group afterwards.

@@ -12,7 +12,8 @@
 //! end     entry applied ─▶ record of the end logged; state, sessions, log and questions go from memory
 //!           ─▶ record durable ─▶ its files go, and the other nodes are told
 //! start   groups of the configuration begin, those with a record of their end do not; what the log
-//!           and the snapshots hold of others waits until the list is read as far as to make them
+//!           and the snapshots hold of others waits until the list is read as far as to make them: at
+//!           once, since each change of the list notes how far it is committed
 //! ```
 //!
 //! *Why nothing comes back* (bugs.md 11). The record of the end is a hard state of the highest term
@@ -37,7 +38,7 @@ use super::group::Group;
 use super::snapshots::FileName;
 use super::snapshots::start::Loaded;
 use super::{Recovered, Shard, ShardConfig};
-use crate::ids::{GroupId, Index, Lsn, NodeId, Tick};
+use crate::ids::{GroupId, Index, Lsn, NodeId, Term, Tick};
 use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
 use crate::raft::ready::Role;
@@ -75,8 +76,8 @@ pub(super) struct Roster<M> {
     latent: BTreeMap<GroupId, Latent<M>>,
     /// Changes of the list that are carried out.
     seen: usize,
-    /// Of the last entry that was proposed here.
-    proposed: Index,
+    /// Term and index of the last entry that was proposed here.
+    proposed: (Term, Index),
     /// Ends whose records may not be durable yet, in their order, and the files that go with them.
     ending: VecDeque<(Lsn, GroupId, Vec<FileName>)>,
     tell_at: Tick,
@@ -89,7 +90,7 @@ impl<M> Roster<M> {
         Self {
             latent: BTreeMap::new(),
             seen: 0,
-            proposed: Index::ZERO,
+            proposed: (Term::ZERO, Index::ZERO),
             ending: VecDeque::new(),
             tell_at: Tick(u64::MAX),
             doubt: if damaged { Doubt::UntilRecovered } else { Doubt::None },
@@ -287,6 +288,9 @@ impl<M: StateMachine> Shard<M> {
         }
         self.roster.seen = list.changes();
         let next = list.next_place();
+        // The next start is not to wait for a leader before it has its groups.
+        let (id, applied) = (self.config.group_at(0), first.applied);
+        self.wal.note_commit(id, applied);
         while (self.groups.len() as u32) < next {
             self.make_group(now);
         }

@@ -80,9 +80,10 @@ impl<M: StateMachine> Shard<M> {
     pub(super) fn list_is_current(&self) -> bool {
         let Some(first) = self.groups.first() else { return false };
         let raft = &first.raft;
+        let (term, index) = self.roster.proposed;
         raft.role() == Role::Leader
             && raft.log().term_at(first.applied) == Some(raft.term())
-            && first.applied >= self.roster.proposed
+            && (term < raft.term() || first.applied >= index)
     }
 
     fn may_decide(&self) -> Result<(), RosterRefused> {
@@ -232,7 +233,8 @@ impl<M: StateMachine> Shard<M> {
             return Err(RosterRefused::NoRoom);
         }
         self.claimed += size;
-        self.roster.proposed = self.groups[0].raft.last_index();
+        let raft = &self.groups[0].raft;
+        self.roster.proposed = (raft.term(), raft.last_index());
         Ok(())
     }
 
