@@ -134,7 +134,9 @@ fn list(cluster: &[String], output: Output) -> Result<(), Failure> {
     rows.sort_by_key(|row| row["group"].as_u64());
     ended.sort_unstable();
     match output {
-        Output::Json => super::print(&(json!({ "groups": rows, "ended": ended }).to_string() + "\n")),
+        Output::Json => {
+            super::print(&(json!({ "groups": rows, "ended": ended }).to_string() + "\n"))
+        }
         Output::Table => {
             let mut text = format!(
                 "{:>8} {:>6} {:>6} {:>12} {:>6}\n",
@@ -187,7 +189,12 @@ impl Session {
 
     /// Gives a request to the shard's first group; again while it says that it may go later. `till_done`:
     /// until it is applied.
-    fn ask(&self, shard: u32, request: &AdminRequest, till_done: bool) -> Result<AdminReply, Failure> {
+    fn ask(
+        &self,
+        shard: u32,
+        request: &AdminRequest,
+        till_done: bool,
+    ) -> Result<AdminReply, Failure> {
         loop {
             let reply =
                 self.operator.tell(GroupId(shard), None, request.clone()).map_err(failure)?;
@@ -209,8 +216,12 @@ impl Session {
     fn create(&self, id: Option<u32>, count: u32) -> Result<(), Failure> {
         let mut made = Vec::new();
         for (shard, count) in self.shares(id, count)? {
-            let request =
-                AdminRequest::CreateGroups { group: id, count, request: token(), dry: self.how.dry_run };
+            let request = AdminRequest::CreateGroups {
+                group: id,
+                count,
+                request: token(),
+                dry: self.how.dry_run,
+            };
             let reply = self.ask(shard, &request, !self.how.dry_run)?;
             let groups: Vec<u32> =
                 serde_json::from_value(reply.data["groups"].clone()).map_err(failure)?;
@@ -244,7 +255,8 @@ impl Session {
         for _ in 0..count {
             let free = all.iter_mut().filter(|(_, room, ..)| *room > 0);
             let Some((next, room, share, _)) = free.min_by_key(|(next, ..)| *next) else {
-                let text = "there are as many groups as limits.groups permits: delete some or raise it";
+                let text =
+                    "there are as many groups as limits.groups permits: delete some or raise it";
                 return Err(Failure::Run(text.into()));
             };
             (*next, *room, *share) = (*next + self.shards, *room - 1, *share + 1);

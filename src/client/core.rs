@@ -107,7 +107,7 @@ impl ClientCore {
     }
 
     /// How many more blocks the session takes for this group. 0 while the cluster is unknown, while
-    /// too many bytes wait, or when there is no such group.
+    /// too many bytes wait, or when no group has such a number.
     pub fn room(&self, group: GroupId) -> u32 {
         let Some(extent) = self.map.extent else { return 0 };
         if self.fault.is_some() || group.0 >= GROUPS_MAX {

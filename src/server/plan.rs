@@ -178,9 +178,9 @@ impl ShardPlan {
         }
         let here = (self.shard..cluster.groups).step_by(cluster.shards as usize);
         let says = |id: u32| {
-            groups.get(&GroupId(id)).is_some_and(|group| {
-                !group.memberships.is_empty() || group.hard_state.is_ended()
-            })
+            groups
+                .get(&GroupId(id))
+                .is_some_and(|group| !group.memberships.is_empty() || group.hard_state.is_ended())
         };
         if !{ here }.all(says) {
             members.extend(self.first_voters());

@@ -92,7 +92,8 @@ impl<M: StateMachine> Shard<M> {
                     Err(why) => Ok(AdminReply::refused(why.to_string())),
                 }
             }
-            AdminRequest::Groups | AdminRequest::CreateGroups { .. }
+            AdminRequest::Groups
+            | AdminRequest::CreateGroups { .. }
             | AdminRequest::DeleteGroup { .. }
                 if local > 0 =>
             {

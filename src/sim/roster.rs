@@ -108,7 +108,10 @@ impl<S: Subject> World<S> {
                     break;
                 }
                 if view.is_none() && life.stage == Stage::Free {
-                    self.fail("a group ends when it is asked for", format!("n{} g{group}", node + 1));
+                    self.fail(
+                        "a group ends when it is asked for",
+                        format!("n{} g{group}", node + 1),
+                    );
                     break;
                 }
             }
@@ -137,7 +140,10 @@ impl<S: Subject> World<S> {
                 let asked = life.stage == Stage::Doomed;
                 self.note_node(node, "has ended group", group as u64);
                 if !asked {
-                    self.fail("a group ends when it is asked for", format!("n{} g{group}", node + 1));
+                    self.fail(
+                        "a group ends when it is asked for",
+                        format!("n{} g{group}", node + 1),
+                    );
                     break;
                 }
                 self.is_it_over(group);
@@ -170,7 +176,8 @@ impl<S: Subject> World<S> {
     pub(super) fn judge_late_answer(&mut self, group: GroupId, asked_at: u64) {
         let over = self.lives[group.0 as usize].over_since;
         if over.is_some_and(|over| asked_at > over) {
-            let what = format!("g{group} answers what was asked at {asked_at} us, over since {over:?}");
+            let what =
+                format!("g{group} answers what was asked at {asked_at} us, over since {over:?}");
             self.fail("a group that is over answers nobody", what);
         }
     }
@@ -187,13 +194,11 @@ impl<S: Subject> World<S> {
     pub(super) fn has_settled(&self, group: usize) -> bool {
         let id = GroupId(group as u32);
         !self.lives[group].has_ended()
-            || (0..self.nodes.len())
-                .filter(|&node| !self.nodes[node].is_stranger)
-                .all(|node| {
-                    let host = node * self.shape.shards as usize + group % self.shape.shards as usize;
-                    let shard = self.hosts[host].shard.as_ref();
-                    shard.is_none_or(|shard| shard.group(id).is_none())
-                })
+            || (0..self.nodes.len()).filter(|&node| !self.nodes[node].is_stranger).all(|node| {
+                let host = node * self.shape.shards as usize + group % self.shape.shards as usize;
+                let shard = self.hosts[host].shard.as_ref();
+                shard.is_none_or(|shard| shard.group(id).is_none())
+            })
     }
 }
 
@@ -230,14 +235,16 @@ impl<S: Subject> World<S> {
             return None;
         }
         let host = leader * self.shape.shards as usize + shard;
-        let begun = if makes { self.wish_for(leader, host) } else { self.doom(leader, host, shard) };
+        let begun =
+            if makes { self.wish_for(leader, host) } else { self.doom(leader, host, shard) };
         self.poke(host);
         begun
     }
 
     fn wish_for(&mut self, leader: usize, host: usize) -> Option<()> {
         let now = self.local(leader);
-        let (count, request) = (1 + self.roster_rng.below(2) as u32, 1 + self.roster_rng.below(1 << 40));
+        let (count, request) =
+            (1 + self.roster_rng.below(2) as u32, 1 + self.roster_rng.below(1 << 40));
         let shard = self.hosts[host].shard.as_mut()?;
         let would = shard.create_groups(now, None, count, request, true).ok()?;
         let used = |group: &&u32| {

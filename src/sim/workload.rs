@@ -437,7 +437,12 @@ impl<S: Subject> World<S> {
                 self.judge_late_answer(group, open.ask.asked_at);
                 let count = open.block.count();
                 let judged = self.oracle.acknowledged(group, count, open.floor, &done);
-                if let Err((rule, what)) = judged {
+                // Committed, answered and ended in one turn: nobody has seen the commit.
+                let may_be_missing = self.lives[group.0 as usize].may_be_missing();
+                let unseen = may_be_missing && self.view(from, group.0 as usize).is_none();
+                if let Err((rule, what)) = judged
+                    && !unseen
+                {
                     return self.fail(rule, what);
                 }
                 if open.entry.is_none() {

@@ -88,7 +88,9 @@ impl EndedGroups {
     /// The places, ascending.
     pub fn places(&self) -> impl Iterator<Item = usize> + use<> {
         let (first, bits) = (self.window as usize * ENDED_PLACES, self.bits);
-        (0..ENDED_PLACES).filter(move |at| bits[at / 64] >> (at % 64) & 1 == 1).map(move |at| first + at)
+        (0..ENDED_PLACES)
+            .filter(move |at| bits[at / 64] >> (at % 64) & 1 == 1)
+            .map(move |at| first + at)
     }
 }
 

@@ -92,7 +92,9 @@ fn groups_come_and_go_under_load_and_what_is_gone_stays_gone() {
     (0..3).for_each(|node| cluster.kill(node));
     (0..3).for_each(|node| cluster.start_node(node));
     cluster.wait_for_leaders();
-    eventually("the others lead again", PATIENCE, || cluster.leader_of(2).and(cluster.leader_of(4)));
+    eventually("the others lead again", PATIENCE, || {
+        cluster.leader_of(2).and(cluster.leader_of(4))
+    });
     assert_eq!(list(&cluster), (vec![0, 1, 2, 4], vec![3]));
     for made in [2, 4] {
         write(&client, made, "after").unwrap();

@@ -363,8 +363,9 @@ impl<M: StateMachine> Shard<M> {
         self.give_place_back(local);
         let group = &mut self.groups[local as usize];
         let pending = group.pending.drain(..).map(|pending| (pending.conn, pending.seq));
-        let waiting: Vec<_> =
-            pending.chain(group.origins.drain(..).map(|origin| (origin.conn, origin.seq))).collect();
+        let waiting: Vec<_> = pending
+            .chain(group.origins.drain(..).map(|origin| (origin.conn, origin.seq)))
+            .collect();
         group.proposals.clear();
         for (conn, seq) in waiting {
             let result = Err(Refused::NoGroup);

@@ -39,11 +39,15 @@ pub enum RosterRefused {
     NoRoom,
     #[error("between 1 and {MADE_AT_ONCE_MAX} groups are made at a time")]
     Count,
-    #[error("group {asked} is not the next one: it is {next} on this shard, numbers are not left out")]
+    #[error(
+        "group {asked} is not the next one: it is {next} on this shard, numbers are not left out"
+    )]
     NotNext { asked: GroupId, next: GroupId },
     #[error("group {0} has ended; its number is not used again")]
     HasEnded(GroupId),
-    #[error("this shard has {living} of at most {most} groups: delete some, or raise limits.groups")]
+    #[error(
+        "this shard has {living} of at most {most} groups: delete some, or raise limits.groups"
+    )]
     TooMany { living: u32, most: u32 },
     #[error("all numbers of this shard are used up")]
     NumbersEnd,
@@ -131,12 +135,7 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// A number that is not the next one: there already, gone, or too far.
-    fn wanted_other(
-        &self,
-        asked: GroupId,
-        count: u32,
-        next: u32,
-    ) -> Result<Asked, RosterRefused> {
+    fn wanted_other(&self, asked: GroupId, count: u32, next: u32) -> Result<Asked, RosterRefused> {
         let place = self.config.place(asked).filter(|place| place.saturating_add(count) <= next);
         let Some(place) = place else {
             return Err(RosterRefused::NotNext { asked, next: self.config.group_at(next) });

@@ -4,7 +4,9 @@ use super::epochs::EPOCHS_MAX;
 use super::frozen::{
     ANSWER_BYTES, EPOCH_BYTES, GROUPS_VERSION, HEAD_BYTES, SESSION_BYTES, STATE_VERSION,
 };
-use super::{Answer, GroupList, NONE, NUMBERS_END, Session, Sessions, Slot, WINDOW_MAX, WINDOW_MIN};
+use super::{
+    Answer, GroupList, NONE, NUMBERS_END, Session, Sessions, Slot, WINDOW_MAX, WINDOW_MIN,
+};
 use crate::ids::{Index, Term};
 use crate::machine::snapshot::{Fields, Intake};
 use crate::machine::{Outcome, SnapshotError};

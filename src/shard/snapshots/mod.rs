@@ -202,7 +202,8 @@ impl<M: StateMachine> Shard<M> {
         indices.push(newest);
         let taking = snapshots.taking.extract_if(.., |taking| taking.group() == group);
         indices.extend(taking.map(|taking| taking.index()));
-        for receiving in snapshots.receiving.extract_if(.., |receiving| receiving.group() == group) {
+        for receiving in snapshots.receiving.extract_if(.., |receiving| receiving.group() == group)
+        {
             files.push(receiving.file());
             indices.push(receiving.index());
         }

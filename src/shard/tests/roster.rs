@@ -43,9 +43,7 @@ impl Cluster<Ledger> {
     }
 
     fn led(&mut self, group: u32) -> usize {
-        let leads = |c: &Self, i: usize| {
-            c.has(i, group) && c.raft(i, group).role() == Role::Leader
-        };
+        let leads = |c: &Self, i: usize| c.has(i, group) && c.raft(i, group).role() == Role::Leader;
         let anybody = |c: &mut Self| (0..c.nodes.len()).any(|i| leads(c, i));
         self.run_until("somebody leads it", 3000 * MS, anybody);
         (0..self.nodes.len()).find(|&i| leads(self, i)).expect("just seen")
