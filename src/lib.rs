@@ -31,8 +31,8 @@
 //! ```
 //!
 //! A module may use only what stands to its right ([`wire`] also names the types of
-//! [`raft::message`]; [`checksum`], [`membership`] and [`metrics`] stand beside [`ids`]; of its neighbours
-//! [`snapshot`] uses only [`machine`]). [`shard`] and everything right of it know
+//! [`raft::message`]; [`checksum`], [`rng`], [`membership`] and [`metrics`] stand beside [`ids`]; of its
+//! neighbours [`snapshot`] uses only [`machine`]). [`shard`] and everything right of it know
 //! no socket, file, clock, thread, random source, executor or `async`: time comes in as an integer,
 //! randomness as a seed, bytes as `Bytes`. Every decision about order (when may I acknowledge, vote,
 //! delete) is made there, so that a test drives the very code that ships. [`runtime`] moves bytes and
@@ -76,6 +76,7 @@ pub mod metrics;
 #[doc(hidden)]
 pub mod mutants;
 pub mod raft;
+pub mod rng;
 pub mod runtime;
 pub mod server;
 pub mod shard;

@@ -162,6 +162,14 @@ mutants! {
     InstallDropsNewer = "install-drops-newer",
     /// The sessions in a snapshot are left out (bugs 18, 32).
     InstallIgnoresSessions = "install-ignores-sessions",
+    /// A snapshot counts whether or not its checksums fit (bug 11, nats-server#7556).
+    SnapshotUnverified = "snapshot-unverified",
+    /// A snapshot says that it stands for entries that its state was not given yet (bug 18).
+    SnapshotAheadOfState = "snapshot-ahead-of-state",
+    /// A snapshot says that its state lacks an entry that it was given (bug 18, etcd#13766).
+    SnapshotBehindState = "snapshot-behind-state",
+    /// A chunk of a snapshot is taken for the next one, wherever it belongs (bug 17, logcabin#174).
+    ChunkAnywhere = "chunk-anywhere",
     /// A change of voters is one entry, without a joint configuration (bug 19).
     SingleStepChange = "single-step-change",
     /// A configuration is in use when it is committed, not when it is in the log (§6).
@@ -196,6 +204,11 @@ mutants! {
     LeaseIgnoresDrift = "lease-ignores-drift",
     /// A leader that told somebody to campaign goes on by its lease.
     LeaseOutlivesTransfer = "lease-outlives-transfer",
+    /// A lease ends when a timer finds no quorum, however far the clock has jumped before (bug 25,
+    /// tikv#1593).
+    LeaseEndsByTimer = "lease-ends-by-timer",
+    /// A leader that hands over takes proposals and does nothing with them (bug 39).
+    TransferDropsProposals = "transfer-drops-proposals",
     /// Leadership is handed to a follower that is behind (bug 39, redpanda#2592).
     TransferToLagging = "transfer-to-lagging",
     /// A late word of an earlier leader starts an election.

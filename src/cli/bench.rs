@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use super::runner::{bench, bench_reads};
+use super::runner::{BenchError, bench, bench_reads};
 use super::{Failure, OutputArg, parse_address};
 use crate::block::{BLOCK_BYTES_MAX, BLOCK_COUNT_MAX};
 use crate::load::options::{BenchOptions, DEFAULT_PROFILES, Output, ProfileOverrides};
 use crate::load::{reads, table};
+use crate::runtime::calibrate::Calibration;
+use crate::runtime::machine::MachineFacts;
 
 /// Measure a cluster: an embedded one of three nodes, or a running one
 ///
@@ -129,18 +131,7 @@ pub(super) fn run(args: BenchArgs) -> Result<(), Failure> {
     if reads {
         return run_reads(&options);
     }
-    let people = options.output == Output::Table;
-    let report = bench(&options, |machine, calibration| {
-        // The machine and its costs come first: a run takes a while.
-        if people {
-            let head = table::render_machine(machine) + &table::render_calibration(calibration);
-            let _ = super::print(&head);
-        }
-    })
-    .map_err(|error| match error.is_usage() {
-        true => Failure::Usage(error.to_string()),
-        false => Failure::Run(error.to_string()),
-    })?;
+    let report = bench(&options, head_of(&options)).map_err(failure)?;
     match options.output {
         Output::Table => super::print(&table::render_runs(&report.runs)),
         Output::Json => super::print(&(report.to_json() + "\n")),
@@ -148,23 +139,31 @@ pub(super) fn run(args: BenchArgs) -> Result<(), Failure> {
 }
 
 fn run_reads(options: &BenchOptions) -> Result<(), Failure> {
-    let people = options.output == Output::Table;
-    let report = bench_reads(options, |machine, calibration| {
-        if people {
-            let head = table::render_machine(machine) + &table::render_calibration(calibration);
-            let _ = super::print(&head);
-        }
-    })
-    .map_err(|error| match error.is_usage() {
-        true => Failure::Usage(error.to_string()),
-        false => Failure::Run(error.to_string()),
-    })?;
+    let report = bench_reads(options, head_of(options)).map_err(failure)?;
     match options.output {
         Output::Table => super::print(&reads::render(&report.rows, report.calibration.rtt_us_p50)),
         Output::Json => {
             let json = serde_json::to_string(&report).expect("plain structs serialize");
             super::print(&(json + "\n"))
         }
+    }
+}
+
+/// For people the machine and its costs come first: a run takes a while.
+fn head_of(options: &BenchOptions) -> impl FnOnce(&MachineFacts, &Calibration) + use<> {
+    let people = options.output == Output::Table;
+    move |machine, calibration| {
+        if people {
+            let head = table::render_machine(machine) + &table::render_calibration(calibration);
+            let _ = super::print(&head);
+        }
+    }
+}
+
+fn failure(error: BenchError) -> Failure {
+    match error.is_usage() {
+        true => Failure::Usage(error.to_string()),
+        false => Failure::Run(error.to_string()),
     }
 }
 

@@ -27,9 +27,10 @@ pub use serve::ServeOptions;
 pub use status::StatusOptions;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::load::options::Output;
 
@@ -114,6 +115,18 @@ fn print(result: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Of commands that look into the files of a stopped node.
+#[derive(Debug, Args)]
+struct LookArgs {
+    /// Data directory of a node, or of one shard
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputArg,
 }
 
 /// `--output`.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{Failure, OutputArg};
+use super::{Failure, LookArgs, OutputArg};
 use crate::runtime::files::{SnapshotFiles, snapshot_dir};
 use crate::shard::snapshots::FileName;
 use crate::shard::snapshots::gather::FileSource;
@@ -31,17 +31,6 @@ enum SnapshotCommand {
     List(LookArgs),
     /// Read every snapshot to its end. Exit code 1 if one is damaged
     Verify(LookArgs),
-}
-
-#[derive(Debug, Args)]
-struct LookArgs {
-    /// Data directory of a node, or of one shard
-    #[arg(value_name = "DIR")]
-    dir: PathBuf,
-
-    /// How the result is printed
-    #[arg(long, value_enum, default_value_t)]
-    output: OutputArg,
 }
 
 /// One file.

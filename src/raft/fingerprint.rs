@@ -48,7 +48,7 @@ impl Raft {
         self.reads.forget_time();
         self.forget_disk_time();
         self.transfer.iter_mut().for_each(super::Transfer::forget_time);
-        self.rng = super::rng::Rng::new(self.config.seed);
+        self.rng = super::Rng::new(self.config.seed);
         for peer in &mut self.peers {
             peer.forget_time();
         }

@@ -32,6 +32,9 @@ impl Raft {
 
     pub(super) fn on_propose(&mut self, now: Tick, blocks: &mut Vec<Block>, ready: &mut Ready) {
         if self.role != Role::Leader || self.is_transferring() {
+            if self.is_transferring() && mutants::is(Mutant::TransferDropsProposals) {
+                blocks.clear();
+            }
             return;
         }
         let (admitted, bytes) = self.admitted(blocks);

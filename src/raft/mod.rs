@@ -54,7 +54,6 @@ pub mod quorum;
 mod read_index;
 pub mod ready;
 mod recovering;
-mod rng;
 pub mod transfer;
 mod view;
 
@@ -75,13 +74,13 @@ use crate::block::Block;
 use crate::ids::{GroupId, HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
 use crate::membership::{ChangeError, Membership, Preflight};
 use crate::mutants::{self, Mutant};
+use crate::rng::Rng;
 use hibernation::Hibernation;
 use membership::{History, Standing};
 use promotion::CatchUp;
 use quorum::{Ballot, JointConfig};
 use read_index::{Reads, Waits};
 use recovering::Recovery;
-use rng::Rng;
 use transfer::{DiskWatch, Transfer};
 
 /// Why a change of membership was not begun.

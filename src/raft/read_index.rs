@@ -271,9 +271,11 @@ impl Raft {
     /// The index that a read may be answered at without asking anybody, if this leader's lease
     /// still runs. `now` must have been read from the clock after the read had arrived.
     pub fn lease_index(&self, now: Tick) -> Option<Index> {
+        let until = self.reads.lease_until;
+        let by_timer = until > Tick::ZERO && mutants::is(Mutant::LeaseEndsByTimer);
         let holds = self.config.lease_reads
             && self.role == Role::Leader
-            && (self.votes_alone() || now < self.reads.lease_until)
+            && (self.votes_alone() || now < until || by_timer)
             && (self.reads.waived < self.term || mutants::is(Mutant::LeaseOutlivesTransfer))
             && self.may_answer_reads();
         holds.then(|| self.log.commit())

@@ -6,7 +6,7 @@ use super::oracle::{Lost, Seen};
 use super::subject::{Observed, Subject};
 use super::trace::What;
 use super::world::World;
-use crate::ids::{GroupId, Incarnation, Index};
+use crate::ids::{Incarnation, Index};
 use crate::machine::StateMachine;
 use crate::membership::Membership;
 use crate::raft::Raft;
@@ -22,7 +22,11 @@ const STANDS_STILL_US: u64 = 2_000_000;
 const INVARIANTS_EVERY: u64 = 64;
 
 /// Indices of the configuration that a group uses, and of the newest one that is committed.
-fn configuration(raft: &Raft) -> (u64, u64) {
+/// `seen`: as they were at an earlier `commit`.
+fn configuration(raft: &Raft, seen: &Seen) -> (u64, u64) {
+    if seen.config.0 == raft.membership().index.get() && seen.commit == raft.commit().0 {
+        return seen.config;
+    }
     let kept = raft.memberships();
     let committed = kept.iter().rev().find(|kept| kept.index <= raft.commit());
     (raft.membership().index.get(), committed.map_or(0, |kept| kept.index.get()))
@@ -56,8 +60,9 @@ impl<S: Subject> World<S> {
         for view in shard.groups() {
             let seen = &mut seen[(view.raft().group().0 / self.shape.shards) as usize];
             let since = Index(seen.config.0);
-            if seen.config != configuration(view.raft()) {
-                seen.config = configuration(view.raft());
+            let config = configuration(view.raft(), seen);
+            if seen.config != config {
+                seen.config = config;
                 news.push(view.raft().group());
             }
             match self.oracle.look(node, &view, seen) {
@@ -99,7 +104,7 @@ impl<S: Subject> World<S> {
         }
         self.hosts[host].seen = seen;
         for group in news {
-            self.note_news(node, host, group);
+            self.note_configurations(node, host, group);
         }
         self.explain_losses();
         if let Some((rule, what)) = broken {
@@ -119,14 +124,6 @@ impl<S: Subject> World<S> {
             let what = format!("g{group}: the leader {} at i{last}, {id} at i{has}", leader.id());
             (has < last).then_some(("nobody sleeps who lacks something", what))
         })
-    }
-
-    fn note_news(&mut self, node: usize, host: usize, group: GroupId) {
-        let shard = self.hosts[host].shard.take().expect("it has just had its turn");
-        if let Some(view) = shard.group(group) {
-            self.note_configurations(node, view.raft());
-        }
-        self.hosts[host].shard = Some(shard);
     }
 
     /// A told loss does not excuse everything: what the disks of a majority still hold must be in the

@@ -252,6 +252,7 @@ impl<S: Subject> World<S> {
             (0..self.nodes.len()).all(|i| i == node || self.nodes[i].has_pinned(node_id(node)));
         let already = self.nodes.iter().any(|node| node.is_stranger || node.is_misdirected);
         let known = known && self.may_forget(node) && !self.shape.majority;
+        let already = already || self.founds_alone(node);
         if already || !known || !self.kill_for_a_while(node) {
             return false;
         }
@@ -516,6 +517,7 @@ impl<S: Subject> World<S> {
         let (node, nodes) = (fault.node, &self.nodes);
         let known = (0..nodes.len()).all(|i| i == node || nodes[i].has_pinned(node_id(node)));
         let already = nodes.iter().any(|node| node.is_stranger || node.is_misdirected);
+        let already = already || self.founds_alone(node);
         let up = nodes[node].up;
         if already || !known || self.shape.majority || !up || !self.may_forget(node) {
             return false;

@@ -25,6 +25,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::machine::hash::FixedMap;
+
 /// Content of a register; `None` = not there yet.
 pub type Value = Option<u64>;
 
@@ -177,7 +179,7 @@ pub fn check(history: &History) -> Result<(), Violation> {
 }
 
 /// A set of slots.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Slots([u64; WORDS]);
 
 impl Slots {
@@ -225,7 +227,7 @@ enum Step {
 /// Configurations reached, by the known operations that have taken effect; without those that
 /// another one can stand in for.
 #[derive(Default)]
-struct Seen(BTreeMap<Slots, Vec<Configuration>>);
+struct Seen(FixedMap<Slots, Vec<Configuration>>);
 
 struct Search<'a> {
     key: u64,
@@ -325,7 +327,18 @@ impl<'a> Search<'a> {
 
     /// What can come next. A write of unknown outcome counts only together with an operation that
     /// sees what it wrote: in front of another write, or unseen, it is as good as never.
+    ///
+    /// An operation that was told what never changes the value goes first where it gets that: it
+    /// stands in no other one's way, and every order with it later is allowed with it now.
     fn steps_from(&self, config: Configuration, mut step: impl FnMut(Configuration)) {
+        let harmless = |slot: usize| {
+            let told = self.operations[self.open[slot]?].told;
+            let passive = matches!(told, Told::Value(_) | Told::Swapped(false));
+            passive.then(|| self.take_effect(config, slot)).flatten()
+        };
+        if let Some(after) = (0..self.open.len()).find_map(harmless) {
+            return step(after);
+        }
         for slot in 0..self.open.len() {
             let Some(op) = self.open[slot] else { continue };
             let writes = matches!(self.operations[op].op, Op::Write(_));

@@ -50,6 +50,17 @@ impl Configurations {
         }
     }
 
+    /// What a node's core knows.
+    fn note_books(&mut self, raft: &Raft) {
+        for membership in raft.memberships() {
+            let term = raft.log().term_at(membership.index).unwrap_or_default();
+            self.note(term, membership);
+            if membership.index <= raft.commit() {
+                self.note_committed(membership.index, term);
+            }
+        }
+    }
+
     /// The entry at `index` is committed with `term`.
     pub fn note_committed(&mut self, index: Index, term: Term) {
         if index > self.committed.0 && self.known.contains_key(&(index, term)) {
@@ -116,13 +127,24 @@ impl<S: Subject> World<S> {
         groups.flat_map(Configurations::alive).all(|alive| bears(alive, &lacks))
     }
 
+    /// Whether from an empty directory the node would begin a cluster of its own: it alone is the
+    /// group's first configuration, so that it needs nobody who would refuse its new disk
+    /// (durability.md §3). Nothing in it can tell; who replaces its disk has to say that it joins.
+    pub(super) fn founds_alone(&self, node: usize) -> bool {
+        self.configurations.iter().any(|known| known.first.voters == [node_id(node)])
+    }
+
     /// What has happened since the nodes' last turns counts, too.
     fn look_at_configurations(&mut self) {
         for node in 0..self.nodes.len() {
             for host in self.hosts_of(node) {
-                let Some(shard) = self.hosts[host].shard.take() else { continue };
-                shard.groups().for_each(|view| self.note_books(view.raft()));
-                self.hosts[host].shard = Some(shard);
+                let Some(shard) = &self.hosts[host].shard else { continue };
+                for view in shard.groups() {
+                    let group = view.raft().group().0 as usize;
+                    if !self.lives[group].is_over() {
+                        self.configurations[group].note_books(view.raft());
+                    }
+                }
             }
         }
     }
@@ -141,25 +163,15 @@ impl<S: Subject> World<S> {
     }
 
     /// Configurations that are news, and what was committed of them.
-    pub(super) fn note_configurations(&mut self, node: usize, raft: &Raft) {
-        self.note_books(raft);
-        let (index, group) = (raft.membership().index, raft.group());
+    pub(super) fn note_configurations(&mut self, node: usize, host: usize, group: GroupId) {
+        let shard = self.hosts[host].shard.as_ref().expect("it has just had its turn");
+        let Some(view) = shard.group(group) else { return };
+        if !self.lives[group.0 as usize].is_over() {
+            self.configurations[group.0 as usize].note_books(view.raft());
+        }
+        let index = view.raft().membership().index;
         let what = What::Members { node: node as u32 + 1, group, index };
         self.trace.note(self.now, what);
-    }
-
-    fn note_books(&mut self, raft: &Raft) {
-        if self.lives[raft.group().0 as usize].is_over() {
-            return;
-        }
-        let books = &mut self.configurations[raft.group().0 as usize];
-        for membership in raft.memberships() {
-            let term = raft.log().term_at(membership.index).unwrap_or_default();
-            books.note(term, membership);
-            if membership.index <= raft.commit() {
-                books.note_committed(membership.index, term);
-            }
-        }
     }
 }
 

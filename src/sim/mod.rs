@@ -18,7 +18,6 @@ mod queries;
 pub mod queue;
 pub mod registers;
 pub mod regressions;
-pub mod rng;
 pub mod roster;
 pub mod run;
 pub mod shadow;
@@ -29,6 +28,8 @@ pub mod subject;
 pub mod trace;
 mod workload;
 pub mod world;
+
+pub use crate::rng;
 
 #[cfg(test)]
 mod tests;

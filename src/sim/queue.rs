@@ -1,11 +1,11 @@
 //! What happens next: one heap of events by time, and in the order of their making where times are
 //! equal, so that nothing depends on anything but the seed.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 /// Something that happens. The numbers are positions in the world's tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A shard wants to be called.
     Host(u32),
@@ -37,10 +37,44 @@ pub enum Event {
     Look,
 }
 
+/// An event and its place in time: the earliest is the greatest, as the heap wants it.
+#[derive(Debug)]
+struct Due {
+    at: u64,
+    made: u64,
+    event: Event,
+}
+
+impl Due {
+    fn place(&self) -> u128 {
+        u128::from(self.at) << 64 | u128::from(self.made)
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.place().cmp(&self.place())
+    }
+}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for Due {}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Queue {
-    heap: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    heap: BinaryHeap<Due>,
     made: u64,
 }
 
@@ -48,11 +82,11 @@ impl Queue {
     /// `event` happens at `at`, microseconds.
     pub fn push(&mut self, at: u64, event: Event) {
         self.made += 1;
-        self.heap.push(Reverse((at, self.made, event)));
+        self.heap.push(Due { at, made: self.made, event });
     }
 
     /// The next event and its time.
     pub fn pop(&mut self) -> Option<(u64, Event)> {
-        self.heap.pop().map(|Reverse((at, _, event))| (at, event))
+        self.heap.pop().map(|due| (due.at, due.event))
     }
 }

@@ -4,6 +4,7 @@ use super::header::{self, FIXED_BYTES, Header};
 use super::{END_BYTES, Kind, PART_BYTES_MAX, PART_HEAD_BYTES, ReadError};
 use crate::checksum::crc32c_append;
 use crate::machine::snapshot::Fields;
+use crate::mutants::{self, Mutant};
 
 /// What comes out of a snapshot, in this order: the header, the sessions' bytes, the state's bytes,
 /// the end.
@@ -156,7 +157,8 @@ impl SnapshotReader {
         if !self.fill(PART_HEAD_BYTES + size, input) {
             return Ok(false);
         }
-        if checksum != crc32c_append(self.header_checksum, &self.item[4..]) {
+        let right = checksum == crc32c_append(self.header_checksum, &self.item[4..]);
+        if !right && !mutants::is(Mutant::SnapshotUnverified) {
             return damaged("its checksum");
         }
         self.kind = kind;
@@ -181,6 +183,7 @@ impl SnapshotReader {
         let counted = [self.sessions_bytes, self.state_bytes, self.parts];
         let all = counted.iter().all(|&count| count == end.u64());
         let whole = end.u32() == self.checksum && end.u32() == 0;
+        let whole = whole || mutants::is(Mutant::SnapshotUnverified);
         if all && whole { Ok(()) } else { Err(ReadError::Incomplete) }
     }
 

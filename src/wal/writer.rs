@@ -200,7 +200,8 @@ impl Writer {
         let room = self.config.start_of(self.head.next()).since(lsn) as usize;
         let flush_max = self.config.padded(self.config.flush_bytes_max as usize);
         let limit = lead + need.max(flush_max).min(room);
-        let mut buffer = self.pool.pop().unwrap_or_else(|| AlignedBuf::with_capacity(BUFFER_BYTES));
+        let fresh = || AlignedBuf::with_capacity(BUFFER_BYTES.min(flush_max));
+        let mut buffer = self.pool.pop().unwrap_or_else(fresh);
         buffer.clear();
         buffer.pad_to(lead + FLUSH_HEADER_BYTES);
         let segment = self.head;

@@ -386,8 +386,7 @@ pub fn write_query(
     consistency: Consistency,
     question: &[u8],
 ) {
-    let head = QueryHead { consistency: consistency as u8, ..QueryHead::of(group, Ok(question)) };
-    write_query_frame(out, FrameKind::Query, token, head, question);
+    write_query_after(out, token, group, consistency, Place::default(), question);
 }
 
 /// Writes a question of someone who has read through `after`, and is to be told if that is lost.

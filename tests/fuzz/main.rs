@@ -44,7 +44,7 @@ impl Maker {
 
     /// Input number `n`: the same for the same seed, whatever came before it.
     fn make(&mut self, n: u64) -> &[u8] {
-        let mut rng = Rng(self.seed ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut rng = Rng::new(self.seed ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         self.input.clear();
         for _ in 0..self.target.parts {
             self.make_part(&mut rng);

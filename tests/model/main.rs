@@ -81,7 +81,9 @@ fn the_rules_hold_on_long_walks_through_wide_worlds() {
 #[test]
 fn states_with_one_fingerprint_have_one_future() {
     let _alone = alone();
-    for world in [variants::one_leader(), variants::one_loss_one_leader(), variants::crash()] {
+    let new = [variants::reads(), variants::snapshot_in_time(), variants::snapshot_over_conflict()];
+    let old = [variants::one_leader(), variants::one_loss_one_leader(), variants::crash()];
+    for world in old.into_iter().chain(new) {
         let again = walk::compare_futures(&world, 0..1_000, 40);
         assert!(again > 2_000, "{}: only {again} states were met again", world.name);
     }

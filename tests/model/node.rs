@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ringraft::block::{Block, BlockKind};
-use ringraft::ids::{GroupId, HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
+use ringraft::ids::{GroupId, HardState, Incarnation, Index, LogStart, NodeId, Seq, Term, Tick};
 use ringraft::membership::Membership;
+use ringraft::raft::message::Offer;
 use ringraft::raft::{
-    Body, Config, Event, Message, Persist, PersistOp, Raft, Ready, Restored, TermRun,
+    Body, Config, Event, InstallStep, Message, Persist, PersistOp, Raft, Ready, Restored, Role,
+    TermRun,
 };
 
 pub const GROUP: GroupId = GroupId(0);
@@ -86,7 +88,10 @@ pub fn proposal(payload: u8) -> Block {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Disk {
     pub hard_state: HardState,
+    /// All entries from the first on. The first `start` of them are a snapshot: what a state machine
+    /// has become is what was applied to it.
     pub log: Vec<Entry>,
+    pub start: usize,
 }
 
 impl Disk {
@@ -101,15 +106,20 @@ impl Disk {
             Write::Append { first, entries, truncates } => {
                 assert!(*first <= self.log.len() + 1, "the log on disk has no holes");
                 assert!(*truncates || *first == self.log.len() + 1, "a truncation is named");
+                assert!(*first > self.start, "a snapshot is not truncated");
                 self.log.truncate(first - 1);
                 self.log.extend(entries);
+            }
+            Write::Begin(snapshot) => {
+                self.log.clone_from(snapshot);
+                self.start = snapshot.len();
             }
         }
     }
 
-    fn restored(&self, recovering: bool) -> Restored {
+    fn restored(&self, recovering: bool, voters: &[NodeId]) -> Restored {
         let mut terms: Vec<TermRun> = Vec::new();
-        for (i, entry) in self.log.iter().enumerate() {
+        for (i, entry) in self.log.iter().enumerate().skip(self.start) {
             let term = Term(entry.term.into());
             if terms.last().is_none_or(|run| run.term < term) {
                 let epoch = entry.epoch.into();
@@ -117,13 +127,27 @@ impl Disk {
             }
         }
         let last = Index(self.log.len() as u64);
-        let hard_state = self.hard_state;
+        let start = start_of(&self.log[..self.start]);
+        let mut hard_state = self.hard_state;
+        hard_state.commit = hard_state.commit.max(start.index);
+        // Worlds with snapshots are worlds without changes.
+        let first = (self.start > 0).then(|| Membership::of_voters(voters.to_vec()));
         let changes = (1..).zip(&self.log).filter(|(_, entry)| entry.payload >= MEMBERS);
-        let memberships = changes
-            .map(|(index, entry)| Membership { index: Index(index), ..membership(entry.payload) })
-            .collect();
-        Restored { hard_state, terms, last, recovering, memberships, ..Restored::default() }
+        let changes = changes
+            .map(|(index, entry)| Membership { index: Index(index), ..membership(entry.payload) });
+        let (memberships, applied) = (first.into_iter().chain(changes).collect(), start.index);
+        let rest = Restored::default();
+        Restored { hard_state, terms, start, last, applied, recovering, memberships, ..rest }
     }
+}
+
+/// What a snapshot of these entries stands for.
+fn start_of(snapshot: &[Entry]) -> LogStart {
+    snapshot.last().map_or(LogStart::default(), |last| LogStart {
+        index: Index(snapshot.len() as u64),
+        term: Term(last.term.into()),
+        epoch: last.epoch.into(),
+    })
 }
 
 /// Whether `log` holds this entry at this index, which starts at 1.
@@ -134,7 +158,13 @@ pub fn holds(log: &[Entry], index: usize, term: u8, payload: u8) -> bool {
 #[derive(Clone, Debug, Hash)]
 enum Write {
     HardState(HardState),
-    Append { first: usize, entries: Vec<Entry>, truncates: bool },
+    Append {
+        first: usize,
+        entries: Vec<Entry>,
+        truncates: bool,
+    },
+    /// The log begins anew behind this snapshot.
+    Begin(Vec<Entry>),
 }
 
 #[derive(Clone, Debug)]
@@ -151,6 +181,7 @@ pub struct Envelope {
     pub from: NodeId,
     pub to: NodeId,
     pub message: Message,
+    /// Of an append; of an offer: all of the snapshot.
     pub entries: Vec<Entry>,
     /// Fingerprint; also its place in the network.
     pub print: u64,
@@ -186,6 +217,12 @@ pub struct Output {
     pub reported: bool,
     /// It left RECOVERING.
     pub recovered: bool,
+    /// A snapshot that it was offered is wanted.
+    offered: bool,
+    /// Its log began anew behind a snapshot.
+    pub installed: bool,
+    /// Reads through this number may be answered at this index.
+    pub read: Option<(u64, Index)>,
 }
 
 /// See the module.
@@ -200,6 +237,10 @@ pub struct Node {
     pub written: Disk,
     /// The log with all that was asked to be written.
     pub log: Vec<Entry>,
+    /// The first so many of it are a snapshot.
+    start: usize,
+    /// A snapshot that has come, whole.
+    received: Option<Vec<Entry>>,
     /// Not yet durable; the first `written_count` are written.
     writes: VecDeque<Pending>,
     written_count: usize,
@@ -231,6 +272,7 @@ impl Node {
         disk: Disk,
         lost: bool,
     ) -> Self {
+        let restored = disk.restored(lost, &voters);
         let mut config = Config::new(id, GROUP, voters, incarnation);
         config.heartbeat_us = 10;
         config.rpc_timeout_us = OVERDUE.get();
@@ -238,12 +280,14 @@ impl Node {
         config.election_timeout_max_us = 1_000_000;
         // One block a message, so that a follower may hold each prefix of what it is sent.
         config.append_bytes_max = 1;
-        let mut raft = Raft::new(config, disk.restored(lost), NOW);
+        let mut raft = Raft::new(config, restored, NOW);
         raft.forget_time();
         let mut node = Self {
             raft,
             sync,
             log: disk.log.clone(),
+            start: disk.start,
+            received: None,
             written: disk.clone(),
             durable: disk,
             writes: VecDeque::new(),
@@ -295,6 +339,7 @@ impl Node {
         let mut hasher = DefaultHasher::new();
         self.raft.fingerprint(&mut hasher);
         self.durable.hash(&mut hasher);
+        (self.start, &self.received).hash(&mut hasher);
         (self.written_count, self.writes.len()).hash(&mut hasher);
         for Pending { seq, write, sync } in &self.writes {
             (seq.since(self.settled), write, sync).hash(&mut hasher);
@@ -309,6 +354,52 @@ impl Node {
         let (from, message) = (envelope.from, envelope.message);
         let mut blocks = envelope.blocks();
         self.handle(now, Event::Receive { from, message, blocks: &mut blocks }, out);
+        if std::mem::take(&mut out.offered) {
+            self.received = Some(envelope.entries.clone());
+        }
+    }
+
+    /// Whether a snapshot of all that is committed could take the place of entries: never ahead of
+    /// what is durable (durability.md R8).
+    pub fn may_compact(&self) -> bool {
+        let commit = self.raft.commit();
+        commit > Index(self.start as u64) && commit <= self.raft.durable_index()
+    }
+
+    /// Everything committed is applied, snapshotted and published, and the log begins behind it.
+    pub fn compact(&mut self, out: &mut Output) {
+        let through = self.raft.commit();
+        self.handle(NOW, Event::Applied { index: through }, out);
+        self.handle(NOW, Event::Compacted { through }, out);
+        self.start = through.get() as usize;
+        (self.durable.start, self.written.start) = (self.start, self.start);
+    }
+
+    /// A snapshot has come and waits to be installed.
+    pub fn has_received(&self) -> bool {
+        self.received.is_some()
+    }
+
+    /// As `Shard::install`: the log may have got further meanwhile.
+    pub fn install(&mut self, out: &mut Output) {
+        let snapshot = self.received.take().expect("it has come");
+        let start = start_of(&snapshot);
+        if !self.raft.wants_snapshot(&start) || self.raft.role() == Role::Leader {
+            return;
+        }
+        (self.start, self.log) = (snapshot.len(), snapshot);
+        let membership = Membership::of_voters(self.raft.config().voters.clone());
+        self.handle(NOW, Event::Installed { start, membership }, out);
+        (out.installed, out.committed) = (true, true);
+    }
+
+    /// The newest snapshot, offered and sent in one message.
+    fn offer(&self, to: NodeId, out: &mut Output) {
+        let snapshot = self.log[..self.start].to_vec();
+        let offer = Offer { start: start_of(&snapshot), size: 1, checksum: 0 };
+        if let Some(message) = self.raft.address(to, Body::SnapshotOffer(offer)) {
+            self.leave(Envelope::new(self.raft.id(), to, message, snapshot).into(), out);
+        }
     }
 
     /// Steps the core and carries out what it asks for, but for its writes. Reads of the log are
@@ -334,6 +425,7 @@ impl Node {
 
     fn read(&self, from: Index) -> Vec<Block> {
         let at = from.get() as usize;
+        assert!(at > self.start, "the front of the log is gone");
         self.log.get(at - 1).map(|entry| entry.block(at)).into_iter().collect()
     }
 
@@ -354,13 +446,26 @@ impl Node {
         }
         out.reported |= !ready.losses.is_empty();
         out.committed |= !ready.committed.is_empty();
+        for install in &ready.installs {
+            match install.step {
+                InstallStep::Send => self.offer(install.peer, out),
+                InstallStep::Offered(_) => out.offered = true,
+                InstallStep::Stop => {}
+                InstallStep::Held { .. } | InstallStep::Chunk { .. } => {
+                    unreachable!("in one piece")
+                }
+            }
+        }
+        if let Some(read) = ready.reads.last() {
+            out.read = Some((read.through, read.index));
+        }
         reads.extend(ready.fetches.iter().map(|fetch| (fetch.to, fetch.from)));
     }
 
     fn stage(&mut self, persist: &Persist, ready: &Ready) {
         let (write, sync) = match &persist.op {
             PersistOp::HardState(state) => (Write::HardState(*state), true),
-            PersistOp::Begin(_) => unreachable!("no snapshots in this model"),
+            PersistOp::Begin(_) => (Write::Begin(self.log.clone()), true),
             PersistOp::Append { blocks, truncates } => {
                 let blocks = ready.slice(blocks);
                 let first = blocks[0].first().get() as usize;

@@ -27,6 +27,8 @@ pub struct Spent {
     pub repeats: u8,
     pub crashes: u8,
     pub power_losses: u8,
+    pub reads: u8,
+    pub compactions: u8,
 }
 
 /// See the module.
@@ -94,6 +96,12 @@ pub enum Action {
     Connect { node: usize, peer: usize },
     /// The process ends and starts again. The last `lost` writes, none of them done, are gone.
     Crash { node: usize, lost: usize },
+    /// A client's question; a follower asks its leader.
+    Read { node: usize },
+    /// All that is committed becomes a snapshot, and the log begins behind it.
+    Compact { node: usize },
+    /// The snapshot that has come is installed.
+    Install { node: usize },
     /// The machine loses power and starts again. The last `lost` writes, none of them synced, are gone.
     PowerLoss { node: usize, lost: usize },
 }
@@ -142,6 +150,15 @@ impl State {
         let leads = it.raft.role() == Role::Leader;
         if it.has_unwritten() {
             actions.push(Action::Write { node });
+        }
+        if it.has_received() {
+            actions.push(Action::Install { node });
+        }
+        if self.spent.compactions < world.compactions && it.may_compact() {
+            actions.push(Action::Compact { node });
+        }
+        if self.spent.reads < world.reads && it.raft.leader().is_some() {
+            actions.push(Action::Read { node });
         }
         if it.has_unsynced() && world.disks == Disks::Free {
             actions.push(Action::Sync { node });
@@ -263,6 +280,22 @@ impl State {
                 }
                 index(envelope.to)
             }
+            Action::Read { node } => {
+                spent.reads += 1;
+                let number = spent.reads.into();
+                Arc::make_mut(&mut self.truth).asked(node, number);
+                self.node(node).handle(NOW, Event::ReadIndex { number }, &mut out);
+                node
+            }
+            Action::Compact { node } => {
+                spent.compactions += 1;
+                self.node(node).compact(&mut out);
+                node
+            }
+            Action::Install { node } => {
+                self.node(node).install(&mut out);
+                node
+            }
             Action::Write { node } => {
                 self.node(node).complete_write(&mut out);
                 node
@@ -278,11 +311,13 @@ impl State {
             }
             Action::Crash { node, lost } => {
                 spent.crashes += 1;
+                Arc::make_mut(&mut self.truth).forget_reads(node);
                 self.nodes[node] = Arc::new(self.nodes[node].restart(lost, false));
                 node
             }
             Action::PowerLoss { node, lost } => {
                 spent.power_losses += 1;
+                Arc::make_mut(&mut self.truth).forget_reads(node);
                 self.nodes[node] = Arc::new(self.nodes[node].restart(lost, true));
                 node
             }
@@ -364,8 +399,8 @@ impl State {
             }
         }
         if !world.dead_letters {
-            let nodes = &self.nodes;
-            self.net.retain(|envelope| !is_dead_letter(nodes, envelope));
+            let (nodes, reads) = (&self.nodes, world.reads > 0);
+            self.net.retain(|envelope| !is_dead_letter(nodes, envelope, reads));
         }
         // A full network loses something; which, does not matter to what may follow without it.
         self.net.truncate(world.messages);
@@ -374,7 +409,7 @@ impl State {
 
 /// Messages that are taken for lost: they come from a term that is over at the receiver for good, or
 /// tell it nothing that could make it do anything unsafe.
-fn is_dead_letter(nodes: &[Arc<Node>; NODES], envelope: &Envelope) -> bool {
+fn is_dead_letter(nodes: &[Arc<Node>; NODES], envelope: &Envelope, reads: bool) -> bool {
     let to = &nodes[index(envelope.to)];
     let message = &envelope.message;
     if let Body::VoteReply { pre: true, .. } = message.body {
@@ -391,7 +426,8 @@ fn is_dead_letter(nodes: &[Arc<Node>; NODES], envelope: &Envelope) -> bool {
         Body::VoteReply { pre: false, granted, .. } => {
             !granted || to.raft.role() != Role::Candidate
         }
-        Body::HeartbeatReply { .. } => knows,
+        // With reads it may confirm a round.
+        Body::HeartbeatReply { .. } => knows && !reads,
         Body::AppendReply { matched } => {
             let is_old = |progress: &Progress| {
                 progress.matched() >= matched && progress.state() == Sending::Replicate

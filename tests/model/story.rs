@@ -51,6 +51,9 @@ fn describe(state: &State, action: Action) -> String {
             let copy = if again { ", and a copy is still under way" } else { "" };
             format!("arrives: {}{copy}", message(&state.net[at]))
         }
+        Action::Read { node } => format!("n{} is asked a question", id(node)),
+        Action::Compact { node } => format!("n{} snapshots what is committed", id(node)),
+        Action::Install { node } => format!("n{} installs the snapshot", id(node)),
         Action::Change { node, to } => {
             format!("n{} is asked for the voters {to:03b} (n3 n2 n1)", id(node))
         }

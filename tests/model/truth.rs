@@ -42,6 +42,12 @@ pub struct Truth {
     second_leader: bool,
     second_vote: bool,
     second_commit: bool,
+    /// Reads that wait: node, number, and the highest index that was committed when they came.
+    reads: Vec<(u8, u8, u8)>,
+    /// A read was answered, and one at an index from before it came.
+    answered: bool,
+    answered_late: bool,
+    installed: bool,
 }
 
 impl Truth {
@@ -68,8 +74,32 @@ impl Truth {
         self.recovered |= out.recovered && node.raft.role() != Role::Leader;
         self.recovered_by_vote |= out.recovered && node.raft.role() == Role::Leader;
         self.reported |= out.reported;
+        self.installed |= out.installed;
+        if let Some((through, index)) = out.read {
+            self.answer(at, through, index);
+        }
         self.majority_forgot |=
             nodes.iter().filter(|node| node.is_recovering()).count() * 2 > NODES;
+    }
+
+    /// A read with this number has come to the node `at`.
+    pub fn asked(&mut self, at: usize, number: u64) {
+        let committed = self.acknowledged.iter().map(|a| a.index).max().unwrap_or(0);
+        self.reads.push((at as u8, number as u8, committed));
+    }
+
+    /// The node `at` starts again: nobody waits for an answer any more.
+    pub fn forget_reads(&mut self, at: usize) {
+        self.reads.retain(|read| usize::from(read.0) != at);
+    }
+
+    fn answer(&mut self, at: usize, through: u64, index: Index) {
+        let is_answered =
+            |read: &mut (u8, u8, u8)| usize::from(read.0) == at && u64::from(read.1) <= through;
+        for (_, _, committed) in self.reads.extract_if(.., is_answered) {
+            self.answered = true;
+            self.answered_late |= index.get() < u64::from(committed);
+        }
     }
 
     fn commit(&mut self, node: &Node) {
@@ -113,6 +143,11 @@ fn one_vote_a_term(_: &World, state: &State) -> bool {
 
 fn commits_agree(_: &World, state: &State) -> bool {
     !state.truth.second_commit
+}
+
+/// Dissertation §6.4: a read sees everything that was committed anywhere when it came.
+fn reads_are_current(_: &World, state: &State) -> bool {
+    !state.truth.answered_late
 }
 
 fn assertions_hold(_: &World, state: &State) -> bool {
@@ -219,6 +254,14 @@ fn a_leader_of_the_new_voters_follows(world: &World, state: &State) -> bool {
     world.first_time(7, || state.nodes.iter().any(leads))
 }
 
+fn a_read_is_answered(world: &World, state: &State) -> bool {
+    world.first_time(8, || state.truth.answered)
+}
+
+fn a_snapshot_is_installed(world: &World, state: &State) -> bool {
+    world.first_time(9, || state.truth.installed)
+}
+
 /// All properties of a world.
 pub fn properties(world: &World) -> Vec<Property<World>> {
     let mut all = vec![
@@ -228,6 +271,7 @@ pub fn properties(world: &World) -> Vec<Property<World>> {
         Property::always("logs match", logs_match),
         Property::always("leaders are complete", leaders_are_complete),
         Property::always("commits agree", commits_agree),
+        Property::always("reads are current", reads_are_current),
         Property::always("a majority holds it", a_majority_holds_it),
         Property::always("losses are reported", losses_are_reported),
         Property::always("what remains is a prefix", what_remains_is_a_prefix),
@@ -238,6 +282,12 @@ pub fn properties(world: &World) -> Vec<Property<World>> {
     }
     if world.proposals > 0 {
         all.push(Property::sometimes("an entry is acknowledged", an_entry_is_acknowledged));
+    }
+    if world.reads > 0 {
+        all.push(Property::sometimes("a read is answered", a_read_is_answered));
+    }
+    if world.compactions > 0 {
+        all.push(Property::sometimes("a snapshot is installed", a_snapshot_is_installed));
     }
     if world.changes > 0 && world.disks == Disks::Synced {
         all.push(Property::sometimes("a change is complete", a_change_is_complete));

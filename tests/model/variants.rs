@@ -18,6 +18,9 @@ pub fn worlds(long: bool) -> Vec<(World, Option<usize>)> {
         (leader_leaves(), bound),
         (voters_replaced(), bound),
         (replaced_and_forgetful(), bound),
+        (reads(), bound),
+        (snapshot_in_time(), bound),
+        (snapshot_over_conflict(), bound),
         (one_loss_one_leader(), None),
         (one_loss(), None),
         (World { messages: three, ..two_losses() }, None),
@@ -100,6 +103,24 @@ pub fn replaced_and_forgetful() -> World {
     World { campaigns: 3, targets: &[0b010], messages: 2, disks: Disks::Free, ..bounds }
 }
 
+/// Two reads, at whoever has a leader or is one, while somebody else campaigns.
+pub fn reads() -> World {
+    let bounds = World { terms: 2, campaigns: 2, reads: 2, ..World::new("reads") };
+    World { messages: 4, disks: Disks::Synced, ..bounds }
+}
+
+/// A snapshot is on its way to a follower that the entries reach as well.
+pub fn snapshot_in_time() -> World {
+    let bounds = World { terms: 1, campaigns: 1, beats: 1, ..World::new("a snapshot and entries") };
+    World { proposals: 1, compactions: 1, messages: 5, disks: Disks::Synced, ..bounds }
+}
+
+/// A snapshot comes to a follower that has something else in its log.
+pub fn snapshot_over_conflict() -> World {
+    let bounds = World { terms: 2, campaigns: 2, ..World::new("a snapshot over a conflict") };
+    World { compactions: 1, messages: 4, disks: Disks::Synced, ..bounds }
+}
+
 /// Without `wal_sync`: a follower forgets, while the leader goes on.
 pub fn one_loss_one_leader() -> World {
     let bounds = World { sync: false, disks: Disks::Written, ..World::new("one loss, one leader") };
@@ -168,5 +189,10 @@ pub fn planted() -> Vec<(ringraft::mutants::Mutant, World, usize)> {
         (SingleStepChange, replaced_and_forgetful(), 1_000_000),
         (LeaveJointBeforeCommit, replaced_and_forgetful(), 1_000_000),
         (JointByNewMajority, replaced_and_forgetful(), 1_000_000),
+        (ReadWithoutRound, reads(), 200_000),
+        (OldContextCounts, reads(), 1_000_000),
+        (ReadBeforeCommitInTerm, reads(), 1_000_000),
+        (InstallKeepsConflict, snapshot_over_conflict(), 1_000_000),
+        (InstallDropsNewer, snapshot_in_time(), 1_000_000),
     ]
 }

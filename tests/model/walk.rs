@@ -84,7 +84,10 @@ fn choose(actions: &[Action], random: &mut Random) -> Action {
             | Connect { .. }
             | Propose { .. }
             | Beat { .. }
-            | Change { .. } => true,
+            | Change { .. }
+            | Read { .. }
+            | Compact { .. }
+            | Install { .. } => true,
             Campaign { .. } | StepDown { .. } | Crash { .. } | PowerLoss { .. } => false,
         }
     };

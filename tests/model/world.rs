@@ -48,12 +48,16 @@ pub struct World {
     pub repeats: u8,
     pub crashes: u8,
     pub power_losses: u8,
+    /// Questions of clients, at leaders and followers.
+    pub reads: u8,
+    /// Snapshots that take the place of a log's front.
+    pub compactions: u8,
     /// Messages under way at one time.
     pub messages: usize,
     /// Messages of terms that are over stay under way, too.
     pub dead_letters: bool,
     /// The moments that were reached: see `truth`.
-    pub reached: [AtomicBool; 9],
+    pub reached: [AtomicBool; 11],
 }
 
 impl World {
@@ -76,6 +80,8 @@ impl World {
             repeats: 0,
             crashes: 0,
             power_losses: 0,
+            reads: 0,
+            compactions: 0,
             messages: 6,
             dead_letters: false,
             reached: Default::default(),

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use ringraft::block::{Block, BlockKind};
 use ringraft::ids::{GroupId, HardState, Index, Lsn, NodeId, Term, Tick};
+use ringraft::rng::Rng;
 use ringraft::sim::disk::{Disk, OpClass, Survival, Times};
-use ringraft::sim::rng::Rng;
 use ringraft::sim::shadow::Shadow;
 use ringraft::wal::{LogIdentity, Recovered, Verdict, Wal, WalConfig, recover};
 

@@ -13,6 +13,8 @@ mod log;
 mod members;
 mod plan;
 mod reads;
+mod shards;
+mod snapshots;
 mod stories;
 
 use std::ops::Range;

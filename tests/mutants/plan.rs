@@ -4,7 +4,7 @@ use ringraft::mutants::Mutant;
 use ringraft::sim::nemesis::Kinds;
 use ringraft::sim::options::Options;
 
-use super::{installs, members, reads, stories};
+use super::{installs, members, reads, snapshots, stories};
 
 /// A search and its budget.
 pub enum Way {
@@ -61,6 +61,13 @@ pub fn way(mutant: Mutant) -> Option<Way> {
             Some(Way::Story(installs::a_log_that_contradicts_a_snapshot_gives_way))
         }
         M::InstallDropsNewer => Some(Way::Story(installs::a_log_that_agrees_with_a_snapshot_stays)),
+        M::SnapshotAheadOfState | M::SnapshotBehindState => sim("all", 200),
+        M::SnapshotUnverified => Some(Way::Story(snapshots::damage_on_the_way_is_not_installed)),
+        M::ChunkAnywhere => Some(Way::Story(snapshots::chunks_that_come_twice_are_taken_once)),
+        M::TransferDropsProposals => {
+            Some(Way::Story(snapshots::what_comes_during_a_transfer_is_refused))
+        }
+        M::LeaseEndsByTimer => Some(Way::Story(reads::a_lease_does_not_outlast_a_jump)),
         M::FullForGood => sim("full,kill", 40),
         M::AloneBeforeOwnWrite | M::LeaderCountsUndurable => alone("kill,power", 40),
         M::RecoverWithoutEpoch | M::SilentGap => alone("kill,rot", 60),

@@ -172,6 +172,22 @@ pub fn a_lease_ends_before_the_fastest_clock_allows_an_election() {
     assert!(index.is_none_or(|index| index >= committed), "{index:?}");
 }
 
+/// The leader's clock leaps, because it was stopped or because it is such a clock: the lease is over
+/// before any timer says so.
+pub fn a_lease_does_not_outlast_a_jump() {
+    let mut trio = Trio::new(|config| config.lease_reads = true);
+    trio.elect(0, &[0, 1, 2]);
+    trio.timeout(0);
+    trio.carry_among(&[0, 1, 2]);
+    assert!(trio.rafts[0].lease_index(trio.local(0)).is_some(), "it has one");
+    trio.now += 400 * MS;
+    trio.elect(1, &[1, 2]);
+    let committed = trio.commit(1, &[1, 2]);
+    assert_eq!(trio.rafts[0].role(), Role::Leader, "it has not heard of it");
+    let index = trio.rafts[0].lease_index(trio.local(0));
+    assert!(index.is_none_or(|index| index >= committed), "{index:?}");
+}
+
 /// Whoever was told to campaign does so without regard to a lease.
 pub fn a_leader_that_hands_over_has_no_lease() {
     let mut trio = Trio::new(|config| config.lease_reads = true);

@@ -1,21 +1,14 @@
 //! Bugs that the simulator's small load does not reach, each with its own story.
 
-use bytes::BytesMut;
-
 use ringraft::block::{Block, BlockBuilder, Command, CommandKind, EVENT_ID_BYTES};
 use ringraft::ids::{GroupId, HardState, Incarnation, Index, NodeId, Term, Tick};
 use ringraft::machine::StateMachine;
 use ringraft::machine::events::{EventLimits, EventStore};
-use ringraft::machine::register::RegisterMap;
 use ringraft::raft::harness::sample_block;
 use ringraft::raft::ready::{Ready, Role};
 use ringraft::raft::{Body, Config, Event, Message, Raft, Restored, TermRun};
-use ringraft::shard::sessions::SessionLimits;
-use ringraft::shard::snapshots::SnapshotConfig;
-use ringraft::shard::{Output, Recovered, Shard, ShardConfig};
-use ringraft::sim::disk::Disk;
-use ringraft::wal::{LogIdentity, Suspect, Wal, WalConfig};
-use ringraft::wire::frame::{Frame, FrameKind, FrameWriter};
+
+use super::shards::{LIMIT, Trio};
 
 /// A leader whose disk does nothing takes on what its bound allows (bug 26).
 pub fn a_leader_alone_takes_on_so_much() {
@@ -110,144 +103,19 @@ pub fn an_earlier_starts_word_does_not_count() {
     assert_eq!(pair.rafts[0].commit(), commit, "nobody but the leader has it for certain");
 }
 
-const LIMIT: usize = 64 << 10;
-const MS: u64 = 1000;
-
-/// Three nodes on quick disks; what the first sends to the third stays in its memory.
-struct Trio {
-    shards: Vec<Shard<RegisterMap>>,
-    disks: Vec<Disk>,
-    out: Output,
-    now: Tick,
-    stuck: bool,
-}
-
-fn start(n: u32, now: Tick) -> Shard<RegisterMap> {
-    let voters: Vec<_> = (1..=3).map(NodeId).collect();
-    let mut raft = Config::new(NodeId(n), GroupId(0), voters.clone(), Incarnation(1));
-    raft.uncommitted_bytes_max = 64 << 20;
-    raft.inflight_bytes_max = 64 << 20;
-    let config = ShardConfig {
-        node: NodeId(n),
-        incarnation: Incarnation(1),
-        voters,
-        peers: Vec::new(),
-        shard: 0,
-        shards: 1,
-        groups: 1,
-        groups_max: 16,
-        wal_sync: true,
-        wal_sync_except: Vec::new(),
-        suspect: Suspect::Nothing,
-        sessions: SessionLimits::default(),
-        snapshots: SnapshotConfig::default(),
-        raft,
-        block_bytes_max: 64 << 10,
-        apply_bytes_per_turn: 1 << 20,
-        peer_egress_bytes_max: LIMIT,
-        client_egress_bytes_max: 1 << 20,
-        client_blocks_max: 1024,
-        leaders: ringraft::shard::LeaderConfig::default(),
-    };
-    let identity = LogIdentity { cluster: 7, node: n, disk: u128::from(n) };
-    let wal = Wal::create(wal_config(), identity, u64::from(n));
-    Shard::new(config, wal, Recovered::new(), |_| RegisterMap::new(), now)
-}
-
-fn wal_config() -> WalConfig {
-    WalConfig { segment_bytes: 512 << 10, block_bytes: 512, ..WalConfig::default() }
-}
-
-impl Trio {
-    fn new() -> Self {
-        let now = Tick(1);
-        let mut shards: Vec<_> = (1..=3).map(|n| start(n, now)).collect();
-        for (n, shard) in (1..=3).zip(&mut shards) {
-            for other in (1..=3).filter(|other| *other != n) {
-                shard.peer_connected(now, NodeId(other), Incarnation(1));
-            }
-        }
-        let disks = (0..3).map(|n| Disk::new(wal_config(), n)).collect();
-        let mut trio = Self { shards, disks, out: Output::default(), now, stuck: false };
-        trio.run(2000);
-        assert!(trio.leads(), "the preferred node has won");
-        trio.shards[0].client_opened(1);
-        trio
-    }
-
-    fn leads(&self) -> bool {
-        self.shards[0].group(GroupId(0)).is_some_and(|view| view.raft().role() == Role::Leader)
-    }
-
-    /// Milliseconds pass.
-    fn run(&mut self, ms: u64) {
-        for _ in 0..ms {
-            self.now = self.now.plus(MS);
-            (0..3).for_each(|i| self.turn(i));
-        }
-    }
-
-    fn turn(&mut self, i: usize) {
-        let (shard, disk, now) = (&mut self.shards[i], &mut self.disks[i], self.now);
-        while let Some((op, done)) = disk.take_due(now) {
-            shard.disk_done(now, op, done);
-        }
-        shard.turn(now, &mut self.out);
-        disk.issue(now, &mut self.out.disk);
-        self.out = Output::default();
-        shard.apply(now);
-        for to in (0..3).filter(|&to| to != i && !(self.stuck && i == 0 && to == 2)) {
-            let egress = self.shards[i].peer_egress(NodeId(to as u32 + 1)).expect("a peer");
-            let bytes = std::mem::take(egress);
-            for frame in frames(&bytes) {
-                let from = NodeId(i as u32 + 1);
-                self.shards[to].peer_frame(now, from, frame).expect("peers understand each other");
-            }
-        }
-    }
-
-    /// A block of 8 KiB for the leader, and a millisecond.
-    fn submit(&mut self, seq: u64) {
-        let value = vec![7; 8000];
-        let mut builder = BlockBuilder::default();
-        let command = Command { kind: 1, flags: 0, timestamp: 0, key: b"x", value: &value };
-        builder.push(&command).expect("fits");
-        let mut bytes = Vec::new();
-        let mut writer = FrameWriter::begin(&mut bytes);
-        writer.block(&builder.finish(GroupId(0), 1, seq, 0));
-        writer.finish(FrameKind::Submit, 1, 0);
-        let frame = frames(&bytes).pop().expect("one frame");
-        self.shards[0].client_frame(1, frame).expect("well formed");
-        self.run(1);
-        if let Some(egress) = self.shards[0].client_egress(1) {
-            egress.clear();
-        }
-    }
-
-    /// Bytes that wait for the stuck peer.
-    fn waiting(&mut self) -> usize {
-        self.shards[0].peer_egress(NodeId(3)).expect("a peer").len()
-    }
-}
-
-fn frames(bytes: &[u8]) -> Vec<Frame> {
-    let mut buffer = BytesMut::from(bytes);
-    std::iter::from_fn(|| Frame::take(&mut buffer).expect("whole frames")).collect()
-}
-
 /// A peer that takes no bytes fills its bound and no more (bug 27).
 pub fn a_stuck_peer_costs_so_much_memory() {
-    let mut trio = Trio::new();
-    trio.stuck = true;
-    (1..=200).for_each(|seq| trio.submit(seq));
+    let mut trio = Trio::new(|_| {});
+    trio.cuts.push((0, 2));
+    (1..=200).for_each(|seq| drop(trio.submit(seq)));
     assert!(trio.waiting() > LIMIT / 2, "it was offered enough");
     assert!(trio.waiting() <= 2 * LIMIT + (16 << 10), "{} bytes", trio.waiting());
 }
 
 /// Over a full link appends are left out and heartbeats are not (bug 36).
 pub fn a_full_link_still_gets_heartbeats() {
-    let mut trio = Trio::new();
-    trio.stuck = true;
+    let mut trio = Trio::new(|_| {});
+    trio.cuts.push((0, 2));
     let mut seq = 0;
     while trio.waiting() <= LIMIT {
         seq += 1;

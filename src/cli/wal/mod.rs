@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 
 use self::directory::{LogDir, logs};
 use self::report::LogReport;
-use super::{Failure, OutputArg};
+use super::{Failure, LookArgs, OutputArg};
 
 /// Look into the logs of a node: reads only
 ///
@@ -30,17 +30,6 @@ enum WalCommand {
     Verify(LookArgs),
     /// Sum up segments, flushes, records and groups
     Stats(LookArgs),
-}
-
-#[derive(Debug, Args)]
-struct LookArgs {
-    /// Data directory of a node, or of one shard
-    #[arg(value_name = "DIR")]
-    dir: PathBuf,
-
-    /// How the result is printed
-    #[arg(long, value_enum, default_value_t)]
-    output: OutputArg,
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,6 @@
 //! two writes or lose power (without `wal_sync` a minority at a time) and come back. The world checks the paper's properties at each step; afterwards the
 //! faults end and the cluster must make progress.
 
-use super::super::rng::Rng;
 use super::super::*;
 use super::world::World;
 use crate::membership::Step;

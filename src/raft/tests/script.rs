@@ -48,6 +48,17 @@ fn every_script_leaves_the_trace_it_expects() {
     assert!(failed.is_empty(), "traces differ (REWRITE=1 rewrites them): {failed:#?}");
 }
 
+/// They are named by their numbers.
+#[test]
+fn every_script_has_a_number_of_its_own() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/raft");
+    let names = std::fs::read_dir(&dir).expect("the scripts are part of the source");
+    let names = names.map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+    let mut numbers: Vec<_> = names.map(|name| name[..2].parse::<u32>().expect(&name)).collect();
+    numbers.sort_unstable();
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+}
+
 fn run_file(path: &Path) -> bool {
     let text = std::fs::read_to_string(path).unwrap();
     let mut world = World::default();

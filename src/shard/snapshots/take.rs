@@ -9,9 +9,9 @@ use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
 use crate::raft::message::Offer;
 use crate::raft::ready::Role;
-use crate::raft::{Event, Raft};
+use crate::raft::{Event, Log, Raft};
 use crate::snapshot::{Header, SnapshotWriter};
-use crate::wal::DiskError;
+use crate::wal::{DiskError, Wal};
 
 /// How often a log that is too long is looked at, microseconds.
 const LOOK_US: u64 = 100_000;
@@ -122,7 +122,7 @@ impl<M: StateMachine> Shard<M> {
         group.snapshot_wanted = false;
         let id = group.raft.group();
         let log = group.raft.log();
-        let index = group.applied;
+        let index = Self::index_of_state(group.applied, log, &self.wal, id);
         let busy = self.snapshots.taking.iter().any(|taking| taking.local == local);
         let newest = group.snapshot.start.index;
         if busy || index < newest || (index == newest && !group.snapshot_bad) {
@@ -149,6 +149,18 @@ impl<M: StateMachine> Shard<M> {
         if mutants::is(Mutant::ReleaseBeforePublish) {
             let applied = self.groups[local as usize].raft.log().applied().min(index);
             self.wal.begin_at(id, LogStart { index: applied, ..start }, false);
+        }
+    }
+
+    /// What a state that was given everything through `applied` stands for: that, and nothing else
+    /// (bug 18).
+    fn index_of_state(applied: Index, log: &Log, wal: &Wal, group: GroupId) -> Index {
+        let ahead = mutants::is(Mutant::SnapshotAheadOfState) && log.is_edge(log.commit());
+        let behind = mutants::is(Mutant::SnapshotBehindState) && applied > Index::ZERO;
+        match () {
+            () if ahead => log.commit(),
+            () if behind => wal.edge_at_most(group, applied.prev()).unwrap_or(applied),
+            () => applied,
         }
     }
 

@@ -44,7 +44,7 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        let mut rng = Rng(seed);
+        let mut rng = Rng::new(seed);
         let mut setup = Setup::new(GROUPS);
         setup.seed = seed ^ 0x5eed;
         setup.nodes = if rng.chance(30) { 5 } else { 3 };

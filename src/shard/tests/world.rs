@@ -86,7 +86,7 @@ impl Setup {
         let count = self.nodes as usize;
         let nodes = (0..count).map(|_| Node::new(self.wal)).collect();
         let wires = (0..count).map(|_| (0..count).map(|_| Wire::default()).collect()).collect();
-        let rng = Rng(self.seed);
+        let rng = Rng::new(self.seed);
         let mut cluster = Cluster {
             setup: self,
             machine,

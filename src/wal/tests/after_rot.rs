@@ -45,7 +45,7 @@ fn damage(image: &mut Image, rng: &mut Rng) {
 impl Life {
     /// Goes on after the damage; `None` if it did not hit what was durable.
     fn begin(mut image: Image, mark: Lsn, seed: u64) -> Option<Self> {
-        let mut rng = Rng(seed);
+        let mut rng = Rng::new(seed);
         damage(&mut image, &mut rng);
         let mut recovered = recover_from(small(), ME, &mut image, mark).unwrap();
         if !is_rot(&recovered) {

@@ -16,7 +16,7 @@ fn sectors(disk: &Disk) -> usize {
 /// unsynced sectors (torn at 512 bytes), and random sectors and random writes (reordered).
 fn power_cuts(story: &mut Story, dense: bool) -> Vec<Image> {
     let total = sectors(&story.disk);
-    let mut rng = Rng(story.rng.next());
+    let mut rng = Rng::new(story.rng.next());
     let mut images = Vec::new();
     let step = if dense { 1 } else { (total / 3).max(1) };
     for cut in (0..=total).step_by(step) {
@@ -99,7 +99,7 @@ fn ten_thousand_crash_images_recover_what_was_acknowledged() {
             }
             // A kill leaves completed writes, and the others half done.
             let written = story.wal.written();
-            let mut rng = Rng(story.rng.next());
+            let mut rng = Rng::new(story.rng.next());
             for percent in [0, 50, 100] {
                 let done = |write: &Unsafe, _| write.completed || rng.chance(percent);
                 let mut killed = story.disk.image(done);
@@ -122,7 +122,7 @@ fn power_fails_again_while_the_node_recovers_from_the_first_cut() {
             story.step(GROUPS);
         }
         // Three lives, each cut short: what was durable in one is there in all that follow.
-        let mut rng = Rng(seed);
+        let mut rng = Rng::new(seed);
         let mut promised = story.wal.durable();
         let mut image = story.disk.image(|_, _| rng.chance(50));
         let mut next = 0;

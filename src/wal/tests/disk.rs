@@ -5,34 +5,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+pub use crate::rng::Rng;
 use crate::wal::{AlignedBuf, DiskDone, DiskError, DiskErrorKind, DiskOp, OpId, SegmentNo};
 use crate::wal::{SegmentSource, WalConfig};
 
 pub const SECTOR: usize = 512;
 /// Names of writes whose process is gone begin here.
 const LEFT_BEHIND: OpId = OpId(u64::MAX / 2);
-
-/// Small deterministic random numbers (splitmix64).
-#[derive(Clone)]
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    pub fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
 
 /// The files after a crash.
 #[derive(Clone, Default)]

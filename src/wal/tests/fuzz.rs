@@ -100,7 +100,7 @@ proptest! {
     #[test]
     fn a_mangled_log_never_panics(seed in any::<u64>(), cuts in 1u64..6) {
         let mut image = busy_image(seed % 5);
-        let mut rng = Rng(seed);
+        let mut rng = Rng::new(seed);
         for _ in 0..cuts {
             mangle(&mut image, &mut rng);
         }

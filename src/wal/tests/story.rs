@@ -79,7 +79,7 @@ impl Story {
             wal: Wal::create(config, ME, seed),
             disk: Disk::new(config),
             now: Tick(1),
-            rng: Rng(seed),
+            rng: Rng::new(seed),
             facts: Vec::new(),
             models: BTreeMap::new(),
             latest: Model::new(),

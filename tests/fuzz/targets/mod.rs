@@ -7,6 +7,7 @@
 pub mod boot;
 pub mod codec;
 pub mod log;
+pub mod members;
 pub mod node;
 pub mod repair;
 pub mod rng;
@@ -73,12 +74,15 @@ const fn target(
 pub const PARTS: usize = 32;
 
 #[rustfmt::skip]
-pub static ALL: [Target; 10] = [
+pub static ALL: [Target; 13] = [
     target("frame", codec::frame, codec::frame_samples, 4_000_000),
     target("hello", codec::hello, codec::hello_samples, 1_500_000),
     target("block", codec::block, codec::block_samples, 1_500_000),
     Target { has_mode: false, ..target("reply", store::reply, store::reply_samples, 1_500_000) },
     target("boot", boot::boot, boot::samples, 300_000),
+    target("members", members::members, members::member_samples, 500_000),
+    Target { memory: of_frame, ..target("snapshot", members::snapshot, members::snapshot_samples, 300_000) },
+    Target { memory: of_frame, parts: PARTS, ..target("admin", node::admin, node::admin_samples, 500_000) },
     Target { memory: of_frame, ..target("log", log::log, Vec::new, 1_000_000) },
     Target { has_mode: false, memory: of_frame, parts: PARTS, ..target("store", store::store, store::samples, 2_000_000) },
     Target { memory: of_frame, parts: PARTS, ..target("client", node::client, node::client_samples, 2_000_000) },

@@ -14,7 +14,8 @@ use ringraft::shard::{Output, Shard, ShardConfig};
 use ringraft::wal::{
     DiskDone, DiskError, DiskErrorKind, DiskOp, LogIdentity, Suspect, Wal, WalConfig,
 };
-use ringraft::wire::client::{Consistency, write_query, write_status};
+use ringraft::wire::admin::{AdminRequest, MemberStep};
+use ringraft::wire::client::{Consistency, write_admin, write_query, write_status};
 use ringraft::wire::frame::{Frame, FrameKind, FrameWriter};
 use ringraft::wire::peer::PeerEntry;
 
@@ -154,6 +155,8 @@ impl Node {
         self.shard.turn(self.now, &mut self.out);
         assert!(self.out.fatal.is_none(), "{:?}", self.out.fatal);
         self.out.transitions.clear();
+        self.out.links.clear();
+        self.out.files.clear();
         for op in self.out.disk.drain(..) {
             let (op, result) = match op {
                 DiskOp::Write { op, buffer, .. } => (op, Ok(DiskDone::Written { buffer })),
@@ -272,6 +275,53 @@ fn hear_all(mut node: Node, input: &[u8]) -> Tried {
         node.go_on(mode);
     }
     tried
+}
+
+/// Commands of an operator, to a node whose peers agree with it as far as it leads.
+pub fn admin(input: &[u8]) -> Tried {
+    let mut node = Node::settled();
+    let mut tried = Tried::default();
+    for part in parts(input) {
+        let Some((mode, bytes)) = repaired(part) else { continue };
+        tried.add(node.ask(&bytes));
+        node.go_on(mode & !MUCH_LATER & !NO_TURN);
+        let frames = node.turn();
+        frames.iter().for_each(|frame| node.agree(frame));
+    }
+    tried
+}
+
+/// Commands with every kind of step, for every group.
+pub fn admin_samples() -> Vec<Vec<u8>> {
+    let (peer, client) = ("10.0.0.4:7000".to_owned(), "10.0.0.4:8000".to_owned());
+    let (node, old, votes) = (4, 3, true);
+    let steps = [
+        MemberStep::Add { node, votes, peer: peer.clone(), client: client.clone() },
+        MemberStep::Remove { node: 3 },
+        MemberStep::Promote { node },
+        MemberStep::Demote { node: 2 },
+        MemberStep::Replace { old, node, peer, client },
+    ];
+    let one = |step: &MemberStep| vec![step.clone()];
+    let (force, dry) = (true, true);
+    let mut requests = vec![
+        AdminRequest::Show,
+        AdminRequest::Members,
+        AdminRequest::Transfer { to: Some(2) },
+        AdminRequest::Transfer { to: None },
+        AdminRequest::Change { steps: steps.to_vec(), force: false, dry },
+    ];
+    requests.extend(steps.iter().map(|step| AdminRequest::Change {
+        steps: one(step),
+        force,
+        dry: false,
+    }));
+    let framed = |(group, request): (u32, &AdminRequest)| {
+        let mut out = Vec::new();
+        write_admin(&mut out, 4, GroupId(group), &request.to_json());
+        out
+    };
+    (0..4).flat_map(|group| requests.iter().map(move |r| (group, r))).map(framed).collect()
 }
 
 /// Frames from a client, as parts of the input.

@@ -1,16 +1,18 @@
-//! Small deterministic random numbers (splitmix64), and what they do to bytes.
+//! Small deterministic random numbers, and what they do to bytes.
 
-/// The generator. Equal seeds, equal numbers.
+use ringraft::rng::Rng as Source;
+
+/// The simulator's generator, for places in bytes. Equal seeds, equal numbers.
 #[derive(Clone, Debug)]
-pub struct Rng(pub u64);
+pub struct Rng(Source);
 
 impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Self(Source::new(seed))
+    }
+
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next()
     }
 
     /// Below `n`; 0 for 0.

@@ -1,4 +1,5 @@
-//! The one source of chance: the same seed gives the same run, to the bit.
+//! The one source of chance: the same seed gives the same run, to the bit. Of election timeouts, of the
+//! simulator and of tests.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): any seed will do, also 0.
 #[derive(Clone, Debug)]

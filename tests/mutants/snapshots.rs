@@ -1,0 +1,74 @@
+//! Snapshots on their way from one shard to another.
+
+use ringraft::ids::NodeId;
+use ringraft::rng::Rng;
+use ringraft::shard::snapshots::SnapshotConfig;
+
+use super::shards::Trio;
+
+const CHUNK: u32 = 1 << 10;
+
+/// A snapshot is soon taken, sent in small chunks, and nothing is kept in the log for stragglers.
+fn soon(snapshots: &mut SnapshotConfig) {
+    snapshots.entries = 4;
+    snapshots.interval_us = 0;
+    snapshots.chunk_bytes = CHUNK;
+    snapshots.window_bytes = 4 * u64::from(CHUNK);
+}
+
+/// The third is away for so long that its leader has nothing but a snapshot for it.
+fn third_is_behind() -> Trio {
+    let mut trio = Trio::new(soon);
+    trio.cuts = vec![(0, 2), (1, 2)];
+    (1..=40).for_each(|seq| drop(trio.submit(seq)));
+    trio.run(50);
+    assert!(trio.snapshots(0).taken > 0 && trio.leads());
+    trio
+}
+
+/// Both ends of the link see that it was cut, and that it is there again.
+fn third_is_back(trio: &mut Trio) {
+    for (at, peer) in [(0, 3), (1, 3), (2, 1), (2, 2)] {
+        let (shard, now, peer) = (&mut trio.shards[at], trio.now, NodeId(peer));
+        shard.peer_disconnected(now, peer);
+        shard.peer_connected(now, peer, ringraft::ids::Incarnation(1));
+    }
+    trio.cuts.clear();
+}
+
+/// Bit rot in the leader's file: the follower asks for another one and installs that (bug 11).
+pub fn damage_on_the_way_is_not_installed() {
+    let mut trio = third_is_behind();
+    let mut rng = Rng::new(5);
+    assert!(trio.disks[0].rot_snapshot(&mut rng).is_some());
+    third_is_back(&mut trio);
+    trio.run(400);
+    let seen = trio.snapshots(2);
+    assert_eq!((seen.installed, seen.failed), (1, 1), "the second one");
+    assert_eq!(trio.state(2), trio.state(0));
+}
+
+/// Chunks that come twice are each taken once (bug 17).
+pub fn chunks_that_come_twice_are_taken_once() {
+    let mut trio = third_is_behind();
+    trio.times = 2;
+    third_is_back(&mut trio);
+    trio.run(400);
+    let seen = trio.snapshots(2);
+    assert_eq!((seen.installed, seen.failed), (1, 0));
+    assert_eq!(trio.state(2), trio.state(0));
+}
+
+/// While leadership is on its way to somebody who does not answer, every proposal gets an answer, and
+/// what is answered with a place in the log has that place (bug 39).
+pub fn what_comes_during_a_transfer_is_refused() {
+    let mut trio = Trio::new(|_| {});
+    drop(trio.submit(1));
+    trio.run(20);
+    assert!(trio.answers().iter().any(|answer| answer.result.is_ok()), "the leader serves");
+    trio.cuts = vec![(0, 1)];
+    drop(trio.submit(2));
+    trio.shards[0].transfer(trio.now, ringraft::ids::GroupId(0), NodeId(2)).expect("it is close");
+    let answers = trio.submit(3);
+    assert!(answers.iter().any(|answer| answer.seq == 3 && answer.result.is_err()), "{answers:?}");
+}
