@@ -306,7 +306,8 @@ impl Session {
             let count = done(&report);
             bar.set_position(count as u64);
             if count == groups.len() {
-                return Ok(bar.finish_and_clear());
+                bar.finish_and_clear();
+                return Ok(());
             }
             if Instant::now() > self.until {
                 bar.finish_and_clear();
