@@ -13,7 +13,8 @@
 //!   40 u64 seq              the session's sequence number in this group; 0 = none
 //!   48 u32 group
 //!   52 u32 epoch            recovery epoch of the group, stamped by the leader
-//!   56 u8  kind             1 commands, 2 no-op, 3 membership, 4 session, 5 piece of a snapshot
+//!   56 u8  kind             1 commands, 2 no-op, 3 membership, 4 session, 5 piece of a snapshot,
+//!                         6 list of the groups
 //!   57 u8  version          1
 //!   58 u16 flags            1 = the session has had an answer in this group; else 0
 //!   60 u32 pending          seq - pending is the lowest sequence number the client still waits for
@@ -73,6 +74,8 @@ pub enum BlockKind {
     Session = 4,
     /// A piece of a snapshot on its way to a follower. Never in a log.
     Chunk = 5,
+    /// Groups of the shard are made, or one ends: in the group that keeps the list. One index.
+    Roster = 6,
 }
 
 impl BlockKind {
@@ -83,6 +86,7 @@ impl BlockKind {
             3 => Some(Self::Membership),
             4 => Some(Self::Session),
             5 => Some(Self::Chunk),
+            6 => Some(Self::Roster),
             _ => None,
         }
     }
@@ -342,14 +346,15 @@ impl Block {
         GroupId(self.header.group)
     }
 
-    /// Synced before it counts, whatever the group's mode: changes of membership (durability.md R1),
+    /// Synced before it counts, whatever the group's mode: changes of membership (durability.md R1) and
+    /// of the list of groups, on which other groups stand,
     /// and the no-ops of a group that ever had a loss: one of them says that indices are used again
     /// under a new epoch, and were it lost, so would the next one (R6, R9).
     pub fn is_always_synced(&self) -> bool {
         match self.kind() {
             BlockKind::Commands | BlockKind::Session => false,
             BlockKind::Noop => self.header().epoch > 0,
-            BlockKind::Membership | BlockKind::Chunk => true,
+            BlockKind::Membership | BlockKind::Chunk | BlockKind::Roster => true,
         }
     }
 

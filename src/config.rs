@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-pub use cluster::{ClusterConfig, NodeAddress, StoreConfig, TimingConfig};
+pub use cluster::{ClusterConfig, GROUPS_MAX, NodeAddress, StoreConfig, TimingConfig};
 pub use node::{
     FaultConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, NodeConfig,
     RuntimeConfig, SnapshotConfig, WalConfig,

@@ -134,6 +134,16 @@ pub struct HardState {
     pub commit: Index,
 }
 
+impl HardState {
+    /// Of a group that has ended: there is no later term, so that no record takes this one back.
+    pub const ENDED: Self = Self { term: Term(u64::MAX), vote: None, commit: Index(0) };
+
+    /// Whether it says that the group has ended.
+    pub fn is_ended(&self) -> bool {
+        self.term == Self::ENDED.term
+    }
+}
+
 /// Where a group's log begins: everything through `index` is in a snapshot, and what the log still
 /// holds of it may go. The default: a log from its first entry on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

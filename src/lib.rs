@@ -56,6 +56,7 @@
 //! | a block applied twice for one sequence number | [`shard::sessions`] |
 //! | a part, a mixture or a damaged byte taken for a snapshot | [`snapshot`] (`reader`) |
 //! | a log cut before the snapshot that stands for the rest is published, or one published ahead of the durable log | [`shard::snapshots`] (`take`) |
+//! | a group made or ended but by a committed entry, or one that has ended come back | [`shard::roster`] |
 //! | a state that is partly of a snapshot and partly not | [`shard::snapshots`] (`receive`) |
 //! | a queue, window or buffer without a bound | [`shard`], [`client`], [`config`] |
 //!

@@ -140,6 +140,12 @@ mutants! {
     EgressWithoutBound = "egress-without-bound",
     /// Over a full link heartbeats are left out like appends (bug 36, etcd#15247).
     HeartbeatsBehindBulk = "heartbeats-behind-bulk",
+    /// A start does not heed the record that a group has ended (bug 11).
+    ResurrectEndedGroup = "resurrect-ended-group",
+    /// The number of a group that has ended is given to another one.
+    GroupNumberUsedAgain = "group-number-used-again",
+    /// The files of a group go before the record that it has ended is durable.
+    FilesGoBeforeTheEnd = "files-go-before-the-end",
     /// A group sleeps while a follower lacks entries (tikv#1440, cockroach#315; bug 38).
     HibernateWithLaggingFollower = "hibernate-with-lagging-follower",
     /// A follower sleeps, and takes all it has for committed, without comparing the last term.

@@ -10,6 +10,7 @@
 
 mod bench;
 mod doctor;
+mod group;
 mod idle;
 mod leader;
 mod logging;
@@ -49,6 +50,7 @@ enum Command {
     Leader(leader::LeaderArgs),
     Doctor(doctor::DoctorArgs),
     Member(member::MemberArgs),
+    Group(group::GroupArgs),
     Recover(recover::RecoverArgs),
     Sim(sim::SimArgs),
     Snapshot(snapshot::SnapshotArgs),
@@ -86,6 +88,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Leader(args) => leader::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Member(args) => member::run(args),
+        Command::Group(args) => group::run(args),
         Command::Recover(args) => recover::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),

@@ -71,7 +71,7 @@ impl ClientCore {
         }
     }
 
-    /// Groups of the cluster, once a handshake told.
+    /// Groups that the cluster began with, once a handshake told.
     pub fn groups(&self) -> Option<u32> {
         self.map.extent.map(|e| e.groups)
     }
@@ -107,10 +107,10 @@ impl ClientCore {
     }
 
     /// How many more blocks the session takes for this group. 0 while the cluster is unknown, while
-    /// too many bytes wait, or when there is no such group.
+    /// too many bytes wait, or when no group has such a number.
     pub fn room(&self, group: GroupId) -> u32 {
         let Some(extent) = self.map.extent else { return 0 };
-        if self.fault.is_some() || group.0 >= extent.groups {
+        if self.fault.is_some() || group.0 >= GROUPS_MAX {
             return 0;
         }
         let Some(session) = self.sessions.get(group) else { return self.config.in_flight_max };
@@ -327,7 +327,8 @@ impl ClientCore {
             return Err(SubmitError::Handshake(refusal));
         }
         let extent = self.map.extent.ok_or(SubmitError::NotReady)?;
-        if group.0 >= extent.groups {
+        // Groups are made at run time: whether there is one, its shard knows.
+        if group.0 >= GROUPS_MAX {
             return Err(SubmitError::NoGroup(group));
         }
         Ok(extent.shards)

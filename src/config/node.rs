@@ -63,6 +63,8 @@ pub struct LimitsConfig {
     pub cache_shard_mib: u32,
     /// Waiting for the write-ahead log, per shard.
     pub staged_mib: u32,
+    /// Groups of the cluster at a time, those of `cluster.groups` included; more are not made.
+    pub groups: u32,
 }
 
 impl Default for LimitsConfig {
@@ -75,6 +77,7 @@ impl Default for LimitsConfig {
             cache_mib: 32,
             cache_shard_mib: 256,
             staged_mib: 64,
+            groups: 16_384,
         }
     }
 }
@@ -362,6 +365,7 @@ impl LimitsConfig {
         for (key, value) in [
             ("limits.client_connections", self.client_connections),
             ("limits.inflight_appends", self.inflight_appends),
+            ("limits.groups", self.groups),
         ] {
             check.within(key, value.into(), some.clone(), mend)?;
         }

@@ -71,7 +71,7 @@ pub use transfer::TransferRefused;
 use thiserror::Error;
 
 use crate::block::Block;
-use crate::ids::{HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
+use crate::ids::{GroupId, HardState, Incarnation, Index, NodeId, Seq, Term, Tick};
 use crate::membership::{ChangeError, Membership, Preflight};
 use crate::mutants::{self, Mutant};
 use crate::rng::Rng;
@@ -96,6 +96,12 @@ pub enum ChangeRefused {
     Invalid(ChangeError),
     #[error("{0}; to do it all the same, use --force")]
     Quorum(Preflight),
+    /// By the shard, not by the group.
+    #[error(
+        "node {node} is not a member of group {first}, which tells it of groups that were made \
+         later: take it in there first"
+    )]
+    Apart { node: NodeId, first: GroupId },
 }
 
 /// Another node, in whatever role this node is.

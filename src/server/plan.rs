@@ -11,7 +11,7 @@ use super::error::StartError;
 use super::keeper::Keeper;
 use super::recovery::{self, Helpers, Opened, States};
 use crate::block::BLOCK_BYTES_MAX;
-use crate::config::NodeConfig;
+use crate::config::{GROUPS_MAX, NodeConfig};
 use crate::ids::{GroupId, Incarnation, Lsn, NodeId};
 use crate::machine::events::EventStore;
 use crate::machine::hash::mix;
@@ -125,9 +125,9 @@ impl ShardPlan {
         let ring = Ring::new(RING_ENTRIES, Instant::now(), waker).map_err(StartError::Kernel)?;
         ring.hold(&self.lock).map_err(StartError::Kernel)?;
         let wal_config = self.wal_config();
-        let (groups, shards, shard) =
-            (self.config.cluster.groups, self.config.cluster.shards, self.shard);
-        let ours = |group: GroupId| group.0 < groups && group.0 % shards == shard;
+        let (shards, shard) = (self.config.cluster.shards, self.shard);
+        // Groups are made while the cluster runs: the log may name more than the configuration.
+        let ours = |group: GroupId| group.0 < GROUPS_MAX && group.0 % shards == shard;
         let helpers = Helpers {
             me: NodeId(self.config.id),
             known: self.keeper.with(|directory| directory.other_nodes()),
@@ -174,13 +174,18 @@ impl ShardPlan {
     fn members(&self, rot: bool, groups: &Recovered) -> Found {
         let (mut members, mut placed) = (Vec::new(), Vec::new());
         let newest = groups.values().filter_map(|group| group.memberships.last());
-        for membership in newest.clone() {
+        let NodeConfig { cluster, .. } = &self.config;
+        for membership in newest {
             members.extend(membership.members());
             placed.extend(membership.addresses.iter().map(|address| address.node));
         }
-        let NodeConfig { cluster, .. } = &self.config;
-        let here = (self.shard..cluster.groups).step_by(cluster.shards as usize).count();
-        if newest.count() < here {
+        let here = (self.shard..cluster.groups).step_by(cluster.shards as usize);
+        let says = |id: u32| {
+            groups
+                .get(&GroupId(id))
+                .is_some_and(|group| !group.memberships.is_empty() || group.hard_state.is_ended())
+        };
+        if !{ here }.all(says) {
             members.extend(self.first_voters());
         }
         Found { rot, members, placed }
@@ -215,6 +220,7 @@ impl ShardPlan {
             shard: self.shard,
             shards: cluster.shards,
             groups: cluster.groups,
+            groups_max: limits.groups.max(cluster.groups).div_ceil(cluster.shards),
             wal_sync: cluster.wal_sync,
             wal_sync_except: Vec::new(),
             suspect: if rot { Suspect::Everything } else { self.suspect },

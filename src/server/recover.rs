@@ -196,7 +196,7 @@ impl Stopped {
                 membership: self.membership(&known),
             }
         };
-        let groups = self.groups_of(shard).map(report).collect();
+        let groups = self.groups_of(shard, &starts).into_iter().map(report).collect();
         let Recovered { verdict, end: valid, durable, .. } = found;
         Ok(ShardReport { shard, verdict, valid, durable, damage, groups })
     }
@@ -267,8 +267,9 @@ impl Stopped {
         let epoch = random().map_err(io)? as u64;
         let (starts, is_lost) = self.starts(shard, &dir, &mut found)?;
         let mut wal = Wal::resume(config, identity, epoch, &mut found);
+        let all = self.groups_of(shard, &starts);
         let mut groups = log_starts(&mut wal, starts);
-        for group in self.groups_of(shard).filter(|group| !left.contains_key(group)) {
+        for group in all.into_iter().filter(|group| !left.contains_key(group)) {
             let seen = found.groups.get(&group).map_or(0, |known| known.epoch);
             let gone = (rot || is_lost) && !self.config.cluster.wal_sync;
             let epoch = known_epoch(seen, self.directory.epoch(), gone);
@@ -332,9 +333,18 @@ impl Stopped {
         }
     }
 
-    fn groups_of(&self, shard: u32) -> impl Iterator<Item = GroupId> + use<> {
+    /// Those of the configuration and those that log or snapshots name, less those that have ended.
+    fn groups_of(&self, shard: u32, starts: &BTreeMap<GroupId, Start>) -> Vec<GroupId> {
         let cluster = &self.config.cluster;
-        (shard..cluster.groups).step_by(cluster.shards as usize).map(GroupId)
+        let configured = (shard..cluster.groups).step_by(cluster.shards as usize).map(GroupId);
+        let mut all: Vec<_> = configured.chain(starts.keys().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        let has_ended = |group: &GroupId| {
+            starts.get(group).is_some_and(|start| start.restored.hard_state.is_ended())
+        };
+        all.retain(|group| !has_ended(group));
+        all
     }
 
     fn files(&self, shard: u32) -> Result<(PathBuf, SegmentFiles), RecoverError> {

@@ -42,7 +42,10 @@ impl<M: StateMachine> Shard<M> {
         let crowded = self.admin.waiting.len() >= WAITING_MAX || !self.client_may_send(conn);
         match (self.local(group), AdminRequest::from_json(&json)) {
             _ if crowded => self.answer_admin(conn, token, group, Err(Refused::Busy)),
-            (None, _) => self.answer_admin(conn, token, group, Err(Refused::NoGroup)),
+            (None, _) => {
+                let refused = self.no_group(group);
+                self.answer_admin(conn, token, group, Err(refused));
+            }
             (_, Err(error)) => {
                 let reply = AdminReply::refused(format!("not a command of this version: {error}"));
                 self.answer_admin(conn, token, group, Ok(reply));
@@ -57,8 +60,11 @@ impl<M: StateMachine> Shard<M> {
     /// Carries out what was taken in since the last turn.
     pub(super) fn run_admin(&mut self, now: Tick) {
         while let Some(Waiting { conn, token, local, request }) = self.admin.waiting.pop_front() {
-            let group = self.groups[local as usize].raft.group();
-            let result = self.carry_out(now, local, request);
+            let group = self.config.group_at(local);
+            let result = match self.local(group) {
+                Some(local) => self.carry_out(now, local, request),
+                None => Err(Refused::NoGroup),
+            };
             self.answer_admin(conn, token, group, result);
         }
     }
@@ -85,6 +91,25 @@ impl<M: StateMachine> Shard<M> {
                     }
                     Err(why) => Ok(AdminReply::refused(why.to_string())),
                 }
+            }
+            AdminRequest::Groups
+            | AdminRequest::CreateGroups { .. }
+            | AdminRequest::DeleteGroup { .. }
+                if local > 0 =>
+            {
+                let first = self.config.group_at(0);
+                let text = format!("group {first} keeps the list of the groups here: ask that one");
+                Ok(AdminReply::refused(text))
+            }
+            AdminRequest::Groups => self.show_list(),
+            AdminRequest::CreateGroups { group, count, request, dry } => {
+                let group = group.map(GroupId);
+                let result = self.create_groups(now, group, count, request, dry);
+                self.answer_about_list("make", result)
+            }
+            AdminRequest::DeleteGroup { group, dry } => {
+                let result = self.delete_group(now, GroupId(group), dry);
+                self.answer_about_list("delete", result)
             }
             AdminRequest::Members => Ok(self.list_members(now, local)),
             AdminRequest::Change { steps, force, dry } => {

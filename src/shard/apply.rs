@@ -63,6 +63,9 @@ impl<M: StateMachine> Shard<M> {
             self.applied_for_reads(local);
             self.step(now, local, Event::Applied { index: applied });
             self.note_applied(now, local);
+            if local == 0 {
+                self.follow_list(now);
+            }
         }
     }
 
@@ -104,10 +107,12 @@ impl<M: StateMachine> Shard<M> {
         group: GroupId,
         mut blocks: Vec<Block>,
     ) {
-        let Some(local) = self.local(group) else { return };
         if self.fetched_pinned(token, &mut blocks) {
             return;
         }
+        let Some(local) = self.local(group) else {
+            return self.reads.retain(|read| read.token != token);
+        };
         if token != APPLY_TOKEN {
             return self.fetched_for_follower(now, local, token, &mut blocks);
         }
@@ -130,6 +135,9 @@ impl<M: StateMachine> Shard<M> {
         self.applied_for_reads(local);
         self.step(now, local, Event::Applied { index: applied });
         self.note_applied(now, local);
+        if local == 0 {
+            self.follow_list(now);
+        }
     }
 }
 
@@ -204,6 +212,10 @@ impl<M: StateMachine> Applier<'_, M> {
         let result = match block.kind() {
             BlockKind::Commands => self.run(block),
             BlockKind::Session => self.run_session(block),
+            BlockKind::Roster => {
+                self.sessions.change_groups(block);
+                Ok(self.committed(block, Outcome::default()))
+            }
             BlockKind::Noop | BlockKind::Membership | BlockKind::Chunk => {
                 Ok(self.committed(block, Outcome::default()))
             }

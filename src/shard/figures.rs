@@ -40,7 +40,9 @@ pub struct GroupFigures {
 /// See the module. Sums are over the groups of the shard.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
+    /// Those that have not ended.
     pub groups: u32,
+    pub ended: u32,
     pub leaders: u32,
     pub followers: u32,
     pub pre_candidates: u32,
@@ -88,7 +90,8 @@ impl<M: StateMachine> Shard<M> {
     pub fn figures(&self, now: Tick, per_group: bool) -> Figures {
         let wal = self.wal.stats();
         let mut figures = Figures {
-            groups: self.groups.len() as u32,
+            groups: self.living().count() as u32,
+            ended: self.ends().0 as u32,
             recovered: self.is_recovered(),
             recovering: self.recovering() as u32,
             hibernating: self.hibernating() as u32,
@@ -104,7 +107,7 @@ impl<M: StateMachine> Shard<M> {
             ..Figures::default()
         };
         (figures.clients, figures.client_egress_bytes) = self.clients.figures();
-        for local in 0..self.groups.len() {
+        for local in self.living() {
             self.add_group(local, per_group, &mut figures);
         }
         figures

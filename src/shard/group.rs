@@ -64,6 +64,8 @@ pub(super) struct Group<M> {
     pub applied: Index,
     /// In the shard's queue of groups to apply.
     apply_queued: bool,
+    /// It is over: this stands at its place.
+    pub ended: bool,
     /// A read of committed blocks from the log is under way.
     pub apply_fetching: bool,
     /// It stands for election, and has its place among those who do until then at most.
@@ -108,6 +110,7 @@ impl<M: StateMachine> Group<M> {
             marks: Marks::default(),
             applied: Index::ZERO,
             apply_queued: false,
+            ended: false,
             apply_fetching: false,
             campaign_ends: None,
             proposals: Vec::new(),

@@ -94,6 +94,12 @@ impl Liveness {
         }
     }
 
+    /// The newest start of a node that is known; `ZERO`: none.
+    pub fn incarnation(&self, node: NodeId) -> Incarnation {
+        let life = self.lives.iter().find(|life| life.node == node);
+        life.map_or(Incarnation::ZERO, |life| life.incarnation)
+    }
+
     /// When the next sign of life is due, or somebody becomes silent.
     pub fn deadline(&self) -> Tick {
         if !self.enabled || self.lives.is_empty() {

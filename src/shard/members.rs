@@ -73,12 +73,22 @@ struct Members {
 impl<M: StateMachine> Shard<M> {
     /// Takes in what the groups' logs say at the start.
     pub(super) fn meet_members(&mut self) {
-        for local in 0..self.groups.len() {
-            let membership = self.groups[local].raft.membership().clone();
-            for node in membership.members() {
-                self.meet_node(node, membership.address(node));
-            }
+        for local in 0..self.groups.len() as u32 {
+            self.meet_members_of(local);
         }
+    }
+
+    /// The same of one group.
+    pub(super) fn meet_members_of(&mut self, local: u32) {
+        let membership = self.groups[local as usize].raft.membership().clone();
+        for node in membership.members() {
+            self.meet_node(node, membership.address(node));
+        }
+    }
+
+    /// Looks at the links at `at`, if not before.
+    pub(super) fn watch_links(&mut self, at: Tick) {
+        self.links.look_at = self.links.look_at.min(at);
     }
 
     /// A node is a member of a group here.
@@ -163,7 +173,7 @@ impl<M: StateMachine> Shard<M> {
         let found = raft.preflight_change(now, steps);
         let refused = |refused: ChangeRefused| match refused {
             ChangeRefused::NotLeader(leader) => Err(Refused::NotLeader(leader)),
-            ChangeRefused::NotYet | ChangeRefused::UnderWay => {
+            ChangeRefused::NotYet | ChangeRefused::UnderWay | ChangeRefused::Apart { .. } => {
                 let again = serde_json::json!({ "again": true });
                 Ok(AdminReply::refused(refused.to_string()).with(again))
             }
@@ -177,6 +187,9 @@ impl<M: StateMachine> Shard<M> {
             Ok(found) => found.to_string(),
             Err(why) => return refused(why),
         };
+        if let Some(why) = self.is_apart(local, steps) {
+            return refused(why);
+        }
         let mut answer = None;
         let answered = &mut answer;
         self.step(now, local, Event::ProposeMembership { steps, force, answer: answered });
@@ -185,6 +198,20 @@ impl<M: StateMachine> Shard<M> {
             Some(Err(why)) => refused(why),
             None => Err(Refused::NotLeader(None)),
         }
+    }
+
+    /// Whoever is taken into a group that was made later must hear of it from the first group.
+    fn is_apart(&self, local: u32, steps: &[Step]) -> Option<ChangeRefused> {
+        if local < self.config.configured() {
+            return None;
+        }
+        let first = &self.groups[0].raft;
+        let comes = steps.iter().find_map(|step| match step {
+            Step::Add { node, .. } | Step::Replace { new: node, .. } => Some(*node),
+            _ => None,
+        });
+        let node = comes.filter(|&node| !first.membership().is_member(node))?;
+        Some(ChangeRefused::Apart { node, first: first.group() })
     }
 
     /// The same for a group by its name.
@@ -196,6 +223,9 @@ impl<M: StateMachine> Shard<M> {
     ) -> Result<Index, ChangeRefused> {
         let local = self.local(group).ok_or(ChangeRefused::NotLeader(None))?;
         self.wake(now, local, None);
+        if let Some(why) = self.is_apart(local, steps) {
+            return Err(why);
+        }
         let mut answer = None;
         let answered = &mut answer;
         self.step(now, local, Event::ProposeMembership { steps, force: false, answer: answered });

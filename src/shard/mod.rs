@@ -29,6 +29,7 @@ mod members;
 mod output;
 mod proposals;
 mod reads;
+pub mod roster;
 pub mod sessions;
 pub mod snapshots;
 pub mod stages;
@@ -51,6 +52,7 @@ use self::members::LinkWatch;
 pub use self::output::Output;
 use self::proposals::Clients;
 use self::reads::Reads;
+use self::roster::Roster;
 use self::sessions::SessionLimits;
 pub use self::snapshots::start::restored;
 use self::snapshots::{Found, SnapshotConfig, Snapshots};
@@ -65,7 +67,7 @@ use crate::ids::{GroupId, Incarnation, Index, Lsn, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
 use crate::raft::ready::{Outbound, Persist, PersistOp, Ready, Role};
-use crate::raft::{self, Event, Raft, Restored};
+use crate::raft::{self, Event, Restored};
 use crate::wal::{Completed, DiskDone, DiskError, DiskOp, OpId, Suspect, Wal, WalError};
 
 /// What a shard is told at its start.
@@ -80,8 +82,11 @@ pub struct ShardConfig {
     pub peers: Vec<NodeId>,
     pub shard: u32,
     pub shards: u32,
-    /// Groups of the whole cluster; this shard holds those with `group % shards == shard`.
+    /// Groups of the whole cluster that are there from the start; this shard holds those with
+    /// `group % shards == shard`.
     pub groups: u32,
+    /// Most groups of this shard at a time, those of the start included.
+    pub groups_max: u32,
     /// Whether acknowledgements wait for stable storage (durability.md) ...
     pub wal_sync: bool,
     /// ... but not those of these groups, which do the opposite. Ascending.
@@ -145,6 +150,7 @@ pub struct Shard<M> {
     wal: Wal,
     ready: Ready,
     timers: Timers,
+    roster: Roster<M>,
     liveness: Liveness,
     campaigns: Campaigns,
     peers: Vec<Peer>,
@@ -207,7 +213,7 @@ impl<M: StateMachine> Shard<M> {
     pub fn with_snapshots(
         config: ShardConfig,
         wal: Wal,
-        mut recovered: Recovered,
+        recovered: Recovered,
         found: Found<M>,
         machine: impl FnMut(GroupId) -> M + 'static,
         now: Tick,
@@ -222,6 +228,7 @@ impl<M: StateMachine> Shard<M> {
             groups: Vec::new(),
             ready: Ready::default(),
             timers: Timers::new(config.raft.heartbeat_us / TIMER_GRID),
+            roster: Roster::new(config.suspect),
             campaigns: Campaigns::default(),
             liveness: Liveness::new(&config.raft),
             peers,
@@ -253,41 +260,9 @@ impl<M: StateMachine> Shard<M> {
             answering: Vec::new(),
             config,
         };
-        for id in (shard.config.shard..shard.config.groups).step_by(shard.config.shards as usize) {
-            let group = GroupId(id);
-            let mut restored = recovered.remove(&group).unwrap_or_default();
-            restored.recovering |= shard.config.is_suspect(group);
-            restored.damaged |= shard.config.suspect == Suspect::Everything;
-            let raft = Raft::new(shard.raft_config(group), restored, now);
-            let local = shard.groups.len() as u32;
-            shard.recovering += usize::from(raft.is_recovering());
-            let empty = (shard.machines)(group);
-            shard.groups.push(Group::new(raft, empty, &shard.config));
-            shard.reschedule(local);
-        }
-        shard.take_loaded(found.loaded);
+        shard.open_groups(now, recovered, found.loaded);
         shard.meet_members();
         shard
-    }
-
-    fn raft_config(&self, group: GroupId) -> raft::Config {
-        let voters = &self.config.voters;
-        let mut config = self.config.raft.clone();
-        config.id = self.config.node;
-        config.group = group;
-        config.voters = voters.clone();
-        config.incarnation = self.config.incarnation;
-        config.seed = seed(self.config.node, self.config.incarnation, group);
-        // Leaders of the groups of one shard are spread over the nodes at the first start.
-        config.preferred = self.home(group.0 / self.config.shards) == self.config.node;
-        config
-    }
-
-    /// Position of a group in `groups`, if this shard holds it.
-    fn local(&self, group: GroupId) -> Option<u32> {
-        let ours =
-            group.0 < self.config.groups && group.0 % self.config.shards == self.config.shard;
-        if ours { Some(group.0 / self.config.shards) } else { None }
     }
 
     /// The one place where a group is stepped.
@@ -348,6 +323,7 @@ impl<M: StateMachine> Shard<M> {
         }
         self.run_timers(now);
         self.watch(now);
+        self.settle_ends(now);
         self.run_admin(now);
         self.expire_sessions(now);
         self.hand_over_some(now);
@@ -507,7 +483,7 @@ impl<M: StateMachine> Shard<M> {
         let handover = self.handover.deadline(self.config.leaders.balance_us);
         let questions = self.questions.deadline().min(self.next_look);
         let own = questions.min(handover).min(self.links_deadline()).min(self.snapshots.deadline());
-        let own = own.min(self.liveness.deadline());
+        let own = own.min(self.liveness.deadline()).min(self.roster.deadline());
         self.timers.next().min(self.wal.deadline()).min(own)
     }
 
@@ -560,6 +536,7 @@ impl<M: StateMachine> Shard<M> {
         let suspected = self.config.suspect > Suspect::Nothing;
         let held = self.recovered_at.is_some_and(|lsn| lsn <= self.wal.durable());
         let unsettled = suspected && !(held && self.is_recovered());
+        let unsettled = unsettled || self.roster.is_in_doubt();
         self.recovering.max(usize::from(unsettled))
     }
 }

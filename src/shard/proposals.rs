@@ -205,7 +205,8 @@ impl<M: StateMachine> Shard<M> {
 
     /// Whether a proposal may go to its group: the cheap reasons why not come first.
     fn admit(&mut self, block: &Block) -> Result<u32, Refused> {
-        let local = self.local(block.group()).ok_or(Refused::NoGroup)?;
+        let group = block.group();
+        let local = self.local(group).ok_or_else(|| self.no_group(group))?;
         let raft = &self.groups[local as usize].raft;
         if raft.role() != Role::Leader {
             return Err(Refused::NotLeader(raft.leader()));

@@ -215,7 +215,7 @@ impl<M: StateMachine> Shard<M> {
         consistency: Consistency,
         bytes: usize,
     ) -> Result<u32, Refused> {
-        let local = self.local(group).ok_or(Refused::NoGroup)?;
+        let local = self.local(group).ok_or_else(|| self.no_group(group))?;
         if !self.client_may_send(conn) || self.questions.question_bytes + bytes > QUESTION_BYTES_MAX
         {
             return Err(Refused::Busy);
@@ -305,6 +305,17 @@ impl<M: StateMachine> Shard<M> {
             }
         }
         self.questions.answerable = answerable;
+    }
+
+    /// All questions of a group that is no more.
+    pub(super) fn refuse_questions(&mut self, local: u32, refused: Refused) {
+        let Group { raft, reads, .. } = &mut self.groups[local as usize];
+        while let Some(asked) = reads.rounds.pop().or_else(|| reads.leased.pop()) {
+            let to = (asked.conn, asked.token, raft.group());
+            self.questions.question_bytes -= asked.question.len();
+            self.stats.refused[refused.kind()] += 1;
+            self.clients.reply(to, true, Place::default(), Err(refused));
+        }
     }
 
     /// Questions that have waited too long are sent elsewhere.

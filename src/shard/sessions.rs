@@ -54,7 +54,8 @@ pub use self::entry::SessionEntry;
 pub use self::epochs::Epochs;
 pub use self::frozen::FrozenSessions;
 use self::restore::Restoring;
-use crate::block::{BlockHeader, FLAG_CONTINUES};
+use super::roster::{Change, GroupList};
+use crate::block::{Block, BlockHeader, FLAG_CONTINUES};
 use crate::ids::{Index, Term};
 use crate::machine::hash::{FixedMap, mix, table_bytes};
 use crate::machine::shared::Pages;
@@ -235,6 +236,8 @@ pub struct Sessions {
     spent: u64,
     /// What readers across a loss are to know.
     epochs: Epochs,
+    /// The shard's groups, in the group that keeps the list of them.
+    groups: GroupList,
     digest: u64,
     /// A snapshot is being taken in: nothing else may be done.
     restoring: Option<Box<Restoring>>,
@@ -258,6 +261,7 @@ impl Sessions {
             forgotten: 0,
             spent: 0,
             epochs: Epochs::default(),
+            groups: GroupList::default(),
             digest: 0,
             restoring: None,
         }
@@ -292,6 +296,19 @@ impl Sessions {
     pub fn begin_epoch(&mut self, epoch: u32, first: Index) {
         self.epochs.note(epoch, first);
         self.digest = mix(mix(self.digest, u64::from(epoch)), first.get());
+    }
+
+    /// Which groups the shard has; empty in all groups but the one that keeps the list.
+    #[inline]
+    pub fn groups(&self) -> &GroupList {
+        &self.groups
+    }
+
+    /// An entry about the list is applied. What this version does not know changes nothing.
+    pub fn change_groups(&mut self, block: &Block) {
+        if let Some(change) = Change::of(block) {
+            self.digest = self.groups.apply(&change, self.digest);
+        }
     }
 
     /// When the session that has rested longest was last used.

@@ -75,6 +75,11 @@ pub struct ShardStatus {
     pub shard: u32,
     pub shards: u32,
     pub groups: Vec<GroupStatus>,
+    /// Groups that have ended here, and those of them whose record of it is not durable yet.
+    #[serde(default)]
+    pub groups_ended: u32,
+    #[serde(default)]
+    pub groups_ending: u32,
     /// Groups that are RECOVERING.
     #[serde(default)]
     pub recovering: u32,
@@ -120,7 +125,9 @@ impl<M: StateMachine> Shard<M> {
             incarnation: self.config.incarnation.0,
             shard: self.config.shard,
             shards: self.config.shards,
-            groups: (0..self.groups.len()).map(|local| self.group_status(local)).collect(),
+            groups: self.living().map(|local| self.group_status(local)).collect(),
+            groups_ended: self.ends().0 as u32,
+            groups_ending: self.ends().1 as u32,
             recovering: self.recovering() as u32,
             possible_data_loss: self.stats.possible_data_loss,
             peers_connected: self.peers.iter().filter(|peer| peer.connected).count() as u32,

@@ -96,6 +96,7 @@ impl<M: StateMachine> Shard<M> {
         (peer.connected, peer.since) = (true, now);
         peer.egress.clear();
         self.hear_of_link(now, node, incarnation);
+        self.tell_soon(now);
     }
 
     /// The link is lost, and whatever was on it.
@@ -130,6 +131,10 @@ impl<M: StateMachine> Shard<M> {
             let entry = PeerEntry::read_from_bytes(raw).expect("chunks have the exact size");
             if let Some(sign) = entry.as_keep_alive() {
                 self.keep_alive(now, from, &sign);
+                continue;
+            }
+            if let Some(ended) = entry.as_ended() {
+                self.hear_of_ends(now, &ended);
                 continue;
             }
             let (group, message, count) = entry.decode().ok_or(bad)?;

@@ -44,20 +44,26 @@ impl<'a, M: StateMachine> GroupView<'a, M> {
 }
 
 impl<M: StateMachine> Shard<M> {
-    /// The groups of this shard, in ascending order.
-    pub fn groups(&self) -> impl ExactSizeIterator<Item = GroupView<'_, M>> {
-        self.groups.iter().map(GroupView)
+    /// The groups of this shard, in ascending order; those that have ended are no more.
+    pub fn groups(&self) -> impl Iterator<Item = GroupView<'_, M>> {
+        self.groups.iter().filter(|group| !group.ended).map(GroupView)
+    }
+
+    /// Groups that are here and groups that have ended here.
+    pub fn places(&self) -> usize {
+        self.groups.len()
     }
 
     /// Checks what must hold between turns; for tests and the simulator.
     pub fn check_invariants(&self) {
         let recovering = self.groups.iter().filter(|group| group.raft.is_recovering()).count();
-        assert_eq!(recovering, self.recovering);
+        assert_eq!(recovering + self.roster.recovering(), self.recovering);
         let asleep = self.groups.iter().filter(|group| group.raft.is_hibernating()).count();
         assert_eq!(asleep, self.hibernating());
         for group in &self.groups {
             group.raft.check_invariants();
             assert!(group.applied <= group.raft.commit(), "applied <= committed");
+            assert!(!group.ended || group.raft.last_index() == Index::ZERO, "nothing is left");
         }
     }
 

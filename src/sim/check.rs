@@ -51,12 +51,14 @@ impl<S: Subject> World<S> {
 
     /// Every group of the shard, and what the shard holds back.
     pub(super) fn check(&mut self, node: usize, host: usize) {
+        self.note_groups(node, host);
         let mut seen = std::mem::take(&mut self.hosts[host].seen);
         let state = &self.hosts[host];
         let shard = state.shard.as_ref().expect("it has just had its turn");
         let mut broken = None;
         let mut news = Vec::new();
-        for (view, seen) in shard.groups().zip(&mut seen) {
+        for view in shard.groups() {
+            let seen = &mut seen[(view.raft().group().0 / self.shape.shards) as usize];
             let since = Index(seen.config.0);
             let config = configuration(view.raft(), seen);
             if seen.config != config {

@@ -72,7 +72,7 @@ impl<S: Subject> World<S> {
     fn begin_fault(&mut self, fault: &Fault, at: usize) -> bool {
         let (node, amount) = (fault.node, fault.amount);
         match fault.kind {
-            Kind::Members => return false,
+            Kind::Members | Kind::Groups => return false,
             Kind::Kill => return self.kill_for_a_while(node),
             Kind::Power => return self.lose_power(node),
             Kind::Shards => {
@@ -160,7 +160,7 @@ impl<S: Subject> World<S> {
             | Kind::Stuck => self.set_wires(&fault, false),
             Kind::Latency | Kind::Full | Kind::Io => self.calm_disks(&fault),
             Kind::Stall | Kind::Reset | Kind::Misdirect => {}
-            Kind::Transfer | Kind::Members => {}
+            Kind::Transfer | Kind::Members | Kind::Groups => {}
         }
     }
 
@@ -276,6 +276,7 @@ impl<S: Subject> World<S> {
             self.hosts[host].shadow = Shadow::new(config);
         }
         self.oracle.forget(node);
+        self.forget_ends(node);
     }
 
     /// A node that is starting turns out to have a disk that cannot be trusted.

@@ -34,7 +34,11 @@ pub struct Configurations {
 
 impl Configurations {
     pub fn new(voters: u32) -> Self {
-        let first = Membership::of_voters((1..=voters).map(NodeId).collect());
+        Self::of(Membership::of_voters((1..=voters).map(NodeId).collect()))
+    }
+
+    /// Of a group that begins with this one.
+    pub fn of(first: Membership) -> Self {
         Self { first, known: BTreeMap::new(), committed: (Index::ZERO, Term::ZERO) }
     }
 
@@ -136,7 +140,10 @@ impl<S: Subject> World<S> {
             for host in self.hosts_of(node) {
                 let Some(shard) = &self.hosts[host].shard else { continue };
                 for view in shard.groups() {
-                    self.configurations[view.raft().group().0 as usize].note_books(view.raft());
+                    let group = view.raft().group().0 as usize;
+                    if !self.lives[group].is_over() {
+                        self.configurations[group].note_books(view.raft());
+                    }
                 }
             }
         }
@@ -159,7 +166,9 @@ impl<S: Subject> World<S> {
     pub(super) fn note_configurations(&mut self, node: usize, host: usize, group: GroupId) {
         let shard = self.hosts[host].shard.as_ref().expect("it has just had its turn");
         let Some(view) = shard.group(group) else { return };
-        self.configurations[group.0 as usize].note_books(view.raft());
+        if !self.lives[group.0 as usize].is_over() {
+            self.configurations[group.0 as usize].note_books(view.raft());
+        }
         let index = view.raft().membership().index;
         let what = What::Members { node: node as u32 + 1, group, index };
         self.trace.note(self.now, what);
@@ -188,7 +197,7 @@ impl<S: Subject> World<S> {
 
     /// Asks the leader of a group for a change.
     fn try_change(&mut self) -> Option<()> {
-        let group = self.members_rng.below(u64::from(self.shape.groups)) as usize;
+        let group = self.members_rng.below(u64::from(self.shape.groups_all)) as usize;
         let leads = |node: &usize| {
             let view = self.view(*node, group);
             view.is_some_and(|view| view.raft().role() == Role::Leader)

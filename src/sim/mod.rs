@@ -18,6 +18,7 @@ mod queries;
 pub mod queue;
 pub mod registers;
 pub mod regressions;
+pub mod roster;
 pub mod run;
 pub mod shadow;
 pub mod shrink;

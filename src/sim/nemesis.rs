@@ -88,6 +88,8 @@ kinds! {
     Misdirect = "misdirect", 1, "disk";
     /// An operator changes the members: no fault of the plan, it goes on beside them.
     Members = "members", 0, "members";
+    /// An operator makes groups and ends them, in the same way.
+    Groups = "groups", 0, "groups";
 }
 
 /// A set of kinds.

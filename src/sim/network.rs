@@ -336,7 +336,7 @@ impl<S: Subject> World<S> {
         let entries = &frame[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + control];
         for raw in entries.chunks_exact(PEER_ENTRY_BYTES) {
             let entry = PeerEntry::read_from_bytes(raw).expect("chunks have the exact size");
-            if entry.as_keep_alive().is_some() {
+            if entry.as_keep_alive().is_some() || entry.as_ended().is_some() {
                 continue;
             }
             let Some((group, message, blocks)) = entry.decode() else {

@@ -243,6 +243,7 @@ pub(super) fn shard_config(
         shard,
         shards: shape.shards,
         groups: shape.groups,
+        groups_max: shape.groups_all,
         wal_sync: shape.wal_sync,
         wal_sync_except: shape.wal_sync_except.clone(),
         suspect,
@@ -270,7 +271,9 @@ fn published<M: StateMachine>(host: &Host<M>) -> Result<(), String> {
     for op in &host.out.files {
         let &FileOp::Publish { from: FileName::Making(group), to, .. } = op else { continue };
         let FileName::Snapshot(_, index) = to else { continue };
-        let log = shard.group(group).expect("of this shard").raft().log();
+        // Its group may have ended since; then the file goes again.
+        let Some(view) = shard.group(group) else { continue };
+        let log = view.raft().log();
         let Some(term) = log.term_at(index) else { continue };
         if !host.shadow.is_durable(group, index, term) {
             return Err(format!("{to} while the log is durable to {}", host.shadow.durable()));

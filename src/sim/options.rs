@@ -17,6 +17,10 @@ pub(super) const SLEEP: u64 = 14;
 pub(super) const RESTS: u64 = 20;
 pub(super) const MEMBERS: u64 = 7;
 pub(super) const SNAPSHOTS: u64 = 8;
+pub(super) const ROSTER: u64 = 30;
+
+/// Groups that an operator makes on a shard, at most.
+const NUMBERS: u32 = 6;
 
 /// A run of the simulator. What is `None` the seed decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +101,10 @@ pub struct Shape {
     /// An operator changes the members.
     pub changes: bool,
     pub shards: u32,
+    /// Of the configuration.
     pub groups: u32,
+    /// Numbers end here; more than there are groups at first where an operator makes and ends some.
+    pub groups_all: u32,
     /// Whether acknowledgements wait for stable storage ...
     pub wal_sync: bool,
     /// ... but not those of these groups, which do the opposite.
@@ -161,6 +168,11 @@ impl Shape {
         let mut members = base.fork(MEMBERS);
         let changes =
             options.nemesis.has(Kind::Members) && !options.lying_disks && members.chance(50);
+        let mut roster = base.fork(ROSTER);
+        let comes_and_goes = options.nemesis.has(Kind::Groups)
+            && !options.lying_disks
+            && nodes > 1
+            && roster.chance(40);
         let spares = if changes { members.between(1, 2) as u32 } else { 0 };
         let nodes = voters + spares;
         let end = u64::from(options.seconds) * 1_000_000;
@@ -178,6 +190,7 @@ impl Shape {
             changes,
             shards: shards.min(groups),
             groups,
+            groups_all: groups + if comes_and_goes { NUMBERS * shards.min(groups) } else { 0 },
             wal_sync: rng.chance(50) || options.lying_disks,
             wal_sync_except: except,
             majority: rng.chance(10),

@@ -61,8 +61,8 @@ pub struct Questions {
 
 impl Questions {
     pub fn new(shape: &Shape) -> Self {
-        let slots = (shape.nodes * shape.groups) as usize;
-        let read = vec![Place::default(); shape.groups as usize];
+        let slots = (shape.nodes * shape.groups_all) as usize;
+        let read = vec![Place::default(); shape.groups_all as usize];
         Self { heard: vec![(0, Place::default()); slots], read, ..Self::default() }
     }
 
@@ -159,7 +159,7 @@ impl<S: Subject> World<S> {
     }
 
     fn heard_slot(&self, node: usize, group: GroupId) -> usize {
-        node * self.shape.groups as usize + group.0 as usize
+        node * self.shape.groups_all as usize + group.0 as usize
     }
 
     /// A reply to a question arrives at its client.
@@ -189,6 +189,8 @@ impl<S: Subject> World<S> {
     fn on_refused_question(&mut self, at: usize, i: usize, from: usize, refused: Refused) {
         let nodes = self.nodes.len();
         let pause = self.client_rng.between(PAUSE.0, PAUSE.1);
+        let group = self.clients[at].questions.open[i].ask.group;
+        let may_be_missing = !self.must_be_there(group);
         let open = &mut self.clients[at].questions.open[i];
         open.sent = false;
         open.due = self.now + pause;
@@ -197,6 +199,10 @@ impl<S: Subject> World<S> {
                 open.node = (leader.0 as usize).wrapping_sub(1) % nodes;
             }
             Refused::Busy => {}
+            // Doomed, or whoever answers did not know that it leads the list no longer.
+            Refused::NoGroup if may_be_missing => {
+                self.clients[at].questions.open.swap_remove(i);
+            }
             Refused::Truncated { epoch, from }
                 if epoch > open.after.epoch
                     && from <= open.after.index
@@ -229,6 +235,9 @@ impl<S: Subject> World<S> {
     ) {
         let Open { ask, consistency, floor, after, heard, .. } = *open;
         let group = ask.group;
+        if consistency != Consistency::Stale {
+            self.judge_late_answer(group, ask.asked_at);
+        }
         // Whoever was told of a loss stands in the new epoch, before its beginning.
         let epoch = self.oracle.epoch_of(group, after.index);
         let stands = after.index == Index::ZERO || epoch.is_some_and(|e| e <= after.epoch);

@@ -29,6 +29,8 @@ pub enum Event {
     Recorded(u32, u32),
     /// The operator changes members.
     Change,
+    /// The operator makes groups, or ends one.
+    Wish,
     /// All trouble ends.
     Heal,
     /// Is everything as it should be, some time after the trouble?

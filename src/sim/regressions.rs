@@ -1,6 +1,6 @@
 //! Seeds that found something once: they are run with every test run, so that it stays found.
 
-use super::nemesis::Kinds;
+use super::nemesis::{Kind, Kinds};
 use super::options::Options;
 
 /// A kept seed.
@@ -16,17 +16,17 @@ pub struct Regression {
 pub const REGRESSIONS: &[Regression] = &[
     Regression {
         seed: 343,
-        options: Options::default,
+        options: whole,
         why: "a leader whose log read back damaged asked for the block again for ever",
     },
     Regression {
         seed: 157,
-        options: Options::default,
+        options: whole,
         why: "after rot messages left before the salvaged votes were durable again",
     },
-    Regression { seed: 167, options: Options::default, why: "the same" },
-    Regression { seed: 217, options: Options::default, why: "the same" },
-    Regression { seed: 239, options: Options::default, why: "the same" },
+    Regression { seed: 167, options: whole, why: "the same" },
+    Regression { seed: 217, options: whole, why: "the same" },
+    Regression { seed: 239, options: whole, why: "the same" },
     Regression {
         seed: 1058,
         options: damage,
@@ -39,11 +39,11 @@ pub const REGRESSIONS: &[Regression] = &[
     },
     Regression {
         seed: 5589,
-        options: Options::default,
+        options: whole,
         why: "a commit index from behind rot was believed of the log before it",
     },
-    Regression { seed: 5692, options: Options::default, why: "the same" },
-    Regression { seed: 5976, options: Options::default, why: "the same" },
+    Regression { seed: 5692, options: whole, why: "the same" },
+    Regression { seed: 5976, options: whole, why: "the same" },
     Regression {
         seed: 2154861196822421,
         options: long,
@@ -56,23 +56,23 @@ pub const REGRESSIONS: &[Regression] = &[
     },
     Regression {
         seed: 2154861196815828,
-        options: Options::default,
+        options: whole,
         why: "a flush came back from under a stray write, and an end of the log with it",
     },
-    Regression { seed: 2154861196820411, options: Options::default, why: "the same" },
+    Regression { seed: 2154861196820411, options: whole, why: "the same" },
     Regression {
         seed: 2154861196828328,
-        options: Options::default,
+        options: whole,
         why: "nobody was RECOVERING by the boot record, and the new epoch was not durable",
     },
     Regression {
         seed: 2154861196824528,
-        options: Options::default,
+        options: whole,
         why: "votes waited longer for the disk than candidates for votes",
     },
     Regression {
         seed: 1795289591002,
-        options: Options::default,
+        options: whole,
         why: "whoever was alone in an old configuration won with a loss that a minority had seen",
     },
     Regression {
@@ -82,13 +82,13 @@ pub const REGRESSIONS: &[Regression] = &[
     },
     Regression {
         seed: 9600298,
-        options: Options::default,
+        options: whole,
         why: "a flipped bit in the version of a snapshot refused the start",
     },
-    Regression { seed: 9600527, options: Options::default, why: "the same" },
+    Regression { seed: 9600527, options: whole, why: "the same" },
     Regression {
         seed: 9600115,
-        options: Options::default,
+        options: whole,
         why: "a node that had joined snapshotted before it knew of voters",
     },
     Regression { seed: 9600206, options: long, why: "the same" },
@@ -97,20 +97,20 @@ pub const REGRESSIONS: &[Regression] = &[
         options: long,
         why: "segments that the log let go overtook leftovers, and one became the beginning",
     },
-    Regression { seed: 9800041, options: Options::default, why: "the same" },
+    Regression { seed: 9800041, options: whole, why: "the same" },
     Regression {
         seed: 4900039,
-        options: Options::default,
+        options: whole,
         why: "a leader slept with an entry that was not committed",
     },
     Regression {
         seed: 900064,
-        options: Options::default,
+        options: whole,
         why: "members that could not be reached held all places of the sender of snapshots",
     },
     Regression {
         seed: 8842000027,
-        options: Options::default,
+        options: whole,
         why: "a node that was taken out sent clients to its last leader for ever",
     },
     Regression {
@@ -118,11 +118,16 @@ pub const REGRESSIONS: &[Regression] = &[
         options: long,
         why: "the simulator: a request reached a process by a connection to the one before it",
     },
-    Regression { seed: 5, options: Options::default, why: "much happens in it" },
+    Regression { seed: 5, options: whole, why: "much happens in it" },
 ];
 
+/// Without what came later: it would make other runs of the old seeds.
+fn whole() -> Options {
+    Options { nemesis: Kinds::all().without(Kind::Groups), ..Options::default() }
+}
+
 fn long() -> Options {
-    Options { seconds: 28, ..Options::default() }
+    Options { seconds: 28, ..whole() }
 }
 
 fn damage() -> Options {

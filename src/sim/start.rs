@@ -199,11 +199,11 @@ impl<S: Subject> World<S> {
         let config = shard_config(&self.shape, node, incarnation, shard, suspect);
         let started = Shard::with_snapshots(config, wal, groups, snapshots, machine, now);
         let host = &mut self.hosts[at];
-        host.seen.clear();
+        host.seen = vec![Seen::default(); started.places()];
         for view in started.groups() {
-            let mut seen = Seen::default();
-            let judged = self.oracle.started(node, &view, &mut seen);
-            host.seen.push(seen);
+            let place = view.raft().group().0 / self.shape.shards;
+            let seen = &mut host.seen[place as usize];
+            let judged = self.oracle.started(node, &view, seen);
             if let Err((rule, what)) = judged
                 && !self.options.lying_disks
             {
@@ -218,7 +218,8 @@ impl<S: Subject> World<S> {
             *conn = client.next_life();
         }
         (host.serving, host.dirty) = (false, true);
-        true
+        self.note_groups(node, at);
+        self.violation.is_none()
     }
 
     /// Reads the snapshots. `None`: the node does not come up.
@@ -317,6 +318,7 @@ impl<S: Subject> World<S> {
             self.note_node(node, "finds rot at", found.end.0);
             self.stats.rot_found += 1;
             self.oracle.forget(node);
+            self.forget_ends(node);
             self.nodes[node].found_rot = true;
             return Some(Suspect::Everything);
         }

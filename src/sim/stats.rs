@@ -28,6 +28,9 @@ pub struct Stats {
     pub installs: u64,
     /// Changes of members that were begun.
     pub changes: u64,
+    /// Groups that came after the start, and groups that are over.
+    pub groups_made: u64,
+    pub groups_ended: u64,
     /// Ends in good order.
     pub stops: u64,
     pub refused_strangers: u64,
@@ -80,6 +83,8 @@ impl Stats {
             snapshots,
             installs,
             changes,
+            groups_made,
+            groups_ended,
             stops,
             refused_strangers,
             resets,
@@ -118,6 +123,8 @@ impl Stats {
         self.snapshots += snapshots;
         self.installs += installs;
         self.changes += changes;
+        self.groups_made += groups_made;
+        self.groups_ended += groups_ended;
         self.stops += stops;
         self.refused_strangers += refused_strangers;
         self.resets += resets;

@@ -6,6 +6,7 @@ use super::network::delay;
 use super::options::Shape;
 use super::queries::Questions;
 use super::queue::Event;
+use super::roster::Life;
 use super::subject::{Ask, Subject};
 use super::trace::What;
 use super::world::{Packet, World};
@@ -88,7 +89,7 @@ impl Client {
             node: (group % shape.nodes) as usize,
         };
         Self {
-            sessions: (0..shape.groups).map(session).collect(),
+            sessions: (0..shape.groups_all).map(session).collect(),
             conns: vec![0; hosts],
             next_conn: 1,
             hears_from: 0,
@@ -198,7 +199,7 @@ impl<S: Subject> World<S> {
 
     fn think_of_a_question(&mut self, at: usize) {
         let settled = |group: &usize| self.healed_at.is_none() || !self.read_since[*group];
-        let groups: Vec<_> = (0..self.shape.groups as usize).filter(settled).collect();
+        let groups: Vec<_> = self.known_groups().filter(settled).collect();
         if !groups.is_empty() {
             let group = groups[self.client_rng.below(groups.len() as u64) as usize];
             self.inquire(at, group);
@@ -206,11 +207,24 @@ impl<S: Subject> World<S> {
     }
 
     fn sessions_to_ask(&self) -> Vec<usize> {
-        let all = 0..self.shape.groups as usize;
+        let all = self.known_groups();
         match self.healed_at {
             None => all.collect(),
             Some(_) => all.filter(|&group| !self.progressed[group]).collect(),
         }
+    }
+
+    /// Groups that clients know; after the trouble those that are to work.
+    fn known_groups(&self) -> impl Iterator<Item = usize> + '_ {
+        let healed = self.healed_at.is_some();
+        let now = self.now;
+        let known = move |life: &Life| if healed { life.lives() } else { life.is_known(now) };
+        (0..self.lives.len()).filter(move |&group| known(&self.lives[group]))
+    }
+
+    /// Nobody may say that there is no such group: it was there from the start, and is to stay.
+    pub(super) fn must_be_there(&self, group: GroupId) -> bool {
+        group.0 < self.shape.groups && !self.lives[group.0 as usize].may_be_missing()
     }
 
     fn ask(&mut self, at: usize, group: usize) {
@@ -258,7 +272,7 @@ impl<S: Subject> World<S> {
 
     /// Sends what is due, one frame to each host.
     fn send_due(&mut self, at: usize) {
-        for group in 0..self.shape.groups as usize {
+        for group in 0..self.shape.groups_all as usize {
             let nodes = self.nodes.len();
             let (now, shards, nap) = (self.now, self.shape.shards as usize, self.nap());
             let session = &mut self.clients[at].sessions[group];
@@ -420,9 +434,15 @@ impl<S: Subject> World<S> {
                 if self.healed_at.is_some_and(|healed| open.ask.asked_at >= healed) {
                     self.progressed[group.0 as usize] = true;
                 }
+                self.judge_late_answer(group, open.ask.asked_at);
                 let count = open.block.count();
                 let judged = self.oracle.acknowledged(group, count, open.floor, &done);
-                if let Err((rule, what)) = judged {
+                // Committed, answered and ended in one turn: nobody has seen the commit.
+                let may_be_missing = self.lives[group.0 as usize].may_be_missing();
+                let unseen = may_be_missing && self.view(from, group.0 as usize).is_none();
+                if let Err((rule, what)) = judged
+                    && !unseen
+                {
                     return self.fail(rule, what);
                 }
                 if open.entry.is_none() {
@@ -448,6 +468,14 @@ impl<S: Subject> World<S> {
             }
             Err(Refused::Busy | Refused::ReadOnly) => {
                 session.open[place].copies -= 1;
+                session.open[place].due = now + self.client_rng.between(PAUSE.0, PAUSE.1);
+            }
+            Err(Refused::NoGroup) if self.lives[group.0 as usize].may_be_missing() => {
+                session.open.swap_remove(place);
+            }
+            Err(Refused::NoGroup) if group.0 >= self.shape.groups => {
+                // It did not know that it leads the list no longer.
+                session.node = (from + 1) % nodes;
                 session.open[place].due = now + self.client_rng.between(PAUSE.0, PAUSE.1);
             }
             Err(Refused::NotLeader(None) | Refused::Recovering | Refused::Shutdown) => {

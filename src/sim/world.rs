@@ -15,10 +15,11 @@ use bytes::Bytes;
 use super::members::Configurations;
 use super::network::{Link, Wire};
 use super::node::{BLOCK_MAX, Host, Node, UNCOMMITTED_MAX};
-use super::options::{CLIENTS, DISKS, FAULTS, MEMBERS, NETWORK, Options, Shape};
+use super::options::{CLIENTS, DISKS, FAULTS, MEMBERS, NETWORK, Options, ROSTER, Shape};
 use super::oracle::{Oracle, Violation};
 use super::queue::{Event, Queue};
 use super::rng::Rng;
+use super::roster::Life;
 use super::stats::Stats;
 use super::subject::Subject;
 use super::trace::{Trace, What};
@@ -94,6 +95,9 @@ pub struct World<S: Subject> {
     pub(super) node_rng: Rng,
     pub(super) fault_rng: Rng,
     pub(super) members_rng: Rng,
+    pub(super) roster_rng: Rng,
+    /// By group: what the operator knows of it.
+    pub(super) lives: Vec<Life>,
     /// By group: who decided and decides.
     pub(super) configurations: Vec<Configurations>,
     /// When the trouble ended; `None` while it lasts.
@@ -130,7 +134,11 @@ impl<S: Subject> World<S> {
             packets: Vec::new(),
             free_packets: Vec::new(),
             clients: (0..shape.clients).map(|id| Client::new(id, &shape)).collect(),
-            oracle: Oracle::new(shape.nodes, shape.groups, UNCOMMITTED_MAX + u64::from(BLOCK_MAX)),
+            oracle: Oracle::new(
+                shape.nodes,
+                shape.groups_all,
+                UNCOMMITTED_MAX + u64::from(BLOCK_MAX),
+            ),
             trace: Trace::new(options.trace),
             stats: Stats::default(),
             hash: seed,
@@ -140,11 +148,19 @@ impl<S: Subject> World<S> {
             node_rng: base.fork(DISKS + 100),
             fault_rng: base.fork(FAULTS),
             members_rng: base.fork(MEMBERS + 1),
-            configurations: (0..shape.groups).map(|_| Configurations::new(shape.voters)).collect(),
+            roster_rng: base.fork(ROSTER + 1),
+            lives: (0..shape.groups_all)
+                .map(|group| Life::new(shape.nodes, group < shape.groups))
+                .collect(),
+            configurations: (0..shape.groups_all)
+                .map(|group| {
+                    Configurations::new(if group < shape.groups { shape.voters } else { 0 })
+                })
+                .collect(),
             healed_at: None,
             losses: Vec::new(),
-            progressed: vec![false; shape.groups as usize],
-            read_since: vec![false; shape.groups as usize],
+            progressed: vec![false; shape.groups_all as usize],
+            read_since: vec![false; shape.groups_all as usize],
             flapping: BTreeSet::new(),
             waiting: vec![false; shape.plan.len()],
             over: false,
@@ -167,6 +183,7 @@ impl<S: Subject> World<S> {
             self.queue.push(fault.at, Event::Begin(i as u32));
         }
         self.begin_members();
+        self.begin_roster();
         let end = u64::from(self.options.seconds) * 1_000_000;
         self.queue.push(end, Event::Heal);
     }
@@ -211,6 +228,7 @@ impl<S: Subject> World<S> {
             Event::Started(node, attempt) => self.on_started(node as usize, attempt),
             Event::Recorded(node, attempt) => self.on_recorded(node as usize, attempt),
             Event::Change => self.on_change(),
+            Event::Wish => self.on_wish(),
             Event::Heal => self.on_heal(),
             Event::Look => self.on_look(),
         }
@@ -299,8 +317,9 @@ impl<S: Subject> World<S> {
         if self.options.lying_disks && since > PROGRESS_US / 2 {
             self.look_for_losses();
         }
-        let mut both = self.progressed.iter().zip(&self.read_since);
-        let stuck = both.position(|(done, read)| !done || !read);
+        let stuck = (0..self.lives.len()).find(|&group| {
+            self.lives[group].lives() && !(self.progressed[group] && self.read_since[group])
+        });
         if let Some(group) = stuck {
             if since > PROGRESS_US {
                 let stuck = if self.progressed[group] {
@@ -315,7 +334,7 @@ impl<S: Subject> World<S> {
         } else if self.is_settled() {
             return self.finish();
         } else if since > CONVERGE_US {
-            let groups: Vec<_> = (0..self.shape.groups as usize)
+            let groups: Vec<_> = (0..self.lives.len())
                 .filter(|&group| !self.has_converged(group))
                 .map(|group| format!("g{group}: {}", self.describe(group)))
                 .collect();
@@ -329,16 +348,21 @@ impl<S: Subject> World<S> {
 
     fn is_settled(&self) -> bool {
         self.clients.iter().all(|client| client.open() == 0)
-            && (0..self.shape.groups as usize).all(|group| self.has_converged(group))
+            && (0..self.lives.len()).all(|group| self.has_converged(group))
     }
 
     /// All members have applied all that is committed, but for those with other commits behind a loss.
     fn has_converged(&self, group: usize) -> bool {
         let last = self.oracle.commit(GroupId(group as u32));
-        (0..self.nodes.len()).filter(|&node| self.takes_part(node, group)).all(|node| {
-            let view = self.view(node, group);
-            view.is_some_and(|v| v.applied().0 == last || self.oracle.strays(v.raft()))
-        })
+        if !self.lives[group].lives() {
+            return self.has_settled(group);
+        }
+        (0..self.nodes.len())
+            .filter(|&node| self.takes_part(node, group) && !self.has_not_heard(node, group))
+            .all(|node| {
+                let view = self.view(node, group);
+                view.is_some_and(|v| v.applied().0 == last || self.oracle.strays(v.raft()))
+            })
     }
 
     /// Where everybody stands in a group.
@@ -379,7 +403,7 @@ impl<S: Subject> World<S> {
 
     /// The control: something acknowledged that no node has any more.
     fn look_for_losses(&mut self) {
-        for group in 0..self.shape.groups as usize {
+        for group in 0..self.lives.len() {
             let views: Vec<_> = (0..self.nodes.len()).filter_map(|n| self.view(n, group)).collect();
             let gone = self.clients.iter().find_map(|client| {
                 client.acknowledged_where(group, |id, seq| {
@@ -396,8 +420,8 @@ impl<S: Subject> World<S> {
     /// What was acknowledged is there, on every node.
     fn check_ledgers(&mut self) {
         for node in 0..self.nodes.len() {
-            for group in 0..self.shape.groups as usize {
-                if !self.takes_part(node, group) {
+            for group in 0..self.lives.len() {
+                if !self.takes_part(node, group) || !self.lives[group].lives() {
                     continue;
                 }
                 let Some(view) = self.view(node, group) else { continue };

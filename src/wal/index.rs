@@ -141,6 +141,17 @@ impl LogIndex {
         (log.start, log.start_in) = (start, Some(segment));
     }
 
+    /// Forgets all of a group but its hard state, which says that it has ended; `after` is the end of
+    /// that record.
+    pub fn end(&mut self, refs: &mut Refs, group: GroupId, after: Lsn) {
+        self.cut(refs, group, Index::ZERO, after);
+        let log = self.groups.entry(group).or_default();
+        if let Some(old) = log.start_in.take() {
+            refs.drop(old, Need::State, after);
+        }
+        log.start = LogStart::default();
+    }
+
     /// The highest end of a record's blocks, at or below `index`, that the group has in the log.
     pub fn edge_at_most(&self, group: GroupId, index: Index) -> Option<Index> {
         let runs = &self.groups.get(&group)?.runs;

@@ -139,8 +139,10 @@ impl Wal {
         let end = recovered.ends.last().map_or(Lsn::ZERO, |(_, end)| *end);
         wal.segments.hold_back(recovered.spares.clone(), end);
         for group in std::mem::take(&mut recovered.restate) {
-            let state = recovered.groups[&group].hard_state;
-            wal.hard_state(group, state);
+            match recovered.groups[&group].hard_state {
+                state if state.is_ended() => wal.end_group(group),
+                state => wal.hard_state(group, state),
+            };
         }
         if matches!(recovered.verdict, Verdict::Rot { .. }) {
             wal.segments.refs.keep_until(wal.staged());

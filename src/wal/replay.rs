@@ -8,8 +8,8 @@ use super::config::WalConfig;
 use super::index::{LogIndex, Run, regresses};
 use super::ops::WalError;
 use super::record::{
-    FLAG_ANEW, FLAG_TRUNCATES, FLUSH_HEADER_BYTES, HardStateBytes, KIND_BLOCKS, KIND_HARD_STATE,
-    KIND_LOG_START, LogStartBytes, RECORD_HEADER_BYTES, Record, Records,
+    FLAG_ANEW, FLAG_TRUNCATES, FLUSH_HEADER_BYTES, HARD_STATE_BYTES, HardStateBytes, KIND_BLOCKS,
+    KIND_HARD_STATE, KIND_LOG_START, LogStartBytes, RECORD_HEADER_BYTES, Record, Records,
 };
 use super::scan::Flush;
 use super::segment::Refs;
@@ -106,8 +106,15 @@ impl Replay {
         if regresses(known.hard_state, state) {
             return Err("a term or vote that goes back");
         }
+        if state.is_ended() {
+            *known = RecoveredGroup::default();
+        }
         known.hard_state = state;
         self.index.set_state(&mut self.refs, group, state, lsn);
+        if state.is_ended() {
+            let end = lsn.plus((RECORD_HEADER_BYTES + HARD_STATE_BYTES) as u64);
+            self.index.end(&mut self.refs, group, end);
+        }
         Ok(())
     }
 
@@ -119,6 +126,9 @@ impl Replay {
         lsn: Lsn,
     ) -> Result<(), &'static str> {
         let known = self.groups.entry(group).or_default();
+        if known.hard_state.is_ended() {
+            return Err("a log start of a group that has ended");
+        }
         if !anew && known.start.is_some_and(|old| start.index < old.index) {
             return Err("a log start that goes back");
         }
@@ -137,6 +147,9 @@ impl Replay {
         let first = first_index(record.payload)?;
         let truncates = record.header.flags & FLAG_TRUNCATES != 0;
         let known = self.groups.entry(group).or_default();
+        if known.hard_state.is_ended() {
+            return Err("entries of a group that has ended");
+        }
         if known.start.is_some_and(|start| first <= start.index) {
             return Err("entries that a snapshot holds, behind the record that says so");
         }

@@ -20,7 +20,7 @@ use super::record::{
 };
 use super::{NEVER, Wal};
 use crate::block::Block;
-use crate::ids::{GroupId, Index, LogStart, Lsn};
+use crate::ids::{GroupId, HardState, Index, LogStart, Lsn};
 
 impl Wal {
     /// The group's log begins behind `start` from here on: a snapshot holds the rest, and is already
@@ -37,6 +37,27 @@ impl Wal {
         let back = known.is_some_and(|log| start.index < log.start.index);
         assert!(anew || !back, "{group:?}: a log does not begin further back than it did");
         let end = self.log_start(group, start, anew);
+        self.move_front();
+        end
+    }
+
+    /// Logs the group's hard state again, with a commit index that the next start is to know of.
+    pub fn note_commit(&mut self, group: GroupId, commit: Index) {
+        let known = self.index.groups.get(&group).filter(|log| log.state_in.is_some());
+        if let Some(state) = known.map(|log| log.state).filter(|state| state.commit < commit) {
+            self.hard_state(group, HardState { commit, ..state });
+        }
+    }
+
+    /// The group has ended: none of its entries is needed, nor where they began. A hard state of the
+    /// highest term there is says so for good; it is carried along like any other (64 bytes). Always
+    /// synced, and nothing may be logged for the group afterwards.
+    pub fn end_group(&mut self, group: GroupId) -> Lsn {
+        if self.poisoned.is_some() {
+            return NEVER;
+        }
+        let end = self.hard_state(group, HardState::ENDED);
+        self.index.end(&mut self.segments.refs, group, end);
         self.move_front();
         end
     }

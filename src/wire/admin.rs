@@ -27,6 +27,28 @@ pub enum AdminRequest {
     },
     /// The group's members as this node sees them; the leader knows most.
     Members,
+    /// The groups of the shard, as the leader of its first group has decided: to that one.
+    Groups,
+    /// Makes `count` groups on the shard of the group that this is for, which must be its first one:
+    /// the next numbers, beginning with `group` if it is given. The same `request` (a random number
+    /// above 0) is carried out once. The answer's data: `{"done": whether it is applied, "groups":
+    /// [numbers]}`, or `{"again": whether it may go later}`.
+    CreateGroups {
+        #[serde(default)]
+        group: Option<u32>,
+        count: u32,
+        #[serde(default)]
+        request: u64,
+        #[serde(default)]
+        dry: bool,
+    },
+    /// Ends a group of the shard for good: its data goes, its number is not used again. To the first
+    /// group of the shard; answered like a creation.
+    DeleteGroup {
+        group: u32,
+        #[serde(default)]
+        dry: bool,
+    },
     /// Changes the members (§6); only the leader answers. `dry`: says only what it would mean.
     Change {
         steps: Vec<MemberStep>,

@@ -7,7 +7,7 @@
 //!                     6 heartbeat, 7 heartbeat reply, 8 timeout now, 9 read index, 10 read reply,
 //!                     11 snapshot offer, 12 snapshot chunk, 13 snapshot reply, 14 sleep?, 15 its
 //!                     answer, 16 keep-alive: of no group, but of the whole shard (group and term
-//!                     are zero)
+//!                     are zero), 17 groups that have ended: the same (echo is zero)
 //!    5 u8  flags      1 pre-vote, 2 granted, 4 the voter is RECOVERING, 8 the leader asked for this
 //!                     election (kind 1) or asleep (kind 15); others are refused
 //!    6 u16 zero
@@ -38,6 +38,7 @@ const FLAG_GRANTED: u8 = 2;
 const FLAG_RECOVERING: u8 = 4;
 const FLAG_ASLEEP: u8 = 8;
 const KEEP_ALIVE: u8 = 16;
+const ENDED: u8 = 17;
 const FLAG_HANDED: u8 = 8;
 
 /// The flags that a kind of message may have; 0 for those without.
@@ -58,6 +59,39 @@ pub struct KeepAlive {
     /// The receiver's as the sender knows it; `ZERO` = not known yet.
     pub echo: Incarnation,
     pub number: u64,
+}
+
+/// Places that one entry about ended groups speaks of.
+pub const ENDED_PLACES: usize = 192;
+
+/// Groups of a shard that have ended, of [`ENDED_PLACES`] places: a bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedGroups {
+    /// Of the sender.
+    pub incarnation: Incarnation,
+    /// The first place, divided by [`ENDED_PLACES`].
+    window: u32,
+    bits: [u64; 3],
+}
+
+impl EndedGroups {
+    /// All of `places` lie in one window, and there is at least one.
+    pub fn of(incarnation: Incarnation, places: &[usize]) -> Self {
+        let window = (places[0] / ENDED_PLACES) as u32;
+        let mut bits = [0; 3];
+        for place in places.iter().map(|place| place % ENDED_PLACES) {
+            bits[place / 64] |= 1 << (place % 64);
+        }
+        Self { incarnation, window, bits }
+    }
+
+    /// The places, ascending.
+    pub fn places(&self) -> impl Iterator<Item = usize> + use<> {
+        let (first, bits) = (self.window as usize * ENDED_PLACES, self.bits);
+        (0..ENDED_PLACES)
+            .filter(move |at| bits[at / 64] >> (at % 64) & 1 == 1)
+            .map(move |at| first + at)
+    }
 }
 
 /// A message as it lies on the wire.
@@ -142,6 +176,23 @@ impl PeerEntry {
             term: 0,
             fields: [number, 0, 0, 0],
         }
+    }
+
+    /// The entry about ended groups.
+    pub fn ended(ended: &EndedGroups) -> Self {
+        let number = u64::from(ended.window);
+        let zero = KeepAlive { incarnation: ended.incarnation, echo: Incarnation::ZERO, number };
+        let [a, b, c] = ended.bits;
+        Self { kind: ENDED, fields: [number, a, b, c], ..Self::keep_alive(&zero) }
+    }
+
+    /// What it says of ended groups, if it does.
+    pub fn as_ended(&self) -> Option<EndedGroups> {
+        let [window, a, b, c] = self.fields;
+        let window = u32::try_from(window).ok()?;
+        let incarnation = Incarnation(self.incarnation);
+        let ended = EndedGroups { incarnation, window, bits: [a, b, c] };
+        (*self == Self::ended(&ended)).then_some(ended)
     }
 
     /// The sign of life, if it is one.

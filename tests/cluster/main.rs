@@ -16,6 +16,7 @@ mod check;
 mod cluster;
 mod disk_error;
 mod full_disk;
+mod groups;
 mod kill9;
 mod lifecycle;
 mod load;

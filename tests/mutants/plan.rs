@@ -89,6 +89,8 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::HeartbeatsBehindBulk => Some(Way::Story(stories::a_full_link_still_gets_heartbeats)),
         M::DedupForgets => Some(Way::Story(stories::an_event_id_is_new_once)),
         M::ExpireWholeSegments => Some(Way::Story(stories::expired_ids_are_new_again)),
+        M::ResurrectEndedGroup | M::GroupNumberUsedAgain => sim("groups,kill,power", 100),
+        M::FilesGoBeforeTheEnd => sim("groups,kill,power,latency,stall", 600),
         M::HibernateWithLaggingFollower => sim("all", 60),
         M::HibernateForUnconfirmedTerm => {
             Some(Way::Story(stories::who_has_something_else_does_not_sleep))

@@ -46,6 +46,7 @@ fn start(n: u32, now: Tick, snapshots: SnapshotConfig) -> Shard<RegisterMap> {
         shard: 0,
         shards: 1,
         groups: 1,
+        groups_max: 16,
         wal_sync: true,
         wal_sync_except: Vec::new(),
         suspect: Suspect::Nothing,

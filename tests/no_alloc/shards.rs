@@ -202,6 +202,7 @@ impl Node {
             shard: 0,
             shards: 1,
             groups,
+            groups_max: groups,
             wal_sync: true,
             wal_sync_except: Vec::new(),
             suspect: Suspect::Nothing,

@@ -71,6 +71,7 @@ fn flush_lines(
 fn text(record: &RecordView) -> String {
     let RecordView { lsn, group, content } = record;
     let what = match content {
+        Content::HardState(state) if state.is_ended() => "the group has ended".into(),
         Content::HardState(state) => format!(
             "term {} vote {} commit {}",
             state.term.0,
@@ -99,6 +100,7 @@ fn text(record: &RecordView) -> String {
 
 fn json(shard: u32, flush: &FlushView, record: &RecordView) -> serde_json::Value {
     let content = match record.content {
+        Content::HardState(state) if state.is_ended() => json!({ "kind": "ended" }),
         Content::HardState(state) => json!({
             "kind": "hard_state", "term": state.term.0,
             "vote": state.vote.map(|node| node.0), "commit": state.commit.0,

@@ -220,7 +220,8 @@ fn groups(recovered: &Recovered) -> Vec<GroupReport> {
         vote: group.hard_state.vote.map_or(0, |node| node.0),
         commit: group.hard_state.commit.0,
     };
-    recovered.groups.iter().map(report).collect()
+    let all = recovered.groups.iter().filter(|(_, group)| !group.hard_state.is_ended());
+    all.map(report).collect()
 }
 
 /// One array on one line.

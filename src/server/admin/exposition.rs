@@ -119,6 +119,8 @@ impl Snapshot {
         let help = "Groups with nothing to do, which neither send nor await heartbeats.";
         let hibernating = self.sum(|f| f.hibernating.into());
         page.gauge("raft_groups_hibernating", help, None, hibernating)?;
+        let help = "Groups that were here and have ended for good";
+        page.gauge("raft_groups_ended", help, None, self.sum(|f| f.ended.into()))?;
         let help = "Highest term of any group";
         page.gauge("raft_term", help, None, self.max(|f| f.term_max))?;
         let sums: [(&str, &str, Number); 3] = [

@@ -1,8 +1,10 @@
 //! The table of sessions as it was at one index, on its way into a snapshot.
 //!
 //! ```text
-//! head      u32 version 2  u32 most sessions  u64 most answers  u64 forgotten  u64 spent  u64 digest
+//! head      u32 version 3  u32 most sessions  u64 most answers  u64 forgotten  u64 spent  u64 digest
 //!           u64 sessions  u64 epochs, then each epoch but the first: u64 epoch  u64 its first index
+//! groups    u64 size, and the list of the shard's groups (`roster/list.rs`). Left out, and version 2,
+//!           where that is empty
 //! sessions  u64 client  u64 floor  u64 used  u32 slots  u32 answers, then answers in the order of
 //!           numbers:
 //!             u64 seq  u64 first  u64 term  u32 applied  u32 duplicates  u32 rejected  u32 0
@@ -18,6 +20,8 @@ use crate::machine::shared::Pages;
 use crate::machine::snapshot::{put_u32s, put_u64s};
 
 pub(super) const STATE_VERSION: u32 = 2;
+/// With a list of groups.
+pub(super) const GROUPS_VERSION: u32 = 3;
 pub(super) const HEAD_BYTES: usize = 56;
 pub(super) const EPOCH_BYTES: usize = 16;
 pub(super) const SESSION_BYTES: usize = 32;
@@ -36,13 +40,19 @@ pub struct FrozenSessions {
 impl FrozenSessions {
     pub(super) fn new(table: &Sessions) -> Self {
         let mut head = Vec::with_capacity(HEAD_BYTES);
-        put_u32s(&mut head, &[STATE_VERSION, table.limits.sessions_max]);
+        let groups = table.groups.encode();
+        let version = if groups.is_empty() { STATE_VERSION } else { GROUPS_VERSION };
+        put_u32s(&mut head, &[version, table.limits.sessions_max]);
         put_u64s(&mut head, &[table.limits.answers_max, table.forgotten, table.spent]);
         let epochs = table.epochs.entries();
         put_u64s(&mut head, &[table.digest, table.len() as u64, epochs.len() as u64]);
         assert_eq!(head.len(), HEAD_BYTES);
         for (epoch, first) in epochs {
             put_u64s(&mut head, &[u64::from(*epoch), first.get()]);
+        }
+        if version == GROUPS_VERSION {
+            put_u64s(&mut head, &[groups.len() as u64]);
+            head.extend(groups);
         }
         Self { head, sessions: table.sessions.clone(), at: table.oldest }
     }

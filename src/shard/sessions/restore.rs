@@ -1,8 +1,12 @@
 //! A table of sessions from the bytes of a snapshot (the layout is in `frozen.rs`), piece by piece.
 
 use super::epochs::EPOCHS_MAX;
-use super::frozen::{ANSWER_BYTES, EPOCH_BYTES, HEAD_BYTES, SESSION_BYTES, STATE_VERSION};
-use super::{Answer, NONE, NUMBERS_END, Session, Sessions, Slot, WINDOW_MAX, WINDOW_MIN};
+use super::frozen::{
+    ANSWER_BYTES, EPOCH_BYTES, GROUPS_VERSION, HEAD_BYTES, SESSION_BYTES, STATE_VERSION,
+};
+use super::{
+    Answer, GroupList, NONE, NUMBERS_END, Session, Sessions, Slot, WINDOW_MAX, WINDOW_MIN,
+};
 use crate::ids::{Index, Term};
 use crate::machine::snapshot::{Fields, Intake};
 use crate::machine::{Outcome, SnapshotError};
@@ -15,6 +19,8 @@ const fn damaged<T>(what: &'static str) -> Result<T, SnapshotError> {
 
 /// No counter gets here in the life of a log.
 const COUNTS_END: u64 = 1 << 62;
+/// No list of groups is longer.
+const GROUPS_BYTES_MAX: usize = 1 << 30;
 
 /// The item that comes next.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +29,9 @@ enum Phase {
     Head,
     /// How many are to come.
     Epoch(u64),
+    /// How many bytes the list of groups has, and then that.
+    GroupsSize,
+    Groups(usize),
     Session,
     Answers {
         client: u64,
@@ -41,6 +50,8 @@ pub(super) struct Restoring {
     phase: Phase,
     /// Sessions to come.
     left: u64,
+    /// A list of groups is to come.
+    has_groups: bool,
 }
 
 impl Restoring {
@@ -49,6 +60,8 @@ impl Restoring {
             let size = match self.phase {
                 Phase::Head => HEAD_BYTES,
                 Phase::Epoch(_) => EPOCH_BYTES,
+                Phase::GroupsSize => 8,
+                Phase::Groups(size) => size,
                 Phase::Session => SESSION_BYTES,
                 Phase::Answers { answers, .. } => answers as usize * ANSWER_BYTES,
                 Phase::End if bytes.is_empty() => return Ok(()),
@@ -57,12 +70,24 @@ impl Restoring {
             let Some(item) = self.intake.take(size, &mut bytes) else { return Ok(()) };
             match self.phase {
                 Phase::Head => {
-                    let (sessions, epochs) = head(table, item)?;
+                    let (sessions, epochs) = head(table, item, &mut self.has_groups)?;
                     self.left = sessions;
                     if epochs > 0 {
                         self.phase = Phase::Epoch(epochs);
                         continue;
                     }
+                }
+                Phase::GroupsSize => {
+                    match usize::try_from(Fields(item).u64()) {
+                        Ok(size @ 1..=GROUPS_BYTES_MAX) => self.phase = Phase::Groups(size),
+                        _ => return damaged("the size of the list of groups"),
+                    }
+                    continue;
+                }
+                Phase::Groups(_) => {
+                    let list = GroupList::decode(item).filter(|list| !list.is_empty());
+                    let unknown = SnapshotError::Damaged("the list of groups");
+                    table.groups = list.ok_or(unknown)?;
                 }
                 Phase::Epoch(left) => {
                     epoch(table, item)?;
@@ -82,6 +107,10 @@ impl Restoring {
                 }
                 Phase::End => {}
             }
+            if std::mem::take(&mut self.has_groups) {
+                self.phase = Phase::GroupsSize;
+                continue;
+            }
             self.phase = if self.left == 0 { Phase::End } else { Phase::Session };
         }
     }
@@ -95,10 +124,15 @@ impl Restoring {
 }
 
 /// Numbers of sessions and of epochs.
-fn head(table: &mut Sessions, item: &[u8]) -> Result<(u64, u64), SnapshotError> {
+fn head(
+    table: &mut Sessions,
+    item: &[u8],
+    has_groups: &mut bool,
+) -> Result<(u64, u64), SnapshotError> {
     let mut head = Fields(item);
     let (version, sessions_max, answers_max) = (head.u32(), head.u32(), head.u64());
-    if version != STATE_VERSION {
+    *has_groups = version == GROUPS_VERSION;
+    if version != STATE_VERSION && !*has_groups {
         return Err(SnapshotError::Version(version));
     }
     let limits = table.limits;

@@ -4,9 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::block::{Block, BlockBuilder, Command, CommandKind};
-use crate::ids::GroupId;
+use crate::ids::{GroupId, NodeId};
 use crate::machine::events::{EventLimits, EventStore};
 use crate::machine::{FrozenState, StateMachine};
+use crate::membership::Membership;
+use crate::shard::roster::{Change, Made};
 use crate::snapshot::{Header, Piece, SnapshotReader, SnapshotWriter};
 
 fn limits() -> SessionLimits {
@@ -119,12 +121,31 @@ fn a_table_of_other_limits_is_refused() {
     let other = SessionLimits { sessions_max: 7, ..limits() };
     assert_eq!(restore(other, &bytes, 9).err(), Some(SnapshotError::OtherLimits));
     let mut newer = bytes.clone();
-    newer[0] = 3;
-    assert_eq!(restore(limits(), &newer, 9).err(), Some(SnapshotError::Version(3)));
+    newer[0] = 4;
+    assert_eq!(restore(limits(), &newer, 9).err(), Some(SnapshotError::Version(4)));
     let longer = [&bytes[..], &[0]].concat();
     assert!(matches!(restore(limits(), &longer, 9), Err(SnapshotError::Damaged(_))));
     let shorter = &bytes[..bytes.len() - 1];
     assert!(matches!(restore(limits(), shorter, 9), Err(SnapshotError::Damaged(_))));
+}
+
+#[test]
+fn the_list_of_groups_is_part_of_the_table_however_the_bytes_are_cut() {
+    let members = Membership::of_voters(vec![NodeId(1), NodeId(2)]);
+    let made = Made { place: 3, count: 2, request: 9, members };
+    let mut table = Sessions::new(limits());
+    for change in [Change::Make(made), Change::End(4)] {
+        table.change_groups(&change.block(GroupId(0)));
+    }
+    let bytes = write(table.freeze(), 1);
+    for cut in [1, 9, 1000] {
+        let back = restore(limits(), &bytes, cut).unwrap();
+        assert_eq!((back.groups(), back.digest()), (table.groups(), table.digest()));
+    }
+    let mut damaged = bytes.clone();
+    let last = damaged.len() - 8;
+    damaged[last] = 1;
+    assert!(matches!(restore(limits(), &damaged, 9), Err(SnapshotError::Damaged(_))));
 }
 
 fn block(index: u64, request: &Request) -> Block {

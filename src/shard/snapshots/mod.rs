@@ -210,14 +210,35 @@ impl<M> Snapshots<M> {
 }
 
 impl<M: StateMachine> Shard<M> {
-    /// Groups whose state a start has read begin with it.
-    pub(super) fn take_loaded(&mut self, all: Vec<Loaded<M>>) {
-        for loaded in all {
-            let local = self.local(loaded.header.group).expect("of this shard's groups");
-            let group = &mut self.groups[local as usize];
-            group.snapshot = loaded.offer;
-            group.restore(loaded.machine, loaded.sessions, loaded.offer.start.index);
+    /// The group is over: nothing of it is under way any more. The files that it leaves.
+    pub(super) fn forget_snapshots(&mut self, local: u32) -> Vec<FileName> {
+        let group = self.config.group_at(local);
+        let snapshots = &mut self.snapshots;
+        snapshots.sending.retain(|sending| sending.group != group);
+        let newest = self.groups[local as usize].snapshot.start.index;
+        let mut files = vec![FileName::Making(group)];
+        let published = snapshots.superseded.extract_if(.., |(id, _)| *id == group);
+        let mut indices: Vec<Index> = published.map(|(_, index)| index).collect();
+        indices.push(newest);
+        let taking = snapshots.taking.extract_if(.., |taking| taking.group() == group);
+        indices.extend(taking.map(|taking| taking.index()));
+        for receiving in snapshots.receiving.extract_if(.., |receiving| receiving.group() == group)
+        {
+            files.push(receiving.file());
+            indices.push(receiving.index());
         }
+        let parts = snapshots.parts.extract_if(.., |part| part.0 == group);
+        files.extend(parts.map(|(group, offer, _)| FileName::Part(group, offer)));
+        indices.retain(|index| *index > Index::ZERO);
+        indices.sort_unstable();
+        indices.dedup();
+        files.extend(indices.into_iter().map(|index| FileName::Snapshot(group, index)));
+        files
+    }
+
+    /// Removes what an ended group has left. What fails is found useless by the next start.
+    pub(super) fn remove_files(&mut self, files: Vec<FileName>) {
+        files.into_iter().for_each(|file| self.snapshots.remove(file));
     }
 
     /// One turn's worth of work on snapshots.

@@ -61,7 +61,15 @@ impl<M> Receiving<M> {
         }
     }
 
-    fn file(&self) -> FileName {
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    pub fn index(&self) -> Index {
+        self.offer.start.index
+    }
+
+    pub fn file(&self) -> FileName {
         FileName::Part(self.group, self.offer)
     }
 
@@ -371,5 +379,8 @@ impl<M: StateMachine> Shard<M> {
         let membership = loaded.header.membership;
         self.step(now, local, Event::Installed { start, membership });
         self.applied_for_reads(local);
+        if local == 0 {
+            self.follow_list(now);
+        }
     }
 }

@@ -124,6 +124,11 @@ pub struct Start {
 
 /// Brings the log of a group and its newest whole snapshot together; see the drawing.
 pub fn meet(found: &RecoveredGroup, snapshot: Option<&Header>) -> Start {
+    if found.hard_state.is_ended() {
+        // What snapshot there may still be goes.
+        let restored = Restored { hard_state: HardState::ENDED, ..Restored::default() };
+        return Start { restored, state: None, begin: None, is_lost: false };
+    }
     let logged = found.start.unwrap_or_default();
     let (first, last) = (found.first.max(Index(1)), found.last);
     let cut_through = if last == Index::ZERO { Index::ZERO } else { first.prev() };

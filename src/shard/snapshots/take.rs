@@ -50,6 +50,14 @@ impl Taking {
         matches!(self.stage, Stage::Writes(id, _) | Stage::Publishes(id) if id == op)
     }
 
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    pub fn index(&self) -> Index {
+        self.start.index
+    }
+
     pub fn wants_a_turn(&self) -> bool {
         self.stage == Stage::Draws
     }

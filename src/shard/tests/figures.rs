@@ -81,7 +81,7 @@ fn refusals_are_counted_by_their_reason_and_elections_by_their_winner() {
     let leader = c.leader(0).unwrap();
     let follower = (0..3).find(|&i| i != leader).unwrap();
     let client = c.client(follower);
-    c.submit(client, &[block(0, 9, 1), block(0, 9, 2), block(7, 9, 3)]);
+    c.submit(client, &[block(0, 9, 1), block(0, 9, 2), block(1 << 21, 9, 3)]);
     c.run(10 * MS);
     assert_eq!(c.answers(client).len(), 3);
     let refused = figures(&c, follower).stats.refused;

@@ -22,5 +22,6 @@ mod random;
 mod reads;
 mod recovering;
 mod restart;
+mod roster;
 mod sessions;
 mod world;

@@ -51,6 +51,7 @@ impl Setup {
             shard: 0,
             shards: 1,
             groups,
+            groups_max: 64,
             wal_sync: true,
             wal_sync_except: Vec::new(),
             suspect: Suspect::Nothing,
@@ -144,7 +145,7 @@ pub struct Node<M> {
     /// Messages that it gave to the wires.
     pub sent: u64,
     out: Output,
-    woken: bool,
+    pub woken: bool,
 }
 
 impl<M> Node<M> {

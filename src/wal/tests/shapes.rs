@@ -4,11 +4,11 @@
 use bytes::Bytes;
 
 use super::disk::Image;
-use super::story::{Story, block, read_back, small};
+use super::story::{ME, Story, block, read_back, small};
 use crate::block::{BLOCK_BYTES_MAX, Block, BlockKind, HEADER_BYTES};
-use crate::ids::{GroupId, Index, Lsn, NodeId, Term, Tick};
+use crate::ids::{GroupId, HardState, Index, Lsn, NodeId, Term, Tick};
 use crate::membership::Membership;
-use crate::wal::{DiskOp, LogIdentity, ReadError, Wal, WalConfig, WalConfigError};
+use crate::wal::{DiskOp, LogIdentity, ReadError, Wal, WalConfig, WalConfigError, recover};
 
 const G: GroupId = GroupId(2);
 
@@ -280,4 +280,28 @@ fn an_append_that_leaves_a_gap_is_refused() {
     let mut story = Story::new(small(), 1);
     story.append(G, &[8], false, false);
     story.wal.append(G, &[block(G, 1, 3, 8, 0)], false, false);
+}
+
+/// The record wanders to the head as often as its segment is wanted back; what lay before it does not.
+#[test]
+fn nothing_of_a_group_is_left_behind_the_record_of_its_end() {
+    let (mut story, other) = (Story::new(small(), 3), GroupId(5));
+    story.new_term(G);
+    story.append(G, &[104, 104], false, true);
+    story.settle();
+    let end = story.wal.end_group(G);
+    story.settle();
+    assert!(story.wal.durable() >= end);
+    assert!(story.wal.edge_at_most(G, Index(u64::MAX / 2)).is_none());
+    for _ in 0..200 {
+        story.append(other, &[800], false, true);
+        story.settle();
+        story.release(other, story.last(other).prev());
+    }
+    story.settle();
+    assert!(story.wal.log_bytes() < 8 * small().segment_bytes, "nothing holds old segments");
+    let found = recover(small(), ME, &mut story.disk.image(|_, _| false)).expect("it is whole");
+    let known = &found.groups[&G];
+    assert_eq!((known.hard_state, known.last), (HardState::ENDED, Index::ZERO));
+    assert!(known.terms.is_empty() && known.start.is_none());
 }

@@ -208,6 +208,7 @@ fn config() -> ShardConfig {
         shard: 0,
         shards: 1,
         groups: 3,
+        groups_max: 16,
         wal_sync: true,
         wal_sync_except: Vec::new(),
         suspect: Suspect::Nothing,
