@@ -76,6 +76,7 @@ impl<M: StateMachine> Shard<M> {
         let bytes = APPLY_FETCH_BYTES;
         match self.wal.read(id, from, through, bytes, APPLY_TOKEN, queue) {
             Ok(()) => group.apply_fetching = true,
+            Err(ReadError::NotYet(_)) => self.apply_when_written(local),
             Err(error) => drop(self.fatal.get_or_insert(WalError::Lost { group: id, error })),
         }
     }

@@ -33,7 +33,7 @@ use self::send::Sending;
 use self::start::Loaded;
 use self::take::Taking;
 use super::{Output, Shard};
-use crate::ids::{GroupId, Index, Tick};
+use crate::ids::{GroupId, Index, Lsn, Tick};
 use crate::machine::StateMachine;
 use crate::raft::message::Offer;
 use crate::raft::ready::{Install, InstallStep};
@@ -132,6 +132,8 @@ pub(super) struct Snapshots<M> {
     rests_until: Tick,
     looks_at: Tick,
     moving: Vec<Moving>,
+    /// Groups that wait to read back what was logged again, until the log is written through there.
+    unwritten: Vec<(u32, Lsn)>,
     /// Whole ones that do not go with this build or configuration, and until when no other one of
     /// their groups is asked for either.
     refused: Vec<(GroupId, Offer, Tick)>,
@@ -153,6 +155,7 @@ impl<M> Snapshots<M> {
             rests_until: Tick::ZERO,
             looks_at: Tick::ZERO,
             moving: Vec::new(),
+            unwritten: Vec::new(),
             refused: Vec::new(),
             troubles: Vec::new(),
             stats: SnapshotStats::default(),
@@ -252,6 +255,7 @@ impl<M: StateMachine> Shard<M> {
         self.ready.installs.clear();
         self.look_after_receiving(now);
         self.look_at_log(now);
+        self.apply_written();
         self.take_snapshots(now);
         out.files.append(&mut self.snapshots.ops);
         out.troubles.clear();

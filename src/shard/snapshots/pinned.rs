@@ -43,6 +43,24 @@ impl Moving {
 }
 
 impl<M: StateMachine> Shard<M> {
+    /// What was logged again is committed before it is written, and memory no longer has it.
+    pub(in super::super) fn apply_when_written(&mut self, local: u32) {
+        if !self.snapshots.unwritten.iter().any(|(of, _)| *of == local) {
+            self.snapshots.unwritten.push((local, self.wal.staged()));
+        }
+    }
+
+    /// Groups that waited for that go on.
+    pub(super) fn apply_written(&mut self) {
+        let (written, groups) = (self.wal.written(), &mut self.groups);
+        self.snapshots.unwritten.retain(|&(local, end)| {
+            if end <= written {
+                groups[local as usize].want_apply(local, &mut self.applying);
+            }
+            end > written
+        });
+    }
+
     /// The group holds the front and has nothing to cut.
     pub(super) fn log_again(&mut self, local: u32) {
         let moving = &self.snapshots.moving;
