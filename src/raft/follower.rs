@@ -4,6 +4,9 @@ use super::{Body, Mutant, Raft, Ready, membership, mutants};
 use crate::block::{Block, BlockKind};
 use crate::ids::{Index, LogStart, Seq, Term, Tick};
 
+/// Why a replica cannot follow, as it is told.
+pub const PARTED: &str = "what it has committed is not in its leader's log";
+
 impl Raft {
     pub(super) fn on_heartbeat(
         &mut self,
@@ -62,7 +65,7 @@ impl Raft {
         self.send(i, after, Body::AppendReply { matched }, 0..0, ready);
     }
 
-    /// An old message, or a leader that does not know where this log begins. What it sent is compared
+    /// An old message, or a leader that does not know where this log begins. What it sent was compared
     /// with what is known of that place; where it sent less, it is told where to ask.
     fn answer_before_start(
         &mut self,
@@ -72,7 +75,7 @@ impl Raft {
         ready: &mut Ready,
     ) {
         let LogStart { index, term, .. } = self.log.start();
-        if blocks.iter().any(|block| block.last() == index) {
+        if across(prev_index, index, blocks).is_some() {
             let after = self.log.written_by(index);
             return self.send(i, after, Body::AppendReply { matched: index }, 0..0, ready);
         }
@@ -95,11 +98,11 @@ impl Raft {
         let lacks = last < commit && self.log.term_at(commit) < Some(self.term);
         let stands_elsewhere = (start.index..=commit).contains(&prev_index)
             && self.log.term_at(prev_index) != Some(prev_term);
-        let across = blocks.iter().find(|block| block.last() >= start.index);
+        let same = |b: &Block| {
+            (b.last(), b.term(), b.header().epoch) == (start.index, start.term, start.epoch)
+        };
         let begins_elsewhere = prev_index < start.index
-            && across.is_some_and(|b| {
-                (b.last(), b.term(), b.header().epoch) != (start.index, start.term, start.epoch)
-            });
+            && across(prev_index, start.index, blocks).is_some_and(|block| !same(block));
         lacks || stands_elsewhere || begins_elsewhere
     }
 
@@ -108,7 +111,7 @@ impl Raft {
     pub(super) fn part(&mut self, ready: &mut Ready) {
         if self.parted != Some(self.term) {
             self.parted = Some(self.term);
-            self.transition("what it has committed is not in its leader's log", ready);
+            self.transition(PARTED, ready);
         }
     }
 
@@ -175,4 +178,19 @@ impl Raft {
     pub(super) fn refuses_second_leader(&self, i: usize) -> bool {
         self.leader.is_some_and(|leader| leader != self.peers[i].id)
     }
+}
+
+/// The block with the entry at `index`, of blocks that follow `prev` without a gap.
+fn across(prev: Index, index: Index, blocks: &[Block]) -> Option<&Block> {
+    let mut last = prev;
+    for block in blocks {
+        if block.first().get().checked_sub(last.get()) != Some(1) {
+            return None;
+        }
+        last = block.last();
+        if last >= index {
+            return Some(block);
+        }
+    }
+    None
 }

@@ -59,6 +59,7 @@ mod view;
 
 pub use config::{Config, ConfigError, Restored};
 pub use event::Event;
+pub use follower::PARTED;
 pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
