@@ -53,7 +53,7 @@ fn read(client: &Client, group: u32) -> Vec<String> {
     let ticket = client.query(GroupId(group), Consistency::Linearizable, question).unwrap();
     let reply = ticket.wait(PATIENCE).unwrap();
     let events = ReadReply::decode(&reply.bytes).unwrap().events;
-    events.iter().map(|event| String::from_utf8_lossy(&event.value).into_owned()).collect()
+    events.iter().map(|event| String::from_utf8_lossy(event.value).into_owned()).collect()
 }
 
 fn is_refused(result: Result<(), RequestError>) -> bool {
