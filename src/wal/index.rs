@@ -1,10 +1,9 @@
 //! Where a group's entries lie in the log, in memory: runs of contiguous indices.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::SegmentNo;
 use super::config::WalConfig;
-use super::groups::Groups;
 use super::record::{HARD_STATE_BYTES, LOG_START_BYTES, RECORD_HEADER_BYTES};
 use super::segment::{Need, Refs};
 use crate::ids::{GroupId, HardState, Index, LogStart, Lsn};
@@ -48,12 +47,12 @@ pub(super) struct GroupLog {
 #[derive(Debug)]
 pub(super) struct LogIndex {
     config: WalConfig,
-    pub groups: Groups,
+    pub groups: BTreeMap<GroupId, GroupLog>,
 }
 
 impl LogIndex {
     pub fn new(config: WalConfig) -> Self {
-        Self { config, groups: Groups::default() }
+        Self { config, groups: BTreeMap::new() }
     }
 
     /// Notes a record that was staged or recovered. `flush` is the position of its flush header.
@@ -61,7 +60,7 @@ impl LogIndex {
         if truncates {
             self.cut(refs, group, run.first, Lsn(run.end()));
         }
-        let log = self.groups.of(group);
+        let log = self.groups.entry(group).or_default();
         if let Some(last) = log.runs.back_mut() {
             assert_eq!(run.first, last.last.next(), "a group's entries are contiguous");
             let adjacent = last.lsn > flush && run.lsn.since(Lsn(last.end())) <= MERGE_GAP_BYTES;
@@ -104,7 +103,7 @@ impl LogIndex {
     /// Notes where the latest hard state of a group is. (term, vote) never goes back and never
     /// changes within a term (durability.md §4, bug 3).
     pub fn set_state(&mut self, refs: &mut Refs, group: GroupId, state: HardState, lsn: Lsn) {
-        let log = self.groups.of(group);
+        let log = self.groups.entry(group).or_default();
         if let Some(old) = log.state_in {
             assert!(!regresses(log.state, state), "{group:?}: {:?} then {state:?}", log.state);
             let end = lsn.plus((RECORD_HEADER_BYTES + HARD_STATE_BYTES) as u64);
@@ -130,7 +129,7 @@ impl LogIndex {
         } else {
             self.release(refs, group, start.index, end);
         }
-        let log = self.groups.of(group);
+        let log = self.groups.entry(group).or_default();
         if let Some(old) = log.start_in {
             refs.drop(old, Need::State, end);
         }

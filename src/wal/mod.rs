@@ -33,7 +33,6 @@ mod durability;
 mod facts;
 mod fetch;
 mod front;
-mod groups;
 mod index;
 mod inspect;
 mod ops;
