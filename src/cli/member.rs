@@ -279,30 +279,40 @@ fn members(operator: &Operator, group: GroupId, until: Instant) -> Result<Member
     from_leader(ask, until)
 }
 
-/// Asks somebody, and then whomever that takes for the leader, until a leader has answered.
+/// Asks somebody, and then whomever that takes for the leader, until a leader has answered. Who was
+/// taken out of the group knows of no leader for good: the members are asked then.
 fn from_leader(
     mut ask: impl FnMut(Option<u32>, Option<&str>) -> Result<Members, Failure>,
     until: Instant,
 ) -> Result<Members, Failure> {
     let mut found = ask(None, None);
     loop {
-        let asked = match &found {
+        let next = match &found {
             Ok(members) if members.is_of_leader() => return found,
-            Ok(members) if members.leader > 0 => Some(members.leader),
-            _ => None,
+            Ok(members) if members.leader > 0 => vec![members.leader],
+            Ok(members) => members.members.iter().map(|row| row.node).collect(),
+            Err(_) => Vec::new(),
         };
         if Instant::now() >= until {
             return found;
         }
-        if let (Some(leader), Ok(members)) = (asked, &found) {
-            let said = ask(Some(leader), members.client(leader));
-            if said.is_ok() {
-                found = said;
-                continue;
+        let mut told = None;
+        for node in next {
+            let client = found.as_ref().ok().and_then(|members| members.client(node));
+            let Ok(said) = ask(Some(node), client) else { continue };
+            if said.is_of_leader() {
+                return Ok(said);
+            }
+            if said.leader > 0 {
+                told = Some(said);
+                break;
             }
         }
         std::thread::sleep(PAUSE);
-        found = ask(None, None).or(found);
+        found = match told {
+            Some(said) => Ok(said),
+            None => ask(None, None).or(found),
+        };
     }
 }
 
@@ -473,6 +483,19 @@ mod tests {
         assert_eq!((found.node, change.is_done(&found)), (3, false));
         let address = |node| Some(format!("h{node}:2"));
         assert_eq!(asked, [(None, None), (Some(2), address(2)), (Some(3), address(3))]);
+    }
+
+    /// Story: n1 was taken out, knows of no leader, and is asked first. n2 is down.
+    #[test]
+    fn who_was_taken_out_is_not_waited_for() {
+        let ask = |node: Option<u32>, _: Option<&str>| match node {
+            None => Ok(seen_by(1, 0, &[2, 3, 4])),
+            Some(2) => Err(failure("cannot be reached")),
+            Some(3) => Ok(seen_by(3, 4, &[2, 3, 4])),
+            Some(_) => Ok(seen_by(4, 4, &[2, 3, 4])),
+        };
+        let found = from_leader(ask, Instant::now() + LIST_LIMIT).unwrap();
+        assert!(found.is_of_leader() && found.node == 4);
     }
 
     #[test]
