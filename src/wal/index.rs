@@ -142,7 +142,7 @@ impl LogIndex {
     /// that record.
     pub fn end(&mut self, refs: &mut Refs, group: GroupId, after: Lsn) {
         self.cut(refs, group, Index::ZERO, after);
-        let log = self.groups.of(group);
+        let log = self.groups.entry(group).or_default();
         if let Some(old) = log.start_in.take() {
             refs.drop(old, Need::State, after);
         }
