@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{Failure, parse_address};
 use crate::client::operator::Operator;
 use crate::client::status::{ClusterReport, cluster_status};
-use crate::ids::{GroupId, NodeId};
+use crate::ids::GroupId;
 use crate::wire::admin::AdminRequest;
 
 /// How long a transfer that has begun is waited for.
@@ -99,9 +99,10 @@ pub(super) fn run(args: LeaderArgs) -> Result<(), Failure> {
 /// Groups whose new leader does not lead in time.
 fn wait_for(operator: &Operator, waiting: &[(u32, u32)]) -> Vec<u32> {
     let end = Instant::now() + LIMIT;
+    // Whoever answers: the new leader need not be in the list of this command.
     let leads = |group: u32, node: u32| {
-        let show = operator.tell(GroupId(group), Some(NodeId(node)), AdminRequest::Show);
-        show.is_ok_and(|reply| reply.data["role"] == "leader")
+        let show = operator.tell(GroupId(group), None, AdminRequest::Show);
+        show.is_ok_and(|reply| reply.data["leader"] == node)
     };
     let mut late = Vec::new();
     for &(group, node) in waiting {

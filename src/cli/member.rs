@@ -4,17 +4,19 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Failure, OutputArg, parse_address};
 use crate::client::operator::Operator;
 use crate::client::status::cluster_status;
-use crate::ids::GroupId;
+use crate::ids::{GroupId, NodeId};
 use crate::load::options::Output;
 use crate::wire::admin::{AdminReply, AdminRequest, MemberStep};
 
 /// Between two looks at how far a change is.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long `list` looks for leaders, of all groups together.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Show and change which nodes take part: add, remove, promote, demote, replace
 #[derive(Debug, Args)]
@@ -123,18 +125,24 @@ struct ChangeArgs {
 }
 
 /// A member as the shard tells it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Row {
     node: u32,
     role: String,
     leads: bool,
     matched: u64,
     live: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Members {
+    /// Who says this, and whom it takes for the leader; 0 = nobody.
+    node: u32,
+    leader: u32,
     index: u64,
     committed: bool,
     joint: bool,
@@ -143,6 +151,15 @@ struct Members {
 }
 
 impl Members {
+    /// Nobody else knows who is live, how far they are, and whether a change is still under way.
+    fn is_of_leader(&self) -> bool {
+        self.node == self.leader
+    }
+
+    fn client(&self, node: u32) -> Option<&str> {
+        self.members.iter().find(|row| row.node == node)?.client.as_deref()
+    }
+
     fn role(&self, node: u32) -> Option<&str> {
         self.members.iter().find(|row| row.node == node).map(|row| row.role.as_str())
     }
@@ -158,7 +175,11 @@ impl Members {
         };
         let members: Vec<_> = self.members.iter().map(member).collect();
         let open = if self.joint || !self.committed { "  changing" } else { "" };
-        format!("{group:<8} {:>8}  {}{open}\n", self.index, members.join("  "))
+        let whose = match self.is_of_leader() {
+            true => String::new(),
+            false => format!("  as node {} sees it: no leader answers", self.node),
+        };
+        format!("{group:<8} {:>8}  {}{open}{whose}\n", self.index, members.join("  "))
     }
 }
 
@@ -190,7 +211,10 @@ impl Change {
 
     fn is_done(&self, members: &Members) -> bool {
         let reached = |(node, role): &(u32, Option<&str>)| members.role(*node) == *role;
-        members.committed && !members.joint && self.goals.iter().all(reached)
+        members.is_of_leader()
+            && members.committed
+            && !members.joint
+            && self.goals.iter().all(reached)
     }
 
     /// It was begun, now or at an earlier call.
@@ -240,25 +264,62 @@ fn groups(whole: &ClusterArgs) -> Result<Vec<GroupId>, Failure> {
     if groups.is_empty() { Err(failure("no node answers: check --cluster")) } else { Ok(groups) }
 }
 
-fn members(operator: &Operator, group: GroupId) -> Result<Members, Failure> {
-    let reply = operator.tell(group, None, AdminRequest::Members).map_err(failure)?;
-    serde_json::from_value(reply.data).map_err(failure)
+/// The members of a group as its leader sees them; if none answers until then, as somebody does.
+fn members(operator: &Operator, group: GroupId, until: Instant) -> Result<Members, Failure> {
+    let ask = |node: Option<u32>, address: Option<&str>| {
+        let node = node.map(NodeId);
+        let tell = |operator: &Operator| operator.tell(group, node, AdminRequest::Members);
+        let reply = match (tell(operator), address) {
+            // A leader that joined later may not be in the list of this command.
+            (Err(_), Some(address)) => tell(&Operator::connect([address]).map_err(failure)?),
+            (reply, _) => reply,
+        };
+        serde_json::from_value(reply.map_err(failure)?.data).map_err(failure)
+    };
+    from_leader(ask, until)
+}
+
+/// Asks somebody, and then whomever that takes for the leader, until a leader has answered.
+fn from_leader(
+    mut ask: impl FnMut(Option<u32>, Option<&str>) -> Result<Members, Failure>,
+    until: Instant,
+) -> Result<Members, Failure> {
+    let mut found = ask(None, None);
+    loop {
+        let asked = match &found {
+            Ok(members) if members.is_of_leader() => return found,
+            Ok(members) if members.leader > 0 => Some(members.leader),
+            _ => None,
+        };
+        if Instant::now() >= until {
+            return found;
+        }
+        if let (Some(leader), Ok(members)) = (asked, &found) {
+            let said = ask(Some(leader), members.client(leader));
+            if said.is_ok() {
+                found = said;
+                continue;
+            }
+        }
+        std::thread::sleep(PAUSE);
+        found = ask(None, None).or(found);
+    }
 }
 
 fn list(whole: &ClusterArgs, output: Output) -> Result<(), Failure> {
     let operator = Operator::connect(whole.cluster.clone()).map_err(failure)?;
     let mut text = format!("{:<8} {:>8}  members (* leads)\n", "group", "index");
     let mut all = serde_json::Map::new();
+    let until = Instant::now() + LIST_LIMIT;
     for group in groups(whole)? {
-        let reply = operator.tell(group, None, AdminRequest::Members).map_err(failure)?;
-        let found: Members = serde_json::from_value(reply.data.clone()).map_err(failure)?;
+        let found = members(&operator, group, until)?;
         text += &found.line(group);
         for row in found.members.iter().filter(|row| whole.group.is_some() && row.client.is_some())
         {
             let client = row.client.as_deref().unwrap_or_default();
             text += &format!("{:<18}node {} at {client}\n", "", row.node);
         }
-        all.insert(group.to_string(), reply.data);
+        all.insert(group.to_string(), serde_json::to_value(&found).map_err(failure)?);
     }
     match output {
         Output::Table => super::print(&text),
@@ -273,7 +334,11 @@ fn carry_out(change: &Change, args: &ChangeArgs) -> Result<(), Failure> {
     let until = Instant::now() + Duration::from_secs(args.wait.max(30));
     let mut open = Vec::new();
     for &group in &groups {
-        if !change.is_begun(&members(&operator, group)?) {
+        let found = members(&operator, group, until)?;
+        if !found.is_of_leader() {
+            return Err(Failure::Run(format!("group {group}: no leader answers; try again later")));
+        }
+        if !change.is_begun(&found) {
             open.push(group);
         }
     }
@@ -323,6 +388,10 @@ fn ask(
         if reply.done {
             return Ok(reply);
         }
+        // It may have been done: the answer was lost with its leader, and this is about a second copy.
+        if !again && !dry && change.is_begun(&members(operator, group, until)?) {
+            return Ok(reply);
+        }
         if !again {
             return Err(Failure::Run(format!("group {group}: {}", reply.text)));
         }
@@ -343,7 +412,7 @@ fn wait(
     bar.set_style(style.progress_chars("=> "));
     let mut open = groups.to_vec();
     while let Some(&group) = open.last() {
-        let now = members(operator, group)?;
+        let now = members(operator, group, until)?;
         if change.is_done(&now) {
             open.pop();
             bar.inc(1);
@@ -365,4 +434,55 @@ fn wait(
     }
     bar.finish_and_clear();
     super::print(&format!("done in {} groups\n", groups.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen_by(node: u32, leader: u32, ids: &[u32]) -> Members {
+        let row = |&node: &u32| Row {
+            node,
+            role: "voter".into(),
+            leads: node == leader,
+            matched: 0,
+            live: true,
+            peer: None,
+            client: Some(format!("h{node}:2")),
+        };
+        let members = ids.iter().map(row).collect();
+        Members { node, leader, index: 1, committed: true, joint: false, last: 9, members }
+    }
+
+    /// Story: n1 was away when 4 joined, and believes that n2 leads. Removing 4 was done, by its word.
+    #[test]
+    fn a_change_is_done_by_the_word_of_the_leader_and_of_nobody_else() {
+        let change = Change::of(MemberStep::Remove { node: 4 });
+        let (old, new) = (seen_by(1, 2, &[1, 2, 3]), seen_by(3, 3, &[1, 2, 3, 4]));
+        assert!(!change.is_done(&old));
+        let mut asked = Vec::new();
+        let ask = |node: Option<u32>, address: Option<&str>| {
+            asked.push((node, address.map(str::to_owned)));
+            match node {
+                None => Ok(old.clone()),
+                Some(2) => Ok(seen_by(2, 3, &[1, 2, 3])),
+                Some(_) => Ok(new.clone()),
+            }
+        };
+        let found = from_leader(ask, Instant::now() + LIST_LIMIT).unwrap();
+        assert_eq!((found.node, change.is_done(&found)), (3, false));
+        let address = |node| Some(format!("h{node}:2"));
+        assert_eq!(asked, [(None, None), (Some(2), address(2)), (Some(3), address(3))]);
+    }
+
+    #[test]
+    fn where_no_leader_answers_the_list_says_whose_view_it_is() {
+        let ask = |node: Option<u32>, _: Option<&str>| match node {
+            None => Ok(seen_by(1, 2, &[1, 2, 3])),
+            Some(_) => Err(failure("cannot be reached")),
+        };
+        let found = from_leader(ask, Instant::now()).unwrap();
+        assert!(found.line(GroupId(0)).contains("as node 1 sees it: no leader answers"));
+        assert!(!seen_by(2, 2, &[1, 2]).line(GroupId(0)).contains("sees it"));
+    }
 }

@@ -9,7 +9,7 @@ use super::Failure;
 use crate::config::NodeConfig;
 use crate::ids::NodeId;
 use crate::server::DirectoryError;
-use crate::server::recover::{GroupReport, RecoverError, ShardReport, Stopped};
+use crate::server::recover::{Accepted, GroupReport, Left, RecoverError, ShardReport, Stopped};
 use crate::shard::forced::Forced;
 use crate::wal::Verdict;
 
@@ -26,7 +26,8 @@ pub(super) struct RecoverArgs {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
-    /// Voters whose disks are gone for good
+    /// Nodes whose disks are gone for good. After damage all that this node has ever known and that
+    /// are not among the members it shows: damage may have taken what made them members
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     lost: Vec<u32>,
 
@@ -49,14 +50,15 @@ pub(super) fn run(args: &RecoverArgs) -> Result<(), Failure> {
     super::print(&text)?;
     let lost: Vec<_> = args.lost.iter().copied().map(NodeId).collect();
     if !args.accept_loss {
-        node.check(&report, &lost).map_err(failure)?;
-        return super::print(
+        let left = node.check(&report, &lost).map_err(failure)?;
+        return super::print(&format!(
             "\nnothing was changed. What is shown above is what is left; everything else would be \
-             given up:\nrun it again with --accept-loss\n",
-        );
+             given up:\nrun it again with --accept-loss\n{}",
+            left_alone(&left)
+        ));
     }
-    let forced = node.accept(&lost).map_err(failure)?;
-    super::print(&conclude(&forced, &lost))
+    let accepted = node.accept(&lost).map_err(failure)?;
+    super::print(&conclude(&accepted, &lost))
 }
 
 fn failure(error: RecoverError) -> Failure {
@@ -120,11 +122,17 @@ fn describe_group(report: &GroupReport, text: &mut String) {
     text.push_str(if *recovering { "; RECOVERING\n" } else { "\n" });
 }
 
-fn conclude(forced: &[Forced], lost: &[NodeId]) -> String {
+fn left_alone(left: &Left) -> String {
+    left.iter().map(|(group, why)| format!("  group {group} is left alone: {why}\n")).collect()
+}
+
+fn conclude(accepted: &Accepted, lost: &[NodeId]) -> String {
+    let Accepted { forced, left } = accepted;
     let mut text = String::from("\nPOSSIBLE DATA LOSS accepted\n");
     for Forced { group, index, term, epoch } in forced {
         let _ = writeln!(text, "  group {group}: epoch {epoch} begins at {index} in term {term}");
     }
+    text.push_str(&left_alone(left));
     if !lost.is_empty() {
         let names: Vec<_> = lost.iter().map(ToString::to_string).collect();
         let _ = writeln!(

@@ -128,6 +128,10 @@ impl ClientCore {
         if let Refused::Busy | Refused::ReadOnly | Refused::Stale { .. } = refused {
             session.forgive(seq);
         }
+        if refused == Refused::SessionEpochChanged {
+            // The cluster has ended the session; the next block begins another one.
+            session.continues = false;
+        }
         if again {
             session.retry(seq);
             self.counters.retries += 1;

@@ -16,7 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -36,8 +36,12 @@ use crate::runtime::ring::Waker;
 use crate::wire::admin::AdminRequest;
 use crate::wire::client::{Committed, Consistency, Place};
 
-/// Requests that may wait for the client's thread.
+/// Requests that may wait for the client's thread, and in it for the first handshake.
 const REQUESTS_MAX: usize = 4096;
+/// Requests that may wait for room in one group, and in all together: a group without a leader fills its
+/// own places, and nobody else's.
+const GROUP_REQUESTS_MAX: usize = 4096;
+const ALL_REQUESTS_MAX: usize = 65_536;
 /// How long a request waits for the first handshake or for room in its group.
 const ROOM_LIMIT_US: u64 = 10_000_000;
 /// How often waiting requests are looked at without other news.
@@ -73,6 +77,21 @@ enum Work {
     Close(Answer<Committed>),
     Query(Consistency, Place, Bytes, Answer<Reading>),
     Admin(Option<NodeId>, AdminRequest, Answer<Bytes>),
+}
+
+impl Work {
+    /// It takes one of the group's places for blocks.
+    fn needs_room(&self) -> bool {
+        matches!(self, Self::Submit(..) | Self::Close(_))
+    }
+
+    fn refuse(self, error: RequestError) {
+        match self {
+            Self::Submit(_, answer) | Self::Close(answer) => drop(answer.send(Err(error))),
+            Self::Query(_, _, _, answer) => drop(answer.send(Err(error))),
+            Self::Admin(_, _, answer) => drop(answer.send(Err(error))),
+        }
+    }
 }
 
 struct Request {
@@ -144,8 +163,8 @@ impl Client {
             Err(error) => drop(ready.send(Err(error))),
             Ok(driver) => {
                 let _ = ready.send(Ok(()));
-                Worker { shared: theirs, driver, parked: VecDeque::new(), waiting: Vec::new() }
-                    .run();
+                let (parked, waiting) = (Parked::new(), Waits::default());
+                Worker { shared: theirs, driver, parked, waiting }.run();
             }
         };
         let thread = std::thread::Builder::new().name("client".into()).spawn(body)?;
@@ -236,10 +255,92 @@ impl Drop for Client {
 struct Worker {
     shared: Arc<Shared>,
     driver: Driver,
-    /// Requests without room yet.
-    parked: VecDeque<Request>,
-    /// By tag.
-    waiting: Vec<Option<Waiting>>,
+    parked: Parked<Request>,
+    waiting: Waits,
+}
+
+/// Who waits for answers, by tag, and the tags that are free.
+#[derive(Default)]
+struct Waits {
+    by_tag: Vec<Option<Waiting>>,
+    free: Vec<usize>,
+}
+
+impl Waits {
+    fn tag(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.by_tag.push(None);
+            self.by_tag.len() - 1
+        })
+    }
+
+    /// Nobody waits under a tag that was taken.
+    fn give_back(&mut self, tag: usize) {
+        self.free.push(tag);
+    }
+
+    fn begin(&mut self, tag: usize, waiting: Waiting) {
+        self.by_tag[tag] = Some(waiting);
+    }
+
+    /// Who waited under a tag, which is free again.
+    fn end(&mut self, tag: u64) -> Option<Waiting> {
+        let waiting = self.by_tag[tag as usize].take();
+        if waiting.is_some() {
+            self.free.push(tag as usize);
+        }
+        waiting
+    }
+}
+
+/// Requests that cannot be given to the core yet, in the order in which they came to their place: a
+/// group's, or (`None`) that of whatever came before the cluster was known.
+struct Parked<T> {
+    places: BTreeMap<Option<GroupId>, VecDeque<T>>,
+    count: usize,
+}
+
+impl<T> Parked<T> {
+    fn new() -> Self {
+        Self { places: BTreeMap::new(), count: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn has(&self, place: Option<GroupId>) -> bool {
+        self.places.contains_key(&place)
+    }
+
+    fn places(&self) -> Vec<Option<GroupId>> {
+        self.places.keys().copied().collect()
+    }
+
+    /// Gives it back if the place is full.
+    fn park(&mut self, place: Option<GroupId>, request: T) -> Result<(), T> {
+        let held = self.places.get(&place).map_or(0, VecDeque::len);
+        if held >= GROUP_REQUESTS_MAX || self.count >= ALL_REQUESTS_MAX {
+            return Err(request);
+        }
+        self.places.entry(place).or_default().push_back(request);
+        self.count += 1;
+        Ok(())
+    }
+
+    /// The first of a place, if it `goes`.
+    fn take_if(&mut self, place: Option<GroupId>, goes: impl FnOnce(&T) -> bool) -> Option<T> {
+        let queue = self.places.get_mut(&place)?;
+        if !queue.front().is_some_and(goes) {
+            return None;
+        }
+        let request = queue.pop_front();
+        if queue.is_empty() {
+            self.places.remove(&place);
+        }
+        self.count -= 1;
+        request
+    }
 }
 
 impl Worker {
@@ -260,31 +361,57 @@ impl Worker {
 
     fn take_requests(&mut self) {
         let now_us = self.driver.now().0.max(1);
-        while self.parked.len() < REQUESTS_MAX {
-            let Some(request) = self.shared.requests.pop() else { break };
-            self.parked.push_back(Request { since_us: now_us, ..request });
-        }
-        for _ in 0..self.parked.len() {
-            let Some(request) = self.parked.pop_front() else { break };
-            self.start(now_us, request);
+        self.start_parked(now_us);
+        while let Some(request) = self.shared.requests.pop() {
+            self.admit(Request { since_us: now_us, ..request });
         }
     }
 
-    /// Gives a request to the core, parks it again while there is no room, or ends it.
-    fn start(&mut self, now_us: u64, request: Request) {
-        let Request { group, since_us, work } = request;
-        let waited_us = now_us - since_us;
-        let known = self.driver.core(0).groups();
-        let fault = self.driver.core(0).fault();
-        let no_group = group.0 >= super::GROUPS_MAX;
-        let ready = known.is_some() && (no_group || self.driver.core(0).room(group) > 0);
-        if !ready && fault.is_none() && waited_us < ROOM_LIMIT_US {
-            return self.parked.push_back(Request { group, since_us, work });
+    /// Starts a request, or keeps it until it has a place in the core.
+    fn admit(&mut self, request: Request) {
+        let (group, core) = (request.group, self.driver.core(0));
+        let known = core.groups().is_some();
+        let fits = core.fault().is_some() || (known && has_room(core, group));
+        // Blocks of a group leave in the order in which they were given.
+        let waits = known && request.work.needs_room() && (!fits || self.parked.has(Some(group)));
+        if (known || fits) && !waits {
+            return self.start(request);
         }
+        let place = known.then_some(group);
+        if let Err(full) = self.parked.park(place, request) {
+            full.work.refuse(RequestError::Busy);
+        }
+    }
+
+    /// Starts what has a place in the core by now, and what has waited too long: the core says why it
+    /// does not go on.
+    fn start_parked(&mut self, now_us: u64) {
+        for place in self.parked.places() {
+            let core = self.driver.core(0);
+            let failed = core.fault().is_some();
+            let known = core.groups().is_some();
+            let late = |request: &Request| failed || now_us - request.since_us >= ROOM_LIMIT_US;
+            let Some(group) = place else {
+                while let Some(request) = self.parked.take_if(None, |r| known || late(r)) {
+                    if late(&request) { self.start(request) } else { self.admit(request) }
+                }
+                continue;
+            };
+            loop {
+                let room = has_room(self.driver.core(0), group);
+                let Some(request) = self.parked.take_if(place, |r| room || late(r)) else { break };
+                self.start(request);
+            }
+        }
+    }
+
+    /// Gives a request to the core.
+    fn start(&mut self, request: Request) {
+        let Request { group, work, .. } = request;
         match work {
             Work::Submit(block, answer) => self.submit(group, block, answer),
             Work::Close(answer) => {
-                let (now, tag) = (self.driver.now(), self.tag());
+                let (now, tag) = (self.driver.now(), self.waiting.tag());
                 let closing = self.driver.core(0).close_session(now, group, tag as u64);
                 self.await_commit(tag, closing, answer);
             }
@@ -307,7 +434,7 @@ impl Worker {
     }
 
     fn submit(&mut self, group: GroupId, mut block: BlockBuilder, answer: Answer<Committed>) {
-        let (now, tag) = (self.driver.now(), self.tag());
+        let (now, tag) = (self.driver.now(), self.waiting.tag());
         let core = self.driver.core(0);
         let stamp = core.stamp(group);
         let block = block.finish(group, stamp.client, stamp.seq, stamp.pending);
@@ -322,8 +449,11 @@ impl Worker {
         answer: Answer<Committed>,
     ) {
         match submitted {
-            Ok(()) => self.waiting[tag] = Some(Waiting::Commit(answer)),
-            Err(error) => drop(answer.send(Err(error.into()))),
+            Ok(()) => self.waiting.begin(tag, Waiting::Commit(answer)),
+            Err(error) => {
+                self.waiting.give_back(tag);
+                drop(answer.send(Err(error.into())));
+            }
         }
     }
 
@@ -334,33 +464,25 @@ impl Worker {
         wait: impl FnOnce(Answer<T>) -> Waiting,
         ask: impl FnOnce(&mut ClientCore, Tick, QueryTarget, u64) -> Result<(), SubmitError>,
     ) {
-        let (now, tag) = (self.driver.now(), self.tag());
+        let (now, tag) = (self.driver.now(), self.waiting.tag());
         match ask(self.driver.core(0), now, to, tag as u64) {
-            Ok(()) => self.waiting[tag] = Some(wait(answer)),
-            Err(error) => drop(answer.send(Err(error.into()))),
-        }
-    }
-
-    /// A free place among those who wait.
-    fn tag(&mut self) -> usize {
-        match self.waiting.iter().position(Option::is_none) {
-            Some(free) => free,
-            None => {
-                self.waiting.push(None);
-                self.waiting.len() - 1
+            Ok(()) => self.waiting.begin(tag, wait(answer)),
+            Err(error) => {
+                self.waiting.give_back(tag);
+                drop(answer.send(Err(error.into())));
             }
         }
     }
 
     fn give_answers(&mut self) {
         for (_, done) in self.driver.take_done() {
-            if let Some(Waiting::Commit(answer)) = self.waiting[done.tag as usize].take() {
+            if let Some(Waiting::Commit(answer)) = self.waiting.end(done.tag) {
                 let _ = answer.send(done.result.map_err(RequestError::from));
             }
         }
         for (_, reply) in self.driver.take_replies() {
             let result = reply.result.map_err(RequestError::from);
-            match self.waiting[reply.tag as usize].take() {
+            match self.waiting.end(reply.tag) {
                 Some(Waiting::Bytes(answer)) => drop(answer.send(result)),
                 Some(Waiting::Reading(answer)) => {
                     let reading = |bytes| Reading { place: reply.place, bytes };
@@ -369,5 +491,33 @@ impl Worker {
                 _ => {}
             }
         }
+    }
+}
+
+/// A group that the cluster does not have takes everything, and refuses it.
+fn has_room(core: &ClientCore, group: GroupId) -> bool {
+    core.room(group) > 0 || group.0 >= super::GROUPS_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Story: group 1 has no leader. What is given for it fills its places, and only the next one for
+    /// it is refused; group 2 does not wait behind it.
+    #[test]
+    fn a_group_without_room_fills_its_own_places_and_nobody_elses() {
+        let (stuck, other) = (Some(GroupId(1)), Some(GroupId(2)));
+        let mut parked = Parked::new();
+        for n in 0..GROUP_REQUESTS_MAX {
+            assert_eq!(parked.park(stuck, n), Ok(()));
+        }
+        assert_eq!(parked.park(stuck, 7), Err(7));
+        assert_eq!(parked.park(other, 9), Ok(()));
+        assert_eq!(parked.take_if(stuck, |_| false), None);
+        assert_eq!(parked.take_if(other, |_| true), Some(9));
+        assert!(!parked.has(other) && parked.has(stuck));
+        assert_eq!(parked.take_if(stuck, |_| true), Some(0), "in the order in which they came");
+        assert_eq!(parked.park(stuck, 7), Ok(()));
     }
 }

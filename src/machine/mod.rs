@@ -22,6 +22,7 @@ use thiserror::Error;
 
 pub use self::snapshot::{FrozenState, SnapshotError};
 use crate::block::Block;
+use crate::ids::Index;
 
 /// What became of a block's commands. `applied + duplicates + rejected` is the block's count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,9 +69,14 @@ pub trait StateMachine {
     /// Heap bytes held, for limits and metrics.
     fn memory_bytes(&self) -> u64;
 
+    /// The last index that was applied, if the machine keeps it. A snapshot whose state has seen more
+    /// than its head says is none (bugs.md 18).
+    fn applied_through(&self) -> Option<Index> {
+        None
+    }
+
     /// The state as it is now, to be written turn by turn while `apply` goes on. Must be cheap: it is
-    /// called on the shard's thread, so it shares structure instead of copying it. The engine does
-    /// not call it yet: it replays the log.
+    /// called on the shard's thread, so it shares structure instead of copying it.
     fn freeze(&mut self) -> Result<Box<dyn FrozenState>, SnapshotError> {
         Err(SnapshotError::Unsupported)
     }

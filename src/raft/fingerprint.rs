@@ -25,7 +25,8 @@ impl Raft {
         (self.config.incarnation, self.role, self.leader, self.term, self.vote).hash(state);
         (self.hard_state, since(self.hard_state_seq), since(self.issued)).hash(state);
         (self.own_vote, self.heard_at.is_some(), self.announced).hash(state);
-        (self.epoch, self.recovery, self.damaged, self.context, self.transfer).hash(state);
+        (self.epoch, self.recovery, self.damaged, self.parted, self.context, self.transfer)
+            .hash(state);
         self.hibernation.fingerprint().hash(state);
         (&self.history, &self.catch_up).hash(state);
         self.reads.fingerprint(state);

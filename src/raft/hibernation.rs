@@ -222,7 +222,9 @@ impl Raft {
         ready: &mut Ready,
     ) {
         self.heard_leader(now, self.peers[i].id, ready);
-        let asleep = self.config.hibernate_after_us > 0 && self.is_at_rest(last);
+        // Reads that wait for an answer ask again by events, of which a sleeper has none.
+        let asleep =
+            self.config.hibernate_after_us > 0 && self.is_at_rest(last) && self.reads.is_idle();
         if asleep {
             if last == self.log.last_index() {
                 self.log.commit_to(last);

@@ -5,7 +5,8 @@
 //! leader                                   follower
 //! next < first index of the log
 //!   Snapshot state, Send  ── Offer ──────▶ commit >= index, or the log has (index, term):
-//!                                            AppendReply { index }, nothing is sent (bug 16)
+//!                                            AppendReply { index }, nothing is sent (bug 16);
+//!                                            silence if it has another term there
 //!                                          else  ◀── Reply { offset }: so many bytes are held
 //!   Held { offset }  ─────── Chunk … ────▶ written, synced ── Reply { offset } …
 //!                                          whole, verified, published: Installed
@@ -70,8 +71,20 @@ impl Raft {
         }
         if self.wants_snapshot(&offer.start) {
             self.install_step(i, InstallStep::Offered(offer), ready);
-        } else {
+        } else if self.agrees_with(&offer.start) {
             self.has_already(i, offer.start.index, ready);
+        } else {
+            self.part(ready);
+        }
+    }
+
+    /// Whether this log, which reaches beyond `start`, is the one that a snapshot stands for. Where it
+    /// begins later nothing is left to compare but the epoch: each loss begins one, so that a
+    /// snapshot from behind a parting has a higher one.
+    fn agrees_with(&self, start: &LogStart) -> bool {
+        match self.log.term_at(start.index) {
+            Some(term) => term == start.term,
+            None => start.epoch <= self.log.start().epoch,
         }
     }
 
@@ -129,6 +142,8 @@ impl Raft {
         self.save_hard_state(ready);
         let seq = self.issue(PersistOp::Begin(start), ready);
         self.log.install(start, seq);
+        // All of it is the leader's from here on.
+        self.parted = None;
         self.restore_membership(now, membership, ready);
         // The state machine has it: nothing is left to be announced.
         self.announced = start.index;

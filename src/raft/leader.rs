@@ -227,6 +227,10 @@ impl Raft {
         self.note_leave(i);
         let progress = &mut self.peers[i].progress;
         progress.contact(now);
+        if matched > progress.reach() && !self.is_of_snapshot(i, matched) {
+            return self.ask_behind(now, i, matched, ready);
+        }
+        let progress = &mut self.peers[i].progress;
         let was_behind = matches!(progress.state(), State::Snapshot { .. });
         if progress.acknowledged(now, matched) && matched > self.log.commit() {
             self.advance_commit();
@@ -235,6 +239,25 @@ impl Raft {
             self.install_step(i, InstallStep::Stop, ready);
         }
         self.note_round(now, i, matched);
+        self.replicate(now, i, ready);
+    }
+
+    /// The answer to a snapshot speaks of what is committed.
+    fn is_of_snapshot(&self, i: usize, matched: Index) -> bool {
+        let installs = matches!(self.peers[i].progress.state(), State::Snapshot { .. });
+        installs && matched <= self.log.commit()
+    }
+
+    /// The peer may hold the log through `index`, but nobody has compared: after a loss it may have
+    /// something else there, committed by leaders of whom this one does not know. It is asked.
+    fn ask_behind(&mut self, now: Tick, i: usize, index: Index, ready: &mut Ready) {
+        if index.next() < self.log.first_index() {
+            return;
+        }
+        if let State::Snapshot { .. } = self.peers[i].progress.state() {
+            self.install_step(i, InstallStep::Stop, ready);
+        }
+        self.peers[i].progress.become_probe(index.next());
         self.replicate(now, i, ready);
     }
 
@@ -251,9 +274,14 @@ impl Raft {
             return;
         }
         let (agree, _) = self.log.highest_with_term_at_most(hint_index, hint_term);
+        let last = self.log.last_index();
         let progress = &mut self.peers[i].progress;
         progress.contact(now);
-        if progress.rejected(prev, agree.next()) {
+        if hint_index > prev {
+            if hint_index <= last && progress.begins_behind(prev, hint_index) {
+                self.replicate(now, i, ready);
+            }
+        } else if progress.rejected(prev, agree.next()) {
             self.replicate(now, i, ready);
         }
     }
@@ -290,6 +318,7 @@ impl Raft {
             return;
         }
         self.set_heartbeat_deadline(now);
+        self.repeat_transfer();
         self.part_from_leaving(now);
         if self.offers_sleep(now, ready) {
             return;

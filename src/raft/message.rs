@@ -32,7 +32,8 @@ pub enum Body {
     /// The log agrees with the leader's through `matched`, durable (or written, `wal_sync = false`).
     AppendReply { matched: Index },
     /// The log does not hold `prev_index` with the leader's term. `hint_index`/`hint_term`: the
-    /// highest position not above `prev_index` that could agree (end of §5.3, by term).
+    /// highest position not above `prev_index` that could agree (end of §5.3, by term); or, above
+    /// it, where the log begins, so that nothing could be compared.
     AppendReject { prev_index: Index, hint_index: Index, hint_term: Term },
     /// Keeps followers quiet and tells them what is committed (at most what they hold).
     /// `context` is given back in the reply: rounds of ReadIndex (dissertation §6.4). `last` as in

@@ -59,6 +59,7 @@ mod view;
 
 pub use config::{Config, ConfigError, Restored};
 pub use event::Event;
+pub use follower::PARTED;
 pub use log::{Log, TermRun};
 pub use message::{Body, Message};
 pub use progress::Progress;
@@ -163,6 +164,8 @@ pub struct Raft {
     recovery: Option<Recovery>,
     /// While it is: its newest configuration may be an old one.
     damaged: bool,
+    /// The term whose leader's log was seen to lack what is committed here.
+    parted: Option<Term>,
     /// Of the last round of ReadIndex; given back in heartbeat replies. It grows through all terms of
     /// a start, so that no answer fits a later round.
     context: u64,
@@ -216,6 +219,7 @@ impl Raft {
             epoch: 0,
             recovery: (recovering && !mutants::is(Mutant::NeverRecovering)).then(Recovery::default),
             damaged: damaged && !mutants::is(Mutant::DamagedWinsWithLoss),
+            parted: None,
             context: 0,
             hibernation: Hibernation::default(),
             reads: Reads::default(),
@@ -347,7 +351,8 @@ impl Raft {
                     return;
                 }
                 self.note_answer(&message, commit, last);
-                self.on_append(now, i, (prev_index, prev_term), commit, blocks, ready);
+                let prev = (prev_index, prev_term);
+                self.on_append(now, i, prev, (commit, last), blocks, ready);
             }
             Body::Heartbeat { commit, context, last } => {
                 if self.refuses_second_leader(i) {
@@ -376,7 +381,7 @@ impl Raft {
                 self.on_snapshot_chunk(now, i, &message.body, blocks, ready);
             }
             Body::TimeoutNow => self.on_timeout_now(now, i, ready),
-            Body::ReadReply { number, index } => self.on_read_reply(i, number, index, ready),
+            Body::ReadReply { number, index } => self.on_read_reply(i, number, index),
             // The rest are for a leader. An answer of this term proves that this node led or leads
             // in it.
             _ if self.role != Role::Leader || i >= self.members => {}

@@ -13,7 +13,7 @@
 //! says that it holds what it lacked. Then it is replicated to; a disconnection makes it a probe.
 //!
 //! `matched < next`; `matched` is what the follower has said, of this leader's term and of its
-//! present incarnation. Both lie on block edges in `Replicate`; the guess of a `Probe` may fall into
+//! present incarnation, about places that it was sent or asked about in them (`reach`). Both lie on block edges in `Replicate`; the guess of a `Probe` may fall into
 //! a block and is then moved down to where that block starts.
 
 use std::collections::VecDeque;
@@ -82,6 +82,8 @@ pub struct Progress {
     state: State,
     matched: Index,
     next: Index,
+    /// Through here it was sent blocks, or asked, in this term and start: no answer proves more.
+    reach: Index,
     inflights: Inflights,
     /// When the oldest unanswered append left, or an answer last moved `matched`.
     waiting_since: Tick,
@@ -96,6 +98,7 @@ impl Progress {
             state: State::Probe { waiting: false },
             matched: Index::ZERO,
             next: Index(1),
+            reach: Index::ZERO,
             inflights: Inflights::default(),
             waiting_since: Tick::ZERO,
             contact_at: Tick::ZERO,
@@ -117,6 +120,11 @@ impl Progress {
         self.next
     }
 
+    /// Highest index about which an answer can prove anything.
+    pub(super) fn reach(&self) -> Index {
+        self.reach
+    }
+
     /// Appends under way.
     pub fn inflight_count(&self) -> usize {
         self.inflights.ring.len()
@@ -134,7 +142,7 @@ impl Progress {
 
     /// Nothing is known any more: a new term, or a new incarnation of the follower.
     pub(super) fn reset(&mut self, next: Index) {
-        self.matched = Index::ZERO;
+        (self.matched, self.reach) = (Index::ZERO, Index::ZERO);
         self.become_probe(next);
     }
 
@@ -202,6 +210,7 @@ impl Progress {
             }
             State::Snapshot { .. } => unreachable!("nothing is sent beside a snapshot"),
         }
+        self.reach = self.reach.max(last);
         self.fetching = Fetching::No;
     }
 
@@ -211,6 +220,7 @@ impl Progress {
         let news = matched > self.matched;
         if news {
             self.matched = matched;
+            self.reach = self.reach.max(matched);
             self.waiting_since = now;
         }
         match self.state {
@@ -246,6 +256,21 @@ impl Progress {
         }
         self.become_probe(next.clamp(self.matched.next(), prev));
         true
+    }
+
+    /// The follower's log begins behind `start`, above the `prev` that it was asked about: nothing
+    /// was compared, and that is where to ask. False when the answer is an old one.
+    pub(super) fn begins_behind(&mut self, prev: Index, start: Index) -> bool {
+        let awaited = match self.state {
+            State::Probe { waiting } => waiting && prev.next() == self.next,
+            State::Replicate => start >= self.next,
+            State::Snapshot { .. } => false,
+        };
+        let news = awaited && start > self.matched;
+        if news {
+            self.become_probe(start.next());
+        }
+        news
     }
 
     /// True when something is under way and no answer has come for an rpc timeout.
@@ -288,7 +313,7 @@ impl Progress {
 
     /// For `Raft::fingerprint`: all but the times.
     pub(super) fn fingerprint(&self, state: &mut impl Hasher) {
-        (self.state, self.matched, self.next, self.fetching).hash(state);
+        (self.state, self.matched, self.next, self.reach, self.fetching).hash(state);
         self.inflights.ring.hash(state);
     }
 
@@ -303,6 +328,7 @@ impl Progress {
 
     pub(super) fn check_invariants(&self) {
         assert!(self.matched < self.next);
+        assert!(self.state != State::Replicate || self.next <= self.reach.next());
         assert!(self.state == State::Replicate || self.inflights.ring.is_empty());
         assert_eq!(self.inflights.bytes, self.inflights.ring.iter().map(|&(_, b)| b).sum::<u64>());
         assert!(self.inflights.ring.iter().all(|&(last, _)| last < self.next));

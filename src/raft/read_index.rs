@@ -81,6 +81,8 @@ pub(super) struct Reads {
     /// Whom the local reads under way were asked of, as a follower, and when.
     asked: Option<(NodeId, Term)>,
     asked_at: Tick,
+    /// The leader's answer to those under way, which waits for an entry of its term to be here.
+    told: Option<Index>,
     /// Until when no other leader can be, by this node's clock; `ZERO` = unknown.
     lease_until: Tick,
     /// In this term it has told somebody to campaign at once: no lease in it any more.
@@ -95,7 +97,7 @@ impl Reads {
     }
 
     pub(super) fn fingerprint(&self, state: &mut impl Hasher) {
-        (self.local, self.askers, self.asked).hash(state);
+        (self.local, self.askers, self.asked, self.told).hash(state);
         self.round.map(|round| (round.context, round.index)).hash(state);
         (self.lease_until > Tick::ZERO, self.waived).hash(state);
     }
@@ -121,11 +123,13 @@ impl Raft {
         self.reads.askers = true;
     }
 
-    /// The leader's answer to this follower's reads.
-    pub(super) fn on_read_reply(&mut self, i: usize, number: u64, index: Index, ready: &mut Ready) {
+    /// The leader's answer to this follower's reads. It lies at or behind an entry of the leader's own
+    /// term, and counts only once this log has one: a replica that had committed more than a leader
+    /// chosen after a loss has applied that index long ago, and something else there.
+    pub(super) fn on_read_reply(&mut self, i: usize, number: u64, index: Index) {
         let asked = self.reads.asked == Some((self.peers[i].id, self.term));
         if asked && self.reads.local.flying > 0 && number == self.reads.local.flying {
-            self.confirm_local(index, ready);
+            self.reads.told = Some(index);
         }
     }
 
@@ -141,6 +145,7 @@ impl Raft {
     /// Rounds of another leadership prove nothing in this one; local reads are asked for again.
     pub(super) fn abandon_rounds(&mut self) {
         self.reads.local.turn_back();
+        self.reads.told = None;
         self.reads.round = None;
         self.reads.askers = false;
         self.reads.lease_until = Tick::ZERO;
@@ -235,7 +240,11 @@ impl Raft {
         let asked = self.leader.map(|leader| (leader, self.term));
         if self.reads.asked != asked {
             self.reads.local.turn_back();
-            self.reads.asked = asked;
+            (self.reads.asked, self.reads.told) = (asked, None);
+        }
+        let follows = self.log.last_term() == self.term;
+        if let Some(index) = self.reads.told.take_if(|_| follows) {
+            self.confirm_local(index, ready);
         }
         let Some(i) = self.leader.and_then(|leader| self.peer(leader)) else { return };
         let waited = now.since(self.reads.asked_at);
@@ -245,7 +254,7 @@ impl Raft {
         }
         let number = self.reads.local.take_off();
         if number > 0 {
-            self.reads.asked_at = now;
+            (self.reads.asked_at, self.reads.told) = (now, None);
             self.send(i, Seq::ZERO, Body::ReadIndex { number }, 0..0, ready);
         }
     }

@@ -133,6 +133,14 @@ impl Raft {
         self.transfer.is_some()
     }
 
+    /// With each beat of the timer: the word to the target may be lost, and until the deadline nothing
+    /// is proposed. A target that has heard it does not follow any more, and passes over a second one.
+    pub(super) fn repeat_transfer(&mut self) {
+        if let Some(transfer) = &mut self.transfer {
+            transfer.told = false;
+        }
+    }
+
     /// At the end of every `handle`.
     #[inline]
     pub(super) fn drive_transfer(&mut self, now: Tick, ready: &mut Ready) {

@@ -66,6 +66,13 @@ impl Raft {
         self.recovery.is_some()
     }
 
+    /// What is committed here is not in the log of this term's leader: the replica cannot follow it,
+    /// and what it has applied is not what the group has.
+    #[inline]
+    pub fn is_parted(&self) -> bool {
+        self.parted == Some(self.term)
+    }
+
     /// Recovery epoch of the end of the log: how often a leader was elected after which acknowledged
     /// commands may have been missing (durability.md R6).
     pub fn epoch(&self) -> u32 {

@@ -1,11 +1,12 @@
 //! Who is at the other end of each connection, from the first byte to the last.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use super::lookup::Lookup;
 use super::net::{CUT_SHORT, ConnId, Net};
 use super::reactor::Reactor;
 use super::ring::Ring;
@@ -70,9 +71,25 @@ pub struct Identity {
     pub first: u64,
 }
 
+/// Where another node listens, as the configuration file says it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub node: NodeId,
+    /// `host:port`.
+    pub name: String,
+    /// What that meant at the start.
+    pub address: SocketAddr,
+}
+
 struct Dial {
     node: NodeId,
-    address: SocketAddr,
+    name: String,
+    /// The file says where it is; what the log says does not count.
+    listed: bool,
+    /// `None`: not found yet.
+    address: Option<SocketAddr>,
+    /// `None`: the name is an address.
+    lookup: Option<Lookup>,
     conn: Option<ConnId>,
     up: bool,
     next_try: Tick,
@@ -82,16 +99,50 @@ struct Dial {
 }
 
 impl Dial {
-    fn new(node: NodeId, address: SocketAddr) -> Self {
+    fn listed(place: Place) -> Self {
+        let address = Some(place.address);
+        Self { listed: true, address, ..Self::new(place.node, &place.name) }
+    }
+
+    fn new(node: NodeId, name: &str) -> Self {
+        let address = name.parse().ok();
         Self {
             node,
+            name: name.into(),
+            listed: false,
             address,
+            lookup: address.is_none().then(|| Lookup::new(name)),
             conn: None,
             up: false,
             next_try: Tick::ZERO,
             pause_us: DIAL_AGAIN_MIN_US,
             logged: String::new(),
         }
+    }
+
+    /// Takes in what its name means by now; the line to log about it.
+    fn note_lookup(&mut self) -> Option<String> {
+        match self.lookup.as_mut()?.poll()? {
+            Ok(address) => self.address = Some(address),
+            Err(error) => {
+                let reason = format!("its address {} is not found: {error}", self.name);
+                let news = self.logged != reason;
+                self.logged.clone_from(&reason);
+                return news.then_some(reason);
+            }
+        }
+        None
+    }
+
+    /// Its turn has come. A name is asked for again when what it meant has led nowhere.
+    fn try_now(&mut self, now: Tick) -> Option<SocketAddr> {
+        let again = self.address.is_none() || self.pause_us > DIAL_AGAIN_MIN_US;
+        if let Some(lookup) = self.lookup.as_mut().filter(|_| again) {
+            lookup.ask(now);
+        }
+        self.next_try = now.plus(self.pause_us);
+        self.pause_us = (self.pause_us * 2).min(DIAL_AGAIN_MAX_US);
+        self.address
     }
 }
 
@@ -126,7 +177,7 @@ pub struct Links {
 impl Links {
     pub fn new(
         identity: Identity,
-        peers: Vec<(NodeId, SocketAddr)>,
+        peers: Vec<Place>,
         sockets: Vec<(OwnedFd, Role)>,
         routes: Arc<Routes>,
         connections_max: usize,
@@ -134,7 +185,7 @@ impl Links {
         Self {
             identity,
             by_slot: Vec::new(),
-            dials: peers.into_iter().map(|(node, address)| Dial::new(node, address)).collect(),
+            dials: peers.into_iter().map(Dial::listed).collect(),
             roles: sockets.iter().map(|(_, role)| *role).collect(),
             sockets,
             routes,
@@ -407,14 +458,17 @@ impl<M: StateMachine> Reactor<M> {
     pub(super) fn dial(&mut self, now: Tick) {
         for i in 0..self.links.dials.len() {
             let dial = &mut self.links.dials[i];
+            let (node, trouble) = (dial.node, dial.note_lookup());
             if dial.conn.is_some() || now < dial.next_try {
                 continue;
             }
-            dial.next_try = now.plus(dial.pause_us);
-            dial.pause_us = (dial.pause_us * 2).min(DIAL_AGAIN_MAX_US);
-            let node = dial.node;
-            if let Ok(conn) = self.net.connect(&mut self.ring, dial.address) {
-                dial.conn = Some(conn);
+            let address = dial.try_now(now);
+            if let Some(reason) = trouble.filter(|_| self.links.may_log(now)) {
+                warn!(node = node.0, reason, "no link to peer");
+            }
+            let Some(address) = address else { continue };
+            if let Ok(conn) = self.net.connect(&mut self.ring, address) {
+                self.links.dials[i].conn = Some(conn);
                 self.links.set(conn, Link::Dialling { node, until: now.plus(GREETING_US) });
             }
         }
@@ -512,18 +566,16 @@ impl<M: StateMachine> Reactor<M> {
     /// A node that the configuration file names keeps the address it has there.
     fn open_link(&mut self, node: NodeId, address: Option<&NodeAddress>) {
         self.links.routes.doorman().admit(node);
-        if self.links.dials.iter().any(|dial| dial.node == node) {
-            return;
-        }
-        // Rarely a name that has to be looked up: the shard waits for it, once for each node.
-        let found = address.map(|address| address.peer.to_socket_addrs());
-        match found {
-            Some(Ok(mut found)) => match found.next() {
-                Some(found) => self.links.dials.push(Dial::new(node, found)),
-                None => warn!(node = node.0, "the node's address leads nowhere"),
-            },
-            Some(Err(error)) => warn!(node = node.0, %error, "the node's address is not found"),
-            None => {
+        let known = self.links.dials.iter_mut().find(|dial| dial.node == node);
+        match (known, address) {
+            (Some(dial), Some(address)) if !dial.listed && dial.name != address.peer => {
+                // It has moved. A connection that stands is left to end by itself.
+                let Dial { name, address, lookup, .. } = Dial::new(node, &address.peer);
+                (dial.name, dial.address, dial.lookup) = (name, address, lookup);
+            }
+            (Some(_), _) => {}
+            (None, Some(address)) => self.links.dials.push(Dial::new(node, &address.peer)),
+            (None, None) => {
                 warn!(node = node.0, "nothing says where this node is: add it to cluster.nodes")
             }
         }

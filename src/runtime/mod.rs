@@ -9,6 +9,7 @@ pub mod disk;
 pub mod entropy;
 pub mod files;
 pub mod links;
+pub mod lookup;
 pub mod machine;
 pub mod net;
 pub mod offline;

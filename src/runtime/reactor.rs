@@ -19,7 +19,7 @@ use crate::ids::{Lsn, Tick};
 use crate::machine::StateMachine;
 use crate::metrics::Histogram;
 use crate::shard::{Output, Shard};
-use crate::wal::{DiskDone, DiskOp, WalError};
+use crate::wal::{DiskDone, DiskOp, Space, WalError};
 use crate::wire::frame::{Frame, write_close};
 
 /// How long a stopping shard waits for what is in flight.
@@ -147,8 +147,14 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Syncs what recovery found, before anybody can ask for it.
     fn finish_recovery(&mut self) {
+        let mut told = false;
         while self.shard.is_starting(self.ring.now(), &mut self.out) {
             self.start_disk();
+            if let (false, Space::NoSpace { message, .. }) = (told, self.shard.wal().space()) {
+                warn!(shard = %self.name, reason = message, "no space for the log to go on in: \
+                    this shard starts when there is some");
+                told = true;
+            }
             let until = self.ring.now().plus(CHORES_US);
             if let Err(error) = self.ring.wait(until) {
                 panic!("io_uring refuses to work: {error}");
@@ -379,6 +385,11 @@ impl<M: StateMachine> Reactor<M> {
             if self.links.may_log(self.ring.now()) {
                 info!(shard = %self.name, group = t.group.0, term = t.term.0, role = ?t.role,
                     leader, reason = t.reason, "role");
+            }
+        }
+        for t in self.out.troubles.drain(..) {
+            if self.links.may_log(self.ring.now()) {
+                warn!(shard = %self.name, group = t.group.0, reason = t.reason, "{}", t.what);
             }
         }
     }

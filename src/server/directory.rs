@@ -114,17 +114,19 @@ impl DataDir {
     }
 
     /// Records that an operator goes on without what is missing: the logs end, synced, at `durable`,
-    /// what they hold is the truth, and the disks of `lost` never come back.
+    /// what they hold is the truth, and the disks of `lost` never come back. `suspect`: groups that
+    /// were left alone and still have to get their memory back.
     pub fn mark_accepted(
         &mut self,
         durable: Vec<Lsn>,
         epoch: u32,
         lost: &[NodeId],
+        suspect: Suspect,
     ) -> std::io::Result<()> {
         self.rewrite(|boot| {
             boot.durable = durable;
             boot.epoch = boot.epoch.max(epoch);
-            boot.recovering = Suspect::Nothing;
+            boot.recovering = suspect;
             boot.state = BootState::Clean;
             lost.iter().for_each(|&node| boot.fence_disk(node));
         })
@@ -151,6 +153,15 @@ impl DataDir {
     /// The voters of the groups' first configuration, ascending; none if this node joined later.
     pub fn first_voters(&self) -> Vec<NodeId> {
         self.boot.voters.iter().map(|known| known.node).collect()
+    }
+
+    /// Every other node that it has ever been told of, ascending, members or not.
+    pub fn other_nodes(&self) -> Vec<NodeId> {
+        let all = self.boot.voters.iter().chain(&self.boot.others).map(|known| known.node);
+        let mut others: Vec<_> = all.filter(|node| node.0 != self.boot.identity.node).collect();
+        others.sort_unstable();
+        others.dedup();
+        others
     }
 
     /// See [`BootRecord::check_nodes`].

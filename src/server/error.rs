@@ -43,9 +43,17 @@ pub enum StartError {
     Snapshot { shard: u32, error: GatherError },
     #[error(
         "shard {shard}: the snapshot of group {group} is damaged or gone, and its log begins behind \
-         it; restore this node's directory, or replace the node"
+         it; restore this node's directory, or go on without what is lost: `ringraft recover` shows \
+         what is left"
     )]
     SnapshotLost { shard: u32, group: u32 },
+    #[error(
+        "shard {shard}: its log or a snapshot is damaged, and nothing says where the other nodes are \
+         that this one has known ({nodes}): if they are members, add them to cluster.nodes, so that \
+         they can give back what is missing; if they are gone for good, say so by `ringraft recover \
+         --lost {nodes}`"
+    )]
+    Unplaced { shard: u32, nodes: String },
     #[error("the kernel refuses what a node needs: {0}; run `ringraft doctor`")]
     Kernel(std::io::Error),
     #[error("shard {0} did not start; see the log above")]

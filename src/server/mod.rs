@@ -5,6 +5,7 @@
 //! synced, the logs recovered, and only then does a thread accept a connection.
 
 mod admin;
+mod choice;
 pub mod directory;
 pub mod embedded;
 mod error;
@@ -33,6 +34,7 @@ use self::plan::{ShardEnd, ShardPlan};
 use crate::config::NodeConfig;
 use crate::ids::NodeId;
 use crate::runtime::cold::Cold;
+use crate::runtime::links::Place;
 use crate::runtime::machine::{locked_memory_limit, raise_open_files};
 use crate::runtime::routing::{Routes, ShardPort};
 use crate::wal::{ReadError, StartVerdict, Suspect, WalError};
@@ -142,7 +144,7 @@ impl Node {
         &mut self,
         config: &NodeConfig,
         listeners: Listeners,
-        peers: &[(NodeId, SocketAddr)],
+        peers: &[Place],
         end: &mpsc::Sender<ShardEnd>,
     ) -> Result<(), StartError> {
         let routes = Routes::new(self.ports.clone(), self.keeper.clone());
@@ -249,7 +251,7 @@ impl Node {
         if !matches!(error, WalError::Lost { error: ReadError::Rot { .. }, .. }) {
             return;
         }
-        if let Err(error) = self.keeper.with(|directory| directory.mark_rot()) {
+        if let Err(error) = self.keeper.mark_rot() {
             error!(%error, "the damage was not recorded; run `ringraft wal verify` before the next start");
         }
     }
@@ -264,7 +266,7 @@ fn check_locked_memory() -> Result<(), StartError> {
     }
 }
 
-fn resolve_peers(config: &NodeConfig) -> Result<Vec<(NodeId, SocketAddr)>, StartError> {
+fn resolve_peers(config: &NodeConfig) -> Result<Vec<Place>, StartError> {
     let others = config.cluster.nodes.iter().filter(|node| node.id != config.id);
     others
         .map(|node| {
@@ -275,7 +277,7 @@ fn resolve_peers(config: &NodeConfig) -> Result<Vec<(NodeId, SocketAddr)>, Start
             };
             let mut found = node.peer.to_socket_addrs().map_err(|e| bad(e.to_string()))?;
             let address = found.next().ok_or_else(|| bad("it has no address".into()))?;
-            Ok((NodeId(node.id), address))
+            Ok(Place { node: NodeId(node.id), name: node.peer.clone(), address })
         })
         .collect()
 }

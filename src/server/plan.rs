@@ -1,7 +1,6 @@
 //! From configuration to a shard's running thread.
 
 use std::fs::File;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -10,7 +9,7 @@ use std::time::Instant;
 
 use super::error::StartError;
 use super::keeper::Keeper;
-use super::recovery::{self, Opened, States};
+use super::recovery::{self, Helpers, Opened, States};
 use crate::block::BLOCK_BYTES_MAX;
 use crate::config::{GROUPS_MAX, NodeConfig};
 use crate::ids::{GroupId, Incarnation, Lsn, NodeId};
@@ -18,7 +17,7 @@ use crate::machine::events::EventStore;
 use crate::machine::hash::mix;
 use crate::raft;
 use crate::runtime::cold::Cold;
-use crate::runtime::links::{Identity, Links};
+use crate::runtime::links::{Identity, Links, Place};
 use crate::runtime::placement::pin_to_core;
 use crate::runtime::reactor::{Reactor, ReactorParts};
 use crate::runtime::ring::Ring;
@@ -53,7 +52,7 @@ pub struct ShardPlan {
     pub dir: PathBuf,
     /// Of the data directory: held until the last write of the shard's ring has ended.
     pub lock: File,
-    pub peers: Vec<(NodeId, SocketAddr)>,
+    pub peers: Vec<Place>,
     pub sockets: Vec<(OwnedFd, Role)>,
     pub routes: Arc<Routes>,
     pub port: Arc<ShardPort>,
@@ -129,13 +128,17 @@ impl ShardPlan {
         let (shards, shard) = (self.config.cluster.shards, self.shard);
         // Groups are made while the cluster runs: the log may name more than the configuration.
         let ours = |group: GroupId| group.0 < GROUPS_MAX && group.0 % shards == shard;
-        let alone = self.config.cluster.nodes.len() == 1;
+        let helpers = Helpers {
+            me: NodeId(self.config.id),
+            known: self.keeper.with(|directory| directory.other_nodes()),
+            listed: self.config.cluster.nodes.iter().any(|node| node.id != self.config.id),
+        };
         let limits = self.config.cluster.store.limits();
         let machine = move |_: GroupId| EventStore::new(limits);
         let sessions = self.config.cluster.store.session_limits();
         let states = States { machine, sessions, config_hash: self.config_hash() };
-        let opened =
-            recovery::open(wal_config, self.identity, &self.dir, self.mark, alone, ours, states)?;
+        let (identity, mark) = (self.identity, self.mark);
+        let opened = recovery::open(wal_config, identity, &self.dir, mark, &helpers, ours, states)?;
         let Opened { wal, groups, snapshots, rot, lost } = opened;
         let found = self.members(rot || lost, &groups);
         let config = self.shard_config(rot);

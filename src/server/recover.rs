@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::choice::{Choice, choose};
 use super::directory::{DataDir, DirectoryError};
 use super::owner;
 use crate::config::NodeConfig;
@@ -53,8 +54,14 @@ pub enum RecoverError {
          itself. Name those that are gone for good by --lost"
     )]
     PeersHaveIt { others: String },
-    #[error("node {0} is not a voter of any group")]
+    #[error("node {0} is not a voter of any group, and this node has never known it")]
     Unknown(u32),
+    #[error(
+        "group {group}: what is damaged may be what says that node {nodes} is a member. If it is, \
+         start this node with it in cluster.nodes, and it gives back what is missing; if it is gone \
+         for good or was removed, name it by --lost as well"
+    )]
+    MayBeMembers { group: u32, nodes: String },
     #[error("this node does not vote in group {0}: take a survivor that does")]
     NotAVoter(u32),
     #[error("node {0} is the one that is to go on")]
@@ -81,6 +88,8 @@ pub struct GroupReport {
     pub epoch: u32,
     /// Would start RECOVERING.
     pub recovering: bool,
+    /// And not for unsynced writes alone: what was durable is damaged, also who the members are.
+    pub damaged: bool,
     /// Highest index that is found behind damage: what lies between is lost if nobody else has it.
     pub behind: Index,
     pub membership: Membership,
@@ -116,6 +125,15 @@ impl ShardReport {
     pub fn is_rotten(&self) -> bool {
         matches!(self.verdict, Verdict::Rot { .. })
     }
+}
+
+/// Groups that are left alone, and why.
+pub type Left = BTreeMap<GroupId, RecoverError>;
+
+/// What was done.
+pub struct Accepted {
+    pub forced: Vec<Forced>,
+    pub left: Left,
 }
 
 /// A node that does not run; nobody can start it while this is held.
@@ -169,6 +187,7 @@ impl Stopped {
                 commit: known.hard_state.commit.min(known.last),
                 epoch: run.map_or(known.start.epoch, |run| run.epoch),
                 recovering: rot || is_lost || self.is_suspect(),
+                damaged: rot || is_lost || self.suspect == Suspect::Everything,
                 behind: if rot {
                     behind.get(&group).copied().unwrap_or_default()
                 } else {
@@ -184,51 +203,49 @@ impl Stopped {
 
     /// Goes on without what is missing: without what the logs have lost, and without the nodes in
     /// `lost`, whose disks are gone for good. What is refused has changed nothing.
-    pub fn accept(mut self, lost: &[NodeId]) -> Result<Vec<Forced>, RecoverError> {
+    pub fn accept(mut self, lost: &[NodeId]) -> Result<Accepted, RecoverError> {
         let report = self.report()?;
-        self.check(&report, lost)?;
+        let left = self.check(&report, lost)?;
         let (mut forced, mut durable) = (Vec::new(), Vec::new());
         for shard in 0..self.config.cluster.shards {
-            durable.push(self.force_shard(shard, lost, &mut forced)?);
+            durable.push(self.force_shard(shard, lost, &left, &mut forced)?);
         }
         let path = self.config.data_dir.join("boot");
         let epoch = forced.iter().map(|forced| forced.epoch).max().unwrap_or(0);
-        let written = self.directory.mark_accepted(durable, epoch, lost);
+        // Who is left alone has the others to remember what it may have forgotten.
+        let groups = report.iter().flat_map(|shard| &shard.groups);
+        let mut still = groups.filter(|group| left.contains_key(&group.group) && group.recovering);
+        let suspect = still.next().map_or(Suspect::Nothing, |_| Suspect::Unsynced);
+        let written = self.directory.mark_accepted(durable, epoch, lost, suspect);
         written.map_err(|error| RecoverError::Io { path, error })?;
-        Ok(forced)
+        Ok(Accepted { forced, left })
     }
 
-    /// Whether there is anything to accept.
-    pub fn check(&self, report: &[ShardReport], lost: &[NodeId]) -> Result<(), RecoverError> {
-        let me = NodeId(self.config.id);
+    /// Whether there is anything to accept; the groups that would be left alone, and why.
+    pub fn check(&self, report: &[ShardReport], lost: &[NodeId]) -> Result<Left, RecoverError> {
+        let (me, known) = (NodeId(self.config.id), self.directory.other_nodes());
         if lost.contains(&me) {
             return Err(RecoverError::Itself(me.0));
         }
         let groups = || report.iter().flat_map(|shard| &shard.groups);
         let is_voter = |node: &NodeId| groups().any(|group| group.membership.is_voter(*node));
-        if let Some(stranger) = lost.iter().find(|node| !is_voter(node)) {
+        let stranger = |node: &&NodeId| !known.contains(node) && !is_voter(node);
+        if let Some(stranger) = lost.iter().find(stranger) {
             return Err(RecoverError::Unknown(stranger.0));
         }
+        let (mut left, mut any) = (Left::new(), false);
         for group in groups() {
-            let voters = group.voters();
-            if !voters.contains(&me) {
-                return Err(RecoverError::NotAVoter(group.group.0));
-            }
-            if lost.is_empty() && voters.len() > 1 {
-                let others = voters.iter().filter(|voter| **voter != me);
-                let others = others.map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                return Err(RecoverError::PeersHaveIt { others });
-            }
-            let remain = |half: &[NodeId]| half.iter().filter(|node| !lost.contains(node)).count();
-            let has_quorum = |half: &[NodeId]| half.is_empty() || remain(half) > half.len() / 2;
-            let Membership { voters: incoming, outgoing, .. } = &group.membership;
-            if !lost.is_empty() && has_quorum(incoming) && has_quorum(outgoing) {
-                let (group, left, voters) = (group.group.0, remain(&voters), voters.len());
-                return Err(RecoverError::StillAMajority { group, left, voters });
+            match choose(me, group, lost, &known)? {
+                Choice::Force => any = true,
+                Choice::Leave(why) => drop(left.insert(group.group, why)),
             }
         }
-        let sound = groups().all(|group| !group.recovering);
-        if lost.is_empty() && sound { Err(RecoverError::NothingLost) } else { Ok(()) }
+        if any {
+            return Ok(left);
+        }
+        let of_use = |why: &RecoverError| !matches!(why, RecoverError::NothingLost);
+        let why = left.into_values().find(of_use);
+        Err(why.unwrap_or(RecoverError::NothingLost))
     }
 
     /// One synced step for all groups of a shard; the end of its log.
@@ -236,6 +253,7 @@ impl Stopped {
         &self,
         shard: u32,
         lost: &[NodeId],
+        left: &Left,
         forced: &mut Vec<Forced>,
     ) -> Result<Lsn, RecoverError> {
         let (config, identity) = (self.wal_config(shard), self.directory.identity());
@@ -251,14 +269,14 @@ impl Stopped {
         let mut wal = Wal::resume(config, identity, epoch, &mut found);
         let all = self.groups_of(shard, &starts);
         let mut groups = log_starts(&mut wal, starts);
-        for group in all {
+        for group in all.into_iter().filter(|group| !left.contains_key(group)) {
             let seen = found.groups.get(&group).map_or(0, |known| known.epoch);
             let gone = (rot || is_lost) && !self.config.cluster.wal_sync;
             let epoch = known_epoch(seen, self.directory.epoch(), gone);
-            let left = groups.entry(group).or_default();
-            let survivors = self.survivors(left, lost);
+            let known = groups.entry(group).or_default();
+            let survivors = self.survivors(known, lost);
             let me = NodeId(self.config.id);
-            forced.push(begin_anew(&mut wal, me, group, left, epoch, survivors.as_ref()));
+            forced.push(begin_anew(&mut wal, me, group, known, epoch, survivors.as_ref()));
         }
         offline::settle(&mut wal, &dir, config.segment_bytes).map_err(bad)
     }

@@ -40,18 +40,10 @@ pub fn open<M: StateMachine, F: FnMut(GroupId) -> M>(
     Ok(found)
 }
 
-/// Whether a group has lost what its snapshot held, and has to get it back from the others. A node that
-/// is `alone` does not start then.
-pub fn look_for_lost(
-    shard: u32,
-    alone: bool,
-    starts: &BTreeMap<GroupId, Start>,
-) -> Result<bool, StartError> {
+/// Whether a group has lost what its snapshot held, and has to get it back from the others.
+pub fn look_for_lost(shard: u32, starts: &BTreeMap<GroupId, Start>) -> bool {
     let mut lost = false;
     for (group, _) in starts.iter().filter(|(_, start)| start.is_lost) {
-        if alone {
-            return Err(StartError::SnapshotLost { shard, group: group.0 });
-        }
         error!(
             shard,
             group = group.0,
@@ -60,5 +52,5 @@ pub fn look_for_lost(
         );
         lost = true;
     }
-    Ok(lost)
+    lost
 }

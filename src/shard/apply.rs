@@ -76,6 +76,7 @@ impl<M: StateMachine> Shard<M> {
         let bytes = APPLY_FETCH_BYTES;
         match self.wal.read(id, from, through, bytes, APPLY_TOKEN, queue) {
             Ok(()) => group.apply_fetching = true,
+            Err(ReadError::NotYet(_)) => self.apply_when_written(local),
             Err(error) => drop(self.fatal.get_or_insert(WalError::Lost { group: id, error })),
         }
     }
@@ -107,6 +108,9 @@ impl<M: StateMachine> Shard<M> {
         group: GroupId,
         mut blocks: Vec<Block>,
     ) {
+        if self.fetched_pinned(token, &mut blocks) {
+            return;
+        }
         let Some(local) = self.local(group) else {
             return self.reads.retain(|read| read.token != token);
         };
@@ -233,6 +237,8 @@ impl<M: StateMachine> Applier<'_, M> {
         let request = Request::of(header);
         match self.sessions.check(&request) {
             Verdict::New if header.epoch > 0 && self.sessions.misses_answers_of(&request) => {
+                // With it the session ends, on every replica alike: told once, its client begins anew.
+                self.sessions.close(header.client);
                 Err(Refused::SessionEpochChanged)
             }
             Verdict::New => {

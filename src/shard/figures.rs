@@ -47,11 +47,14 @@ pub struct Figures {
     pub followers: u32,
     pub pre_candidates: u32,
     pub candidates: u32,
-    /// Groups of which this node knows no leader, and the first few of them.
+    /// Groups in which this node takes part and of which it knows no leader, and the first few of
+    /// them.
     pub leaderless: u32,
     pub leaderless_groups: Vec<u32>,
     /// Groups that re-sync after a loss (durability.md R4).
     pub recovering: u32,
+    /// Groups whose committed entries are not their leader's.
+    pub parted: u32,
     /// Groups with nothing to do, which neither send nor await heartbeats.
     pub hibernating: u32,
     /// What recovery found is on stable storage, and groups have begun to work.
@@ -129,12 +132,15 @@ impl<M: StateMachine> Shard<M> {
             Role::PreCandidate => figures.pre_candidates += 1,
             Role::Candidate => figures.candidates += 1,
         }
-        if raft.leader().is_none() {
+        // Whoever takes no part in a group any more, or not yet, hears of no leader.
+        let takes_part = raft.membership().is_member(raft.id());
+        if takes_part && raft.leader().is_none() {
             figures.leaderless += 1;
             if figures.leaderless_groups.len() < NAMED_MAX {
                 figures.leaderless_groups.push(raft.group().0);
             }
         }
+        figures.parted += u32::from(raft.is_parted());
         let (commit, last) = (raft.commit().0, raft.last_index().0);
         figures.term_max = figures.term_max.max(raft.term().0);
         figures.commit_sum += commit;

@@ -75,6 +75,8 @@ pub(super) struct Group<M> {
     pub origins: Vec<Origin>,
     /// Proposed, not yet applied; by index.
     pub pending: VecDeque<Pending>,
+    /// Since when this node leads it.
+    pub leads_since: Option<Tick>,
     /// Whom this leader hands the group to, or did last.
     pub heir: Option<NodeId>,
     /// Questions that wait.
@@ -114,6 +116,7 @@ impl<M: StateMachine> Group<M> {
             proposals: Vec::new(),
             origins: Vec::new(),
             pending: VecDeque::new(),
+            leads_since: None,
             heir: None,
             reads: GroupReads::default(),
             probes: Probes::default(),

@@ -11,11 +11,10 @@
 //! Which node is to lead a group: of those with the highest priority, in turn by the group's number.
 
 use super::Shard;
-use super::transport::Peer;
 use crate::ids::{GroupId, NodeId, Tick};
 use crate::machine::StateMachine;
 use crate::raft::ready::Role;
-use crate::raft::{Event, Raft, TransferRefused};
+use crate::raft::{Event, TransferRefused};
 
 /// Groups that a stopping shard begins to hand over in one turn.
 const LEAVING_A_TURN: usize = 64;
@@ -135,10 +134,6 @@ impl<M: StateMachine> Shard<M> {
         let nobody = until.since(now) + self.config.raft.election_timeout_min_us <= patience;
         let (mut begun, mut led, mut under_way) = (0, 0, 0);
         for local in 0..self.groups.len() as u32 {
-            if begun < LEAVING_A_TURN {
-                // Who sleeps does not know whom it could hand over to.
-                self.wake(now, local, None);
-            }
             let raft = &self.groups[local as usize].raft;
             if raft.role() != Role::Leader || raft.is_alone() {
                 continue;
@@ -146,7 +141,9 @@ impl<M: StateMachine> Shard<M> {
             led += 1;
             under_way += usize::from(raft.is_transferring());
             if begun < LEAVING_A_TURN && !raft.is_transferring() {
-                let heir = heir(raft, &self.peers, now, local as usize);
+                // Who sleeps does not know whom it could hand over to.
+                self.wake(now, local, None);
+                let heir = self.heir(now, local);
                 let tried = heir.map(|to| self.hand_over(now, local, to));
                 begun += usize::from(tried.is_some_and(|tried| tried.is_ok()));
             }
@@ -155,11 +152,27 @@ impl<M: StateMachine> Shard<M> {
         self.handover.done = led == 0 || hopeless || now >= until;
     }
 
+    /// Somebody able to lead: another one than the last, who may not have wanted to, then of the
+    /// highest priority, then by turns, so that the groups of a node that stops go to different ones.
+    fn heir(&self, now: Tick, local: u32) -> Option<NodeId> {
+        let group = &self.groups[local as usize];
+        let (count, turn) = (self.peers.len(), local as usize);
+        let by_turns = (0..count).map(|i| self.peers[(turn + i) % count].node);
+        let able = by_turns.filter(|&to| group.raft.may_transfer(now, to).is_ok());
+        let rank = |to: NodeId| (group.heir != Some(to), self.config.leaders.priority(to));
+        able.reduce(|best, to| if rank(to) > rank(best) { to } else { best })
+    }
+
     fn balance_some(&mut self, now: Tick) {
         self.handover.next = now.plus(self.config.leaders.balance_us);
         let stable = STABLE_TIMEOUTS * self.config.raft.election_timeout_max_us;
         let mut begun = 0;
         for local in 0..self.groups.len() as u32 {
+            // What came from a node that stops is not sent back to it.
+            let leads_since = self.groups[local as usize].leads_since;
+            if leads_since.is_none_or(|since| now.since(since) < stable) {
+                continue;
+            }
             let home = self.home(local);
             let peer = self.peers.iter().find(|peer| peer.node == home);
             if peer.is_some_and(|peer| peer.is_stable(now, stable))
@@ -173,14 +186,6 @@ impl<M: StateMachine> Shard<M> {
             }
         }
     }
-}
-
-/// Somebody able to lead; by turns, so that the groups of a node that stops go to different ones.
-fn heir(raft: &Raft, peers: &[Peer], now: Tick, turn: usize) -> Option<NodeId> {
-    let count = peers.len();
-    let by_turns = (0..count).map(|i| peers[(turn + i) % count].node);
-    let mut able = by_turns.filter(|&to| raft.may_transfer(now, to).is_ok());
-    able.next()
 }
 
 #[cfg(test)]

@@ -267,5 +267,7 @@ impl<M: StateMachine> Shard<M> {
         raft.handle(now, Event::Wake { by, heard: &self.liveness.heard }, &mut self.ready);
         debug_assert!(!raft.is_hibernating());
         self.liveness.asleep -= 1;
+        // What woke it may be refused, and nothing else be told to it: it is to beat all the same.
+        self.reschedule(local);
     }
 }

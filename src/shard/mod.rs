@@ -281,10 +281,13 @@ impl<M: StateMachine> Shard<M> {
         }
         self.liveness.asleep += usize::from(raft.is_hibernating());
         self.liveness.asleep -= usize::from(asleep);
+        let leads = raft.role() == Role::Leader;
         let decided = matches!(raft.role(), Role::Leader | Role::Follower);
         if decided && self.groups[local as usize].campaign_ends.is_some() {
             self.give_place_back(local);
         }
+        let leads_since = &mut self.groups[local as usize].leads_since;
+        *leads_since = leads.then(|| leads_since.unwrap_or(now));
         self.reschedule(local);
     }
 
@@ -330,7 +333,7 @@ impl<M: StateMachine> Shard<M> {
         self.start_fetches(now);
         self.note_commits(now, out);
         self.note_memberships(now, out);
-        self.drive_snapshots(now, &mut out.files);
+        self.drive_snapshots(now, out);
         self.note_reads();
         self.stage();
         self.wal.flush(now, &mut self.disk_queue);

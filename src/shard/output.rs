@@ -1,7 +1,7 @@
 //! What a turn asks of the runtime.
 
 use super::LinkChange;
-use super::snapshots::FileOp;
+use super::snapshots::{FileOp, Trouble};
 use crate::raft::ready::{PossibleLoss, Transition};
 use crate::wal::{DiskOp, WalError};
 
@@ -13,6 +13,8 @@ pub struct Output {
     pub files: Vec<FileOp>,
     /// For the log of events.
     pub transitions: Vec<Transition>,
+    /// With files of snapshots; for the log of events.
+    pub troubles: Vec<Trouble>,
     /// To be told to an operator: acknowledged commands may be missing.
     pub losses: Vec<PossibleLoss>,
     /// Whom this shard is to be linked with, besides those of the start.

@@ -221,8 +221,8 @@ impl<M: StateMachine> Shard<M> {
             return Err(Refused::Busy);
         }
         let raft = &self.groups[local as usize].raft;
-        if raft.is_recovering() {
-            // durability.md R4.
+        if raft.is_recovering() || raft.is_parted() {
+            // durability.md R4, R8.
             return Err(Refused::Recovering);
         }
         let at_leader = matches!(consistency, Consistency::Linearizable | Consistency::Lease);

@@ -54,6 +54,9 @@ pub struct GroupStatus {
     /// The group has lost its memory of what it acknowledged and is getting it back.
     #[serde(default)]
     pub recovering: bool,
+    /// What it has committed is not in its leader's log: see "Lost quorum" in the operations guide.
+    #[serde(default)]
+    pub parted: bool,
     /// Recovery epoch at `last`: elections after which acknowledged commands may be missing.
     #[serde(default)]
     pub epoch: u32,
@@ -171,6 +174,7 @@ impl<M: StateMachine> Shard<M> {
             first: raft.log().first_index().0,
             snapshot: group.snapshot.start.index.0,
             recovering: raft.is_recovering(),
+            parted: raft.is_parted(),
             epoch: raft.epoch(),
             digest: format!("{digest:016x}"),
             hibernating: raft.is_hibernating(),

@@ -13,7 +13,7 @@ use super::subject::Subject;
 use super::trace::What;
 use super::world::World;
 use crate::ids::{GroupId, Index, NodeId, Term};
-use crate::membership::{Membership, Step};
+use crate::membership::{Membership, NodeAddress, Step};
 use crate::raft::Raft;
 use crate::raft::ready::Role;
 
@@ -210,7 +210,9 @@ impl<S: Subject> World<S> {
             if membership.is_joint() { membership.leave() } else { membership.clone() };
         let mut steps = vec![self.any_step(leader, &membership)];
         if self.members_rng.chance(40) {
-            steps.push(self.any_step(leader, &membership));
+            // Whoever goes in the first may come back in the second.
+            let then = membership.change(&steps).unwrap_or_else(|_| membership.clone());
+            steps.push(self.any_step(leader, &then));
         }
         let target = membership.change(&steps).ok()?;
         self.look_at_configurations();
@@ -243,16 +245,24 @@ impl<S: Subject> World<S> {
         let voters = &membership.voters;
         let voter = voters[self.members_rng.below(voters.len() as u64) as usize];
         let learner = membership.learners.first().copied().unwrap_or(any);
+        let address = self.any_address(spare);
         match self.members_rng.below(10) {
-            0..=2 => Step::Add { node: spare, votes: true, address: None },
-            3 => Step::Add { node: spare, votes: false, address: None },
+            0..=2 => Step::Add { node: spare, votes: true, address },
+            3 => Step::Add { node: spare, votes: false, address },
             4 => Step::Remove(node_id(leader)),
             5 => Step::Remove(voter),
             6 => Step::Remove(learner),
             7 => Step::Promote(learner),
             8 => Step::Demote(voter),
-            _ => Step::Replace { old: voter, new: spare, address: None },
+            _ => Step::Replace { old: voter, new: spare, address },
         }
+    }
+
+    /// Where a node is said to be: mostly somewhere, and not always where it was.
+    fn any_address(&self, node: NodeId) -> Option<NodeAddress> {
+        let at = self.now % 4;
+        let [peer, client] = ["peer", "client"].map(|port| format!("n{node}.room{at}:{port}"));
+        (at > 0).then_some(NodeAddress { node, peer, client })
     }
 
     pub(super) fn switch_off(&mut self, node: usize) {

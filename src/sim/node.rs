@@ -353,6 +353,7 @@ impl<S: Subject> World<S> {
         // Every node is linked with every other one: who was taken out may still talk.
         state.out.links.clear();
         for transition in state.out.transitions.drain(..) {
+            self.stats.parted += u64::from(transition.reason == raft::PARTED);
             let what = What::Role { node: node as u32 + 1, transition };
             self.trace.note(self.now, what);
         }

@@ -193,8 +193,7 @@ impl Shape {
             groups_all: groups + if comes_and_goes { NUMBERS * shards.min(groups) } else { 0 },
             wal_sync: rng.chance(50) || options.lying_disks,
             wal_sync_except: except,
-            // What is lost there is counted by nodes, whatever the members are.
-            majority: rng.chance(10) && !changes,
+            majority: rng.chance(10),
             clients: rng.between(2, 4) as u32,
             think_us: [100_000, 200_000, 400_000][rng.below(3) as usize],
             window: rng.between(1, 4) as usize,

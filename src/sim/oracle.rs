@@ -211,6 +211,15 @@ impl Oracle {
         }
         seen.leads = leads;
         let moved = commit != seen.commit;
+        let strays = (moved || applied != seen.applied) && self.strays(raft);
+        if strays {
+            (seen.commit, seen.applied) = (commit, applied);
+            return Ok(false);
+        }
+        if raft.is_parted() && !self.groups[raft.group().0 as usize].has_lost {
+            let what = format!("n{} g{} in t{term}", node + 1, raft.group());
+            return broken("a replica parts with its leader only behind a loss", what);
+        }
         if moved {
             self.committed(node, raft, seen)?;
         }
@@ -222,6 +231,20 @@ impl Oracle {
             return broken("uncommitted bytes stay within their bound", what);
         }
         Ok(moved)
+    }
+
+    /// Whether what a replica has committed is what a told loss took: nobody asked it, and it has kept
+    /// its power. Whoever leads does not stray: what it commits is the group's.
+    pub fn strays(&self, raft: &Raft) -> bool {
+        let truth = &self.groups[raft.group().0 as usize];
+        let index = raft.commit();
+        if !truth.has_lost || index == Index::ZERO || raft.role() == Role::Leader {
+            return false;
+        }
+        let own = (raft.log().term_at(index).unwrap_or_default(), raft.log().epoch_at(index));
+        let is = |entry: &Entry| (Term(u64::from(entry.term)), entry.epoch) == own;
+        let stands = truth.committed.get(index.0 as usize - 1).is_some_and(is);
+        !stands && truth.lost.get(&index.0).is_some_and(is)
     }
 
     fn moved_on(&mut self, node: usize, raft: &Raft, seen: &mut Seen) -> Verdict {

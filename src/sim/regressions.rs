@@ -118,6 +118,11 @@ pub const REGRESSIONS: &[Regression] = &[
         options: long,
         why: "the simulator: a request reached a process by a connection to the one before it",
     },
+    Regression {
+        seed: 771120189,
+        options: whole,
+        why: "entries logged again were committed before they were written and could not be read back",
+    },
     Regression { seed: 5, options: whole, why: "much happens in it" },
 ];
 

@@ -217,6 +217,7 @@ impl Shadow {
         let (durable, groups) = (self.durable, &mut self.groups);
         // The facts need the end of their flush, which is known only behind them.
         let end = start.plus(bytes.len() as u64);
+        let mut copies = false;
         let facts = read_flush(&self.config, segment, offset, bytes, |fact| match fact {
             Fact::State { group, state } => {
                 groups.entry(group).or_default().state(state.term, state.vote, end);
@@ -232,6 +233,13 @@ impl Shadow {
             Fact::Start { .. } => {}
             Fact::Block { group, first, last, term, truncates, membership } => {
                 let group = groups.entry(group).or_default();
+                // Logged again, so that its segment can go: the old copy stays until this one is
+                // durable, and an entry is the same for ever.
+                copies |= truncates && group.has(first, term);
+                if copies && group.has(last, term) {
+                    return;
+                }
+                copies = false;
                 let needs = if truncates || membership { end } else { group.needs };
                 group.needs = needs;
                 group.push(Run { first, last, term, end, needs }, durable);
@@ -366,6 +374,13 @@ impl Group {
         let said = |v: &Vote| v.term == term && v.vote == vote && v.end <= durable;
         let old = self.votes.front().is_some_and(|first| term < first.term);
         self.votes.iter().rev().any(said) || (self.votes_forgotten && old)
+    }
+
+    /// Whether it has this entry by now.
+    fn has(&self, index: Index, term: Term) -> bool {
+        let newest = self.runs.iter().rev().find(|run| run.first <= index);
+        let has = newest.is_some_and(|run| index <= run.last && run.term == term);
+        has || index <= self.forgotten
     }
 
     /// How far entries of `term` from about `first` on are durable.

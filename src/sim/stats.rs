@@ -20,6 +20,8 @@ pub struct Stats {
     pub rot_found: u64,
     /// Elections after which acknowledged blocks may be missing, as told.
     pub losses: u64,
+    /// Replicas that found, behind a loss, that their commits are not their leader's.
+    pub parted: u64,
     pub starts: u64,
     /// Groups that a start gave the state of a snapshot.
     pub restored: u64,
@@ -78,6 +80,7 @@ impl Stats {
             rotten,
             rot_found,
             losses,
+            parted,
             starts,
             restored,
             snapshots,
@@ -118,6 +121,7 @@ impl Stats {
         self.rotten += rotten;
         self.rot_found += rot_found;
         self.losses += losses;
+        self.parted += parted;
         self.starts += starts;
         self.restored += restored;
         self.snapshots += snapshots;

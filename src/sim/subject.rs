@@ -4,7 +4,7 @@
 use super::frozen::{Chained, Plain, words};
 use super::rng::Rng;
 use crate::block::{Block, BlockBuilder};
-use crate::ids::GroupId;
+use crate::ids::{GroupId, Index};
 use crate::machine::hash::mix;
 use crate::machine::{FrozenState, Outcome, QueryError, SnapshotError, StateMachine};
 use crate::wire::client::{Committed, Consistency, Place};
@@ -161,6 +161,10 @@ impl<M: StateMachine> StateMachine for Observed<M> {
 
     fn digest(&self) -> u64 {
         mix(self.ledger.digest, self.inner.digest())
+    }
+
+    fn applied_through(&self) -> Option<Index> {
+        self.inner.applied_through()
     }
 
     fn memory_bytes(&self) -> u64 {

@@ -351,7 +351,7 @@ impl<S: Subject> World<S> {
             && (0..self.lives.len()).all(|group| self.has_converged(group))
     }
 
-    /// All members have applied all that is committed.
+    /// All members have applied all that is committed, but for those with other commits behind a loss.
     fn has_converged(&self, group: usize) -> bool {
         let last = self.oracle.commit(GroupId(group as u32));
         if !self.lives[group].lives() {
@@ -359,7 +359,10 @@ impl<S: Subject> World<S> {
         }
         (0..self.nodes.len())
             .filter(|&node| self.takes_part(node, group) && !self.has_not_heard(node, group))
-            .all(|node| self.view(node, group).is_some_and(|view| view.applied().0 == last))
+            .all(|node| {
+                let view = self.view(node, group);
+                view.is_some_and(|v| v.applied().0 == last || self.oracle.strays(v.raft()))
+            })
     }
 
     /// Where everybody stands in a group.

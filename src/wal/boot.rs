@@ -23,6 +23,8 @@
 //!   92 u32 epoch          highest recovery epoch that an operator's recovery of this node has begun
 //!   96 voters[15]          24 bytes each, by node: u32 node, u32 zero, u128 disk (0 = not yet seen)
 //!  456 u64 durable[shards] highest known durable position of each shard's log
+//! 2560 u64 others        entries that follow, at most 60
+//! 2568 others[60]        other nodes that it has been told of, as the voters above
 //! ```
 //!
 //! Pure functions: the server reads and writes the file, synced, before any reply.

@@ -77,13 +77,16 @@ impl LogIndex {
         log.runs.push_back(run);
     }
 
-    /// Forgets the entries from `from` on; `after` is the end of the record that replaces them.
+    /// Forgets the entries from `from` on; `after` is the end of the record that replaces them. Of a
+    /// run that began before the log did nothing may be left.
     pub fn cut(&mut self, refs: &mut Refs, group: GroupId, from: Index, after: Lsn) {
         let Some(log) = self.groups.get_mut(&group) else { return };
         while let Some(run) = log.runs.back_mut() {
             if run.first < from {
                 run.last = run.last.min(from.prev());
-                return;
+                if log.start_in.is_none() || run.last > log.start.index {
+                    return;
+                }
             }
             refs.drop(self.config.segment_of(run.lsn), Need::Run, after);
             log.runs.pop_back();

@@ -130,7 +130,13 @@ pub enum WalError {
          restart the node"
     )]
     Lost { group: GroupId, error: ReadError },
-    #[error("cannot read segment {segment} while recovering: {error}", segment = .segment.0)]
+    #[error(
+        "cannot read segment {segment} while recovering: {error}. Nothing was changed: copy the \
+         data directory to a sound disk, with zeros for what cannot be read (as ddrescue does), and \
+         start there: that is damage as any other, and is mended by the other nodes; or replace the \
+         node",
+        segment = .segment.0
+    )]
     Unreadable { segment: SegmentNo, error: DiskError },
     #[error(
         "segment {segment} belongs to another log ({what} is {found}, expected {expected}); start \

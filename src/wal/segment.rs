@@ -123,6 +123,8 @@ pub(super) struct Segments {
     held: (Lsn, Vec<SegmentNo>),
     /// Every segment up to this number that is not `reusable` exists.
     ready_through: SegmentNo,
+    /// The segment that this start goes on in.
+    first: SegmentNo,
     preparing: Option<Preparing>,
     full: Option<(Tick, String)>,
     retry_at: Tick,
@@ -143,6 +145,7 @@ impl Segments {
             reusable: reusable.into(),
             held: (Lsn::ZERO, Vec::new()),
             ready_through,
+            first: ready_through.next(),
             preparing: None,
             full: None,
             retry_at: Tick::ZERO,
@@ -190,8 +193,11 @@ impl Segments {
         if !wanted || !self.held.1.is_empty() || (self.full.is_some() && now < self.retry_at) {
             return None;
         }
-        let possible = !self.reusable.is_empty() || self.files() < self.max();
-        possible.then(|| (self.ready_through.next(), self.reusable.pop_front()))
+        let next = self.ready_through.next();
+        // A start goes on in a segment of its own whatever the bound: without it no vote could be
+        // logged, and nothing could be cut that would make room.
+        let possible = next == self.first || !self.reusable.is_empty() || self.files() < self.max();
+        possible.then(|| (next, self.reusable.pop_front()))
     }
 
     pub fn prepare_issued(&mut self, op: OpId, recycle: Option<SegmentNo>) {

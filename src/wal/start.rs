@@ -5,6 +5,7 @@
 //!                                                                        │ once it is durable
 //! front segment held by hard states and log starts alone ──▶ these are   ▼
 //! logged again at the head ─────────────────────────────────▶ segment used again
+//! ... or by entries that nobody can say are committed ──▶ likewise, in one flush
 //! ```
 //!
 //! The order is what matters (bugs.md 13, 14): a record that takes a need away is durable before the
@@ -13,10 +14,12 @@
 
 use zerocopy::IntoBytes;
 
+use super::index::GroupLog;
 use super::record::{
     FLAG_ANEW, KIND_LOG_START, LOG_START_BYTES, LogStartBytes, RECORD_HEADER_BYTES, record_header,
 };
 use super::{NEVER, Wal};
+use crate::block::Block;
 use crate::ids::{GroupId, HardState, Index, LogStart, Lsn};
 
 impl Wal {
@@ -102,6 +105,36 @@ impl Wal {
         }
     }
 
+    /// Whether what the group has logged from `from` on is little enough to be logged again.
+    pub fn may_log_again(&self, group: GroupId, from: Index) -> bool {
+        let runs = self.index.runs_from(group, from);
+        let bytes = runs.map(|runs| runs.map(|run| u64::from(run.bytes)).sum::<u64>());
+        bytes.is_some_and(|bytes| bytes <= self.again_bytes_max())
+    }
+
+    /// Of one group at once: it goes out in one write, and votes wait behind it.
+    fn again_bytes_max(&self) -> u64 {
+        (4 * u64::from(self.config.flush_bytes_max)).min(self.config.segment_bytes / 4)
+    }
+
+    /// Logs entries again that hold the front and that no snapshot can stand for: `blocks` are all
+    /// that the group has, from `first` to its last, and all of them are written. `false`: they are
+    /// too many.
+    ///
+    /// They replace themselves in **one** flush. A crash leaves the old copy, or all of the new one;
+    /// the old one is not touched before the new one is durable. Cut in two, the first half would
+    /// replace more than it brings.
+    pub fn log_again(&mut self, group: GroupId, blocks: &[Block]) -> bool {
+        let bytes: usize = blocks.iter().map(|block| block.size() + RECORD_HEADER_BYTES).sum();
+        if self.poisoned.is_some() || blocks.is_empty() || bytes as u64 > self.again_bytes_max() {
+            return false;
+        }
+        self.writer.fit(bytes);
+        self.append(group, blocks, true, true);
+        self.move_front();
+        true
+    }
+
     /// Where a group's log may be cut: the highest edge of its records at or below `index`.
     pub fn edge_at_most(&self, group: GroupId, index: Index) -> Option<Index> {
         self.index.edge_at_most(group, index)
@@ -109,19 +142,28 @@ impl Wal {
 
     /// Groups whose entries hold the front segment, when the log takes more than `bytes_max` bytes:
     /// they are to be snapshotted, so that it can go. Walks over all groups.
-    pub fn pinning(&self, bytes_max: u64) -> impl Iterator<Item = GroupId> + '_ {
-        let over = self.segments.refs.len() as u64 * self.config.segment_bytes > bytes_max;
-        let front = self.segments.front().filter(|_| over);
-        let holds = move |log: &super::index::GroupLog| {
-            let lowest = log.runs.front().map(|run| self.config.segment_of(run.lsn));
-            front.is_some() && lowest == front
-        };
-        self.index.groups.iter().filter(move |(_, log)| holds(log)).map(|(group, _)| *group)
+    ///
+    /// A front that is held by states alone is moved here as well: it may have come up when the one
+    /// before it went, and no group may ever cut its log again.
+    pub fn pinning(&mut self, bytes_max: u64) -> Vec<GroupId> {
+        if self.log_bytes() <= bytes_max || self.poisoned.is_some() {
+            return Vec::new();
+        }
+        self.move_front();
+        let Some(front) = self.segments.front() else { return Vec::new() };
+        let lowest = |log: &GroupLog| log.runs.front().map(|run| self.config.segment_of(run.lsn));
+        let holds = |(_, log): &(&GroupId, &GroupLog)| lowest(log) == Some(front);
+        self.index.groups.iter().filter(holds).map(|(group, _)| *group).collect()
     }
 
     /// Bytes of the files that hold the log.
     pub fn log_bytes(&self) -> u64 {
         self.segments.refs.len() as u64 * self.config.segment_bytes
+    }
+
+    /// Most of the files that there may be hold the log already.
+    pub fn is_crowded(&self) -> bool {
+        4 * self.segments.refs.len() as u64 > 3 * u64::from(self.config.segments_max)
     }
 
     /// The lowest segment of the log.

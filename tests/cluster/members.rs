@@ -19,7 +19,7 @@ fn member(cluster: &Cluster, arguments: &[&str]) -> Result<String, String> {
     if output.status.success() { Ok(said) } else { Err(said + &complained) }
 }
 
-fn join(cluster: &Cluster, node: usize) -> String {
+pub fn join(cluster: &Cluster, node: usize) -> String {
     let (id, peer) = ((node + 1).to_string(), cluster.peer_address(node));
     let client = cluster.client_address(node);
     let place = ["add", "--node", &id, "--peer", &peer, "--client", &client];
@@ -32,7 +32,7 @@ fn remove(cluster: &Cluster, node: usize) -> String {
 }
 
 /// The voters of a group, as its leader sees them.
-fn voters(cluster: &Cluster, group: &str) -> Vec<u64> {
+pub fn voters(cluster: &Cluster, group: &str) -> Vec<u64> {
     let json = member(cluster, &["list", "--output", "json"]).expect("somebody leads");
     let all: Value = serde_json::from_str(&json).unwrap();
     let members = all[group]["members"].as_array().unwrap().iter();

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::check::verify;
 use crate::cluster::{Cluster, DEFAULT, Spec, free_port, node_toml, scratch};
 use crate::load::{Load, STEADY};
+use crate::members::{join, voters};
 use crate::process::{PATIENCE, Process, eventually, ringraft, serve};
 use crate::recovering::damage;
 
@@ -127,6 +128,48 @@ fn a_damaged_node_that_is_alone_runs_again_when_its_loss_is_accepted_and_not_bef
     let (code, ..) = node.recover(&[]);
     assert_eq!(code, Some(2));
     node.stop();
+}
+
+/// n1 was alone and has taken n2 and n3 in; its file never named them. Its log rots back to before that:
+/// by its own word it is everybody, but the two go on as a majority.
+#[test]
+fn a_damaged_node_that_was_alone_once_asks_for_those_it_has_taken_in() {
+    let mut cluster = Cluster::start(Spec { voters: 1, ..Spec::default() });
+    let load = Load::start(&cluster, STEADY);
+    load.wait_for(500);
+    let ledger = load.finish();
+    for _ in 0..2 {
+        let node = cluster.plan_node();
+        cluster.start_node(node);
+        join(&cluster, node);
+    }
+    eventually("both vote", PATIENCE, || (voters(&cluster, "0") == [1, 2, 3]).then_some(()));
+    cluster.kill(0);
+    damage(cluster.data_dir(0).join("shard-000"));
+    let recover = |more: &[&str]| run_recover(&cluster.config_path(0), more);
+    for (more, word) in [
+        (&["--accept-loss"][..], "node 2,3 is a member"),
+        (&["--lost", "3", "--accept-loss"], "node 2 is a member"),
+    ] {
+        let (code, text, error) = recover(more);
+        assert_eq!(code, Some(1), "{text}{error}");
+        has_word(&error, &[word, "cluster.nodes"]);
+    }
+    let mut refused = Process::spawn(serve(&cluster.config_path(0)));
+    assert_eq!(refused.wait().code(), Some(1));
+    assert!(refused.said(&["add them to cluster.nodes", "--lost 2,3"]), "{:#?}", refused.lines());
+    // Its file names them: it gets everything back from them.
+    let others = [1, 2].map(|node| {
+        let (peer, client) = (cluster.peer_address(node), cluster.client_address(node));
+        let id = node + 1;
+        format!("[[cluster.nodes]]\nid = {id}\npeer = \"{peer}\"\nclient = \"{client}\"\n")
+    });
+    let file = cluster.config_path(0);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text + &others.concat()).unwrap();
+    cluster.start_node(0);
+    cluster.wait_for_catch_up(0);
+    verify(&cluster, &[&ledger]);
 }
 
 /// n2 and n3 are gone with their disks. What n1 holds is the cluster from here on.

@@ -120,13 +120,27 @@ impl State {
         }
         assert!(out.sent.is_empty());
         let nodes: Vec<_> = nodes.into_iter().map(Arc::new).collect();
-        Self {
+        let state = Self {
             nodes: nodes.try_into().expect("as many as there are"),
             net: Vec::new(),
             truth: Arc::default(),
             spent: Spent::default(),
             broken: None,
+        };
+        if world.led { state.led(world) } else { state }
+    }
+
+    /// n1 campaigns, and every message arrives.
+    fn led(mut self, world: &World) -> Self {
+        assert!(self.act(world, Action::Campaign { node: 0, ask: 0b110 }));
+        while !self.net.is_empty() {
+            // One that changes nothing is gone, too.
+            self.act(world, Action::Deliver { at: 0, again: false });
         }
+        assert!(self.nodes.iter().all(|node| node.log.len() == 1));
+        assert_eq!(self.nodes[0].raft.role(), Role::Leader);
+        self.spent = Spent { candidates: 1, ..Spent::default() };
+        self
     }
 
     /// Everything that may happen next within the bounds of the world.

@@ -19,7 +19,8 @@ pub fn worlds(long: bool) -> Vec<(World, Option<usize>)> {
         (voters_replaced(), bound),
         (replaced_and_forgetful(), bound),
         (reads(), bound),
-        (snapshot_in_time(), bound),
+        (rounds_of_reads(), bound),
+        (snapshot_and_entries(), bound),
         (snapshot_over_conflict(), bound),
         (one_loss_one_leader(), None),
         (one_loss(), None),
@@ -103,22 +104,31 @@ pub fn replaced_and_forgetful() -> World {
     World { campaigns: 3, targets: &[0b010], messages: 2, disks: Disks::Free, ..bounds }
 }
 
-/// Two reads, at whoever has a leader or is one, while somebody else campaigns.
+/// A world that begins with a leader, for what comes late in a story.
+fn led(name: &'static str) -> World {
+    World { led: true, disks: Disks::Synced, ..World::new(name) }
+}
+
+/// A read at whoever leads or follows, while an entry is committed and somebody else campaigns.
 pub fn reads() -> World {
-    let bounds = World { terms: 2, campaigns: 2, reads: 2, ..World::new("reads") };
-    World { messages: 4, disks: Disks::Synced, ..bounds }
+    World { terms: 2, campaigns: 1, proposals: 1, reads: 1, messages: 4, ..led("reads") }
+}
+
+/// Reads one after the other, while somebody else campaigns.
+pub fn rounds_of_reads() -> World {
+    World { terms: 2, campaigns: 1, reads: 2, messages: 4, ..led("rounds of reads") }
 }
 
 /// A snapshot is on its way to a follower that the entries reach as well.
-pub fn snapshot_in_time() -> World {
-    let bounds = World { terms: 1, campaigns: 1, beats: 1, ..World::new("a snapshot and entries") };
-    World { proposals: 1, compactions: 1, messages: 5, disks: Disks::Synced, ..bounds }
+pub fn snapshot_and_entries() -> World {
+    let bounds = World { terms: 1, proposals: 2, beats: 1, ..led("a snapshot and entries") };
+    World { compactions: 1, messages: 6, ..bounds }
 }
 
 /// A snapshot comes to a follower that has something else in its log.
 pub fn snapshot_over_conflict() -> World {
-    let bounds = World { terms: 2, campaigns: 2, ..World::new("a snapshot over a conflict") };
-    World { compactions: 1, messages: 4, disks: Disks::Synced, ..bounds }
+    let bounds = World { terms: 2, campaigns: 1, ..led("a snapshot over a conflict") };
+    World { proposals: 1, beats: 1, compactions: 1, messages: 4, ..bounds }
 }
 
 /// Without `wal_sync`: a follower forgets, while the leader goes on.
@@ -189,10 +199,10 @@ pub fn planted() -> Vec<(ringraft::mutants::Mutant, World, usize)> {
         (SingleStepChange, replaced_and_forgetful(), 1_000_000),
         (LeaveJointBeforeCommit, replaced_and_forgetful(), 1_000_000),
         (JointByNewMajority, replaced_and_forgetful(), 1_000_000),
-        (ReadWithoutRound, reads(), 200_000),
-        (OldContextCounts, reads(), 1_000_000),
+        (ReadWithoutRound, reads(), 1_000_000),
+        (OldContextCounts, rounds_of_reads(), 1_000_000),
         (ReadBeforeCommitInTerm, reads(), 1_000_000),
         (InstallKeepsConflict, snapshot_over_conflict(), 1_000_000),
-        (InstallDropsNewer, snapshot_in_time(), 1_000_000),
+        (InstallDropsNewer, snapshot_and_entries(), 2_000_000),
     ]
 }

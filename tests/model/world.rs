@@ -31,6 +31,8 @@ pub struct World {
     pub disks: Disks,
     /// Pre-votes go over the network; else a campaign asks and hears whom it likes in one step.
     pub pre_votes: bool,
+    /// It begins with n1 as the leader of term 1, and everybody has its first entry.
+    pub led: bool,
     /// Highest term.
     pub terms: u64,
     pub campaigns: u8,
@@ -68,6 +70,7 @@ impl World {
             sync: true,
             disks: Disks::Free,
             pre_votes: false,
+            led: false,
             terms: 7,
             campaigns: 0,
             candidates: &[],

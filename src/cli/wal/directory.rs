@@ -26,7 +26,7 @@ pub(super) fn logs(dir: &Path) -> Result<Vec<LogDir>, Failure> {
     let shards: Vec<_> = names.iter().filter(|path| shard_of(path).is_some()).collect();
     if shards.is_empty() {
         if names.iter().any(|path| path.extension().is_some_and(|ext| ext == "wal")) {
-            let boot = dir.parent().and_then(|parent| boot_record(parent).ok().flatten());
+            let boot = dir.parent().map(boot_record).transpose()?.flatten();
             return Ok(vec![log(dir, boot.as_ref())?]);
         }
         let text = "holds no log: name a node's data directory, or a shard's directory in it";
@@ -54,6 +54,9 @@ fn shard_of(path: &Path) -> Option<u32> {
 /// The node's boot record; `None` if there is no file.
 pub(super) fn boot_record(dir: &Path) -> Result<Option<BootRecord>, Failure> {
     let path = dir.join("boot");
+    if path.is_dir() {
+        return Ok(None);
+    }
     let bytes = match std::fs::read(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         bytes => bytes.map_err(|e| Failure::Run(format!("{}: {e}", path.display())))?,

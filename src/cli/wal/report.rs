@@ -6,7 +6,10 @@ use serde::Serialize;
 
 use super::directory::LogDir;
 use super::{Failure, unreadable};
-use crate::wal::{Content, Damage, Recovered, SegmentSource, Verdict, inspect};
+use crate::wal::{Content, Damage, Recovered, SegmentNo, SegmentSource, Verdict, inspect};
+
+/// Files without a sound header are read in pieces of this size.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// One log, summed up.
 #[derive(Debug, Serialize)]
@@ -101,11 +104,16 @@ impl LogReport {
     }
 
     /// No segment says whose log this is: nothing was ever written, or every header is damaged.
-    fn without_headers(log: &LogDir) -> Result<Self, Failure> {
+    fn without_headers(log: &mut LogDir) -> Result<Self, Failure> {
         let lost = log.mark.0 > 0;
         if lost {
             let text = "no segment has a sound header, and the log was durable";
             return Err(unreadable(log, format!("rot: {text} through {}", log.mark.0)));
+        }
+        if let Some(segment) = first_with_bytes(log)? {
+            let text = "no segment has a sound header, yet there is something in segment";
+            let meaning = "headers are damaged, or the very first write was torn";
+            return Err(unreadable(log, format!("{text} {:012}.wal: {meaning}", segment.0)));
         }
         Ok(Self {
             directory: log.path.display().to_string(),
@@ -181,6 +189,25 @@ impl LogReport {
         }
         text
     }
+}
+
+/// The first segment that is not all zeros.
+fn first_with_bytes(log: &mut LogDir) -> Result<Option<SegmentNo>, Failure> {
+    for segment in log.files.segments() {
+        let mut at = 0;
+        loop {
+            let piece = log.files.read(segment, at, PIECE_BYTES);
+            let piece = piece.map_err(|error| unreadable(log, error))?;
+            if piece.iter().any(|byte| *byte != 0) {
+                return Ok(Some(segment));
+            }
+            if piece.is_empty() {
+                break;
+            }
+            at += piece.len() as u64;
+        }
+    }
+    Ok(None)
 }
 
 fn groups(recovered: &Recovered) -> Vec<GroupReport> {

@@ -108,3 +108,34 @@ fn a_directory_without_a_log_is_refused_with_what_to_name() {
         assert!(matches!(error, Failure::Usage(_)), "{error:?}");
     }
 }
+
+#[test]
+fn a_damaged_boot_record_is_told_and_not_taken_for_none() {
+    let dir = tempfile::tempdir().unwrap();
+    node(dir.path());
+    fs::write(dir.path().join("boot"), [7; 8192]).unwrap();
+    for path in [dir.path().to_owned(), dir.path().join("shard-000")] {
+        let error = reports(&path).unwrap_err();
+        assert!(matches!(&error, Failure::Run(what) if what.contains("damaged")), "{error:?}");
+    }
+}
+
+#[test]
+fn a_log_all_of_whose_headers_are_gone_is_not_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    node(dir.path());
+    let shard = dir.path().join("shard-000");
+    for file in fs::read_dir(&shard).unwrap() {
+        let file = fs::OpenOptions::new().write(true).open(file.unwrap().path()).unwrap();
+        file.write_all_at(&[0; 4096], 0).unwrap();
+    }
+    let error = reports(dir.path()).unwrap_err();
+    let told =
+        matches!(&error, Failure::Run(what) if what.contains("no segment has a sound header"));
+    assert!(told, "{error:?}");
+    // Files that were made and never written are an empty log.
+    for file in fs::read_dir(&shard).unwrap() {
+        fs::write(file.unwrap().path(), [0; 64 << 10]).unwrap();
+    }
+    assert_eq!(reports(dir.path()).unwrap()[0].verdict().matches(": empty; ").count(), 1);
+}

@@ -352,6 +352,10 @@ impl StateMachine for EventStore {
         self.digest
     }
 
+    fn applied_through(&self) -> Option<Index> {
+        Some(self.applied)
+    }
+
     fn memory_bytes(&self) -> u64 {
         let index: u64 = self.queues.iter().map(Queue::index_bytes).sum();
         self.chunks.allocated()

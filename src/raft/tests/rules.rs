@@ -170,6 +170,29 @@ fn answers_that_cannot_be_true_change_nothing() {
     assert_eq!(world.node(N1).raft().commit(), Index(2), "the true answer commits");
 }
 
+/// A snapshot of an earlier leader arrives in a later term, and its end is told to a leader that has sent
+/// nothing of that place. After a loss it may have something else there.
+#[test]
+fn a_claim_beyond_what_was_sent_counts_for_nothing_and_is_asked_about() {
+    let mut world = elected();
+    let before = world.node(N1).raft().commit();
+    for peer in [N2, N3] {
+        world.handle(N1, Event::PeerDisconnected { peer });
+    }
+    world.propose(N1, &[1]);
+    world.propose(N1, &[1]);
+    world.persist(N1, usize::MAX);
+    let raft = world.node(N1).raft();
+    let (term, last) = (raft.term().0, raft.last_index());
+    assert_eq!(raft.durable_index(), last);
+    receive(&mut world, N1, N3, message(term, Body::AppendReply { matched: last }), &[]);
+    let raft = world.node(N1).raft();
+    assert_eq!(raft.commit(), before);
+    let (_, progress) = raft.progress().find(|(id, _)| *id == N3).unwrap();
+    assert_eq!((progress.matched(), progress.next()), (before, last.next()), "it is asked there");
+    assert_eq!(progress.state(), progress::State::Probe { waiting: true });
+}
+
 #[test]
 fn a_second_leader_of_a_term_is_not_believed() {
     let mut world = elected();

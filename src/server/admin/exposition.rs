@@ -113,6 +113,9 @@ impl Snapshot {
         let recovering = self.sum(|f| f.recovering.into());
         let help = "Groups that re-sync after a loss and do not vote plainly";
         page.gauge("raft_groups_recovering", help, None, recovering)?;
+        let help = "Groups whose committed entries are not their leader's, after a loss";
+        let parted = self.sum(|f| f.parted.into());
+        page.gauge("raft_groups_parted", help, None, parted)?;
         let help = "Groups with nothing to do, which neither send nor await heartbeats.";
         let hibernating = self.sum(|f| f.hibernating.into());
         page.gauge("raft_groups_hibernating", help, None, hibernating)?;

@@ -18,6 +18,7 @@
 
 pub mod files;
 pub mod gather;
+mod pinned;
 mod receive;
 mod send;
 pub mod start;
@@ -26,12 +27,13 @@ mod take;
 use std::collections::VecDeque;
 
 pub use self::files::{FileDone, FileName, FileOp, FileOpId};
+use self::pinned::Moving;
 use self::receive::Receiving;
 use self::send::Sending;
 use self::start::Loaded;
 use self::take::Taking;
-use super::Shard;
-use crate::ids::{GroupId, Index, Tick};
+use super::{Output, Shard};
+use crate::ids::{GroupId, Index, Lsn, Tick};
 use crate::machine::StateMachine;
 use crate::raft::message::Offer;
 use crate::raft::ready::{Install, InstallStep};
@@ -104,6 +106,15 @@ pub struct SnapshotStats {
     pub failed: u64,
 }
 
+/// Something with a snapshot's file that an operator may have to see to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    pub group: GroupId,
+    /// What was not done.
+    pub what: &'static str,
+    pub reason: String,
+}
+
 /// See the module.
 pub(super) struct Snapshots<M> {
     ops: Vec<FileOp>,
@@ -120,6 +131,13 @@ pub(super) struct Snapshots<M> {
     /// Nothing new is begun before.
     rests_until: Tick,
     looks_at: Tick,
+    moving: Vec<Moving>,
+    /// Groups that wait to read back what was logged again, until the log is written through there.
+    unwritten: Vec<(u32, Lsn)>,
+    /// Whole ones that do not go with this build or configuration, and until when no other one of
+    /// their groups is asked for either.
+    refused: Vec<(GroupId, Offer, Tick)>,
+    troubles: Vec<Trouble>,
     pub stats: SnapshotStats,
 }
 
@@ -136,6 +154,10 @@ impl<M> Snapshots<M> {
             superseded: Vec::new(),
             rests_until: Tick::ZERO,
             looks_at: Tick::ZERO,
+            moving: Vec::new(),
+            unwritten: Vec::new(),
+            refused: Vec::new(),
+            troubles: Vec::new(),
             stats: SnapshotStats::default(),
         };
         useless.into_iter().for_each(|file| new.remove(file));
@@ -154,7 +176,7 @@ impl<M> Snapshots<M> {
 
     /// A file that a newer one has replaced goes, unless a follower is being sent it.
     fn retire(&mut self, group: GroupId, index: Index) {
-        if index > Index::ZERO {
+        if index > Index::ZERO && !self.superseded.contains(&(group, index)) {
             self.superseded.push((group, index));
         }
         self.remove_superseded();
@@ -169,8 +191,9 @@ impl<M> Snapshots<M> {
         gone.into_iter().for_each(|(group, index)| self.remove(FileName::Snapshot(group, index)));
     }
 
-    fn failed(&mut self, now: Tick) {
+    fn failed(&mut self, now: Tick, group: GroupId, what: &'static str, reason: impl ToString) {
         self.stats.failed += 1;
+        self.troubles.push(Trouble { group, what, reason: reason.to_string() });
         self.rests_until = now.plus(BACKOFF_US);
     }
 
@@ -222,7 +245,7 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// One turn's worth of work on snapshots.
-    pub(super) fn drive_snapshots(&mut self, now: Tick, out: &mut Vec<FileOp>) {
+    pub(super) fn drive_snapshots(&mut self, now: Tick, out: &mut Output) {
         let mut at = 0;
         while at < self.ready.installs.len() {
             let install = self.ready.installs[at];
@@ -232,8 +255,11 @@ impl<M: StateMachine> Shard<M> {
         self.ready.installs.clear();
         self.look_after_receiving(now);
         self.look_at_log(now);
+        self.apply_written();
         self.take_snapshots(now);
-        out.append(&mut self.snapshots.ops);
+        out.files.append(&mut self.snapshots.ops);
+        out.troubles.clear();
+        out.troubles.append(&mut self.snapshots.troubles);
     }
 
     fn on_install(&mut self, now: Tick, install: Install) {

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::super::Shard;
-use super::start::{Loaded, Loading};
+use super::start::{LoadError, Loaded, Loading};
 use super::{FileDone, FileName, FileOp, FileOpId, TRANSFERS_MAX};
 use crate::ids::{GroupId, Index, NodeId, Term, Tick};
 use crate::machine::StateMachine;
@@ -23,6 +23,9 @@ use crate::wal::DiskError;
 /// Without a word from the leader for so long its place goes to another, microseconds. What has come
 /// stays.
 const PATIENCE_US: u64 = 10_000_000;
+/// After a snapshot did not go with this build or configuration no other one of its group is asked for
+/// so long, microseconds: another would not either until an operator has done something.
+const REFUSED_US: u64 = 60_000_000;
 
 /// One snapshot on its way in.
 pub(super) struct Receiving<M> {
@@ -87,6 +90,9 @@ impl<M: StateMachine> Shard<M> {
     pub(super) fn snapshot_offered(&mut self, now: Tick, local: u32, from: NodeId, offer: Offer) {
         let raft = &self.groups[local as usize].raft;
         let (group, term) = (raft.group(), raft.term());
+        if self.is_refused(now, group, offer) {
+            return;
+        }
         let under_way = self.snapshots.receiving.iter().position(|r| r.group == group);
         if let Some(at) = under_way {
             let known = &mut self.snapshots.receiving[at];
@@ -189,9 +195,14 @@ impl<M: StateMachine> Shard<M> {
         at: usize,
         result: Result<FileDone, DiskError>,
     ) {
-        let Ok(done) = result else {
-            self.snapshots.failed(now);
-            return self.forget_receiving(at);
+        let done = match result {
+            Ok(done) => done,
+            Err(error) => {
+                let group = self.snapshots.receiving[at].group;
+                let what = "a snapshot that was received was not written or read";
+                self.snapshots.failed(now, group, what, error);
+                return self.forget_receiving(at);
+            }
         };
         let receiving = &mut self.snapshots.receiving[at];
         match (&mut receiving.stage, done) {
@@ -205,7 +216,7 @@ impl<M: StateMachine> Shard<M> {
                 *offset += bytes.len() as u64;
                 match loading.feed(&bytes) {
                     Ok(()) => self.load_on(now, at),
-                    Err(_) => self.does_not_verify(at),
+                    Err(error) => self.does_not_load(now, at, &error),
                 }
             }
             (Stage::Publishes(..), FileDone::Published) => self.install(now, at),
@@ -226,7 +237,7 @@ impl<M: StateMachine> Shard<M> {
                 self.snapshots.receiving[at].stage = Stage::Loads(none, 0, Box::new(loading));
                 self.load_on(now, at);
             }
-            Err(_) => self.forget_receiving(at),
+            Err(error) => self.refuse_snapshot(now, at, &error),
         }
     }
 
@@ -253,8 +264,39 @@ impl<M: StateMachine> Shard<M> {
                 receiving.stage = Stage::Waits(Box::new(loaded));
                 self.publish_received(now, at);
             }
-            _ => self.does_not_verify(at),
+            Ok(_) => self.does_not_verify(at),
+            Err(error) => self.does_not_load(now, at, &error),
         }
+    }
+
+    fn does_not_load(&mut self, now: Tick, at: usize, error: &LoadError) {
+        if error.is_refusal() {
+            self.refuse_snapshot(now, at, error)
+        } else {
+            self.does_not_verify(at)
+        }
+    }
+
+    /// It is as it was written, and not for this build or this configuration. The leader could only
+    /// send the like of it again: it is told nothing, and offers it to deaf ears.
+    fn refuse_snapshot(&mut self, now: Tick, at: usize, error: &LoadError) {
+        let Receiving { group, offer, .. } = self.snapshots.receiving[at];
+        self.forget_receiving(at);
+        self.snapshots.refused.push((group, offer, now.plus(REFUSED_US)));
+        let what = "the leader's snapshot cannot be used here; start the build and the \
+                    configuration that go with it";
+        let rests_until = self.snapshots.rests_until;
+        self.snapshots.failed(now, group, what, error);
+        self.snapshots.rests_until = rests_until;
+    }
+
+    /// Whether the group is not asked for a snapshot for now, or not for this one.
+    fn is_refused(&mut self, now: Tick, group: GroupId, offer: Offer) -> bool {
+        let stands = |(of, refused, until): &(GroupId, Offer, Tick)| {
+            *of != group || *refused == offer || now < *until
+        };
+        self.snapshots.refused.retain(stands);
+        self.snapshots.refused.iter().any(|(of, ..)| *of == group)
     }
 
     /// All of it has come, and it is not a snapshot: once more from the beginning.
@@ -318,8 +360,15 @@ impl<M: StateMachine> Shard<M> {
         let group = &mut self.groups[local as usize];
         if !group.raft.wants_snapshot(&start) || group.raft.role() == Role::Leader {
             // The log has got further meanwhile, by entries.
-            if start.index > group.snapshot.start.index {
+            let newest = group.snapshot.start.index;
+            if start.index == newest {
+                // The leader's file has taken the place of the one that was taken here.
+                (group.snapshot, group.snapshot_bad) = (offer, false);
+                self.stop_sending(|s| s.group == id && s.offer.start == start && s.offer != offer);
+            } else if start.index > newest {
                 self.snapshots.remove(FileName::Snapshot(id, start.index));
+            } else {
+                self.snapshots.retire(id, start.index);
             }
             return;
         }

@@ -33,7 +33,8 @@ pub(super) struct Sending {
     held: u64,
     /// Through here chunks were sent.
     sent: u64,
-    reading: Option<FileOpId>,
+    /// A read that is under way, and the offset of what it brings. By then `sent` may be another.
+    reading: Option<(FileOpId, u64)>,
     /// When it last got further, or began.
     moved_at: Tick,
     /// When it was last offered again.
@@ -42,7 +43,7 @@ pub(super) struct Sending {
 
 impl Sending {
     pub fn waits_for(&self, op: FileOpId) -> bool {
-        self.reading == Some(op)
+        self.reading.is_some_and(|(reading, _)| reading == op)
     }
 }
 
@@ -149,34 +150,46 @@ impl<M: StateMachine> Shard<M> {
         let len = u64::from(config.chunk_bytes).min(offer.size - sent) as u32;
         let file = FileName::Snapshot(group, offer.start.index);
         let op = self.snapshots.op();
-        self.snapshots.sending[at].reading = Some(op);
+        self.snapshots.sending[at].reading = Some((op, sent));
         self.snapshots.ops.push(FileOp::Read { op, file, offset: sent, len });
     }
 
     pub(super) fn chunk_read(&mut self, now: Tick, at: usize, result: Result<FileDone, DiskError>) {
         let sending = &mut self.snapshots.sending[at];
-        sending.reading = None;
-        let (local, to) = (sending.local, sending.to);
-        let Ok(FileDone::Read { bytes }) = result else {
-            let group = sending.group;
-            self.snapshots.failed(now);
-            self.stop_sending(|s| s.group == group);
-            self.replace_snapshot(local);
-            return self.step(now, local, Event::SnapshotFailed { to });
+        let offset = sending.reading.take().map_or(sending.sent, |(_, offset)| offset);
+        let (group, local, to) = (sending.group, sending.local, sending.to);
+        let bytes = match result {
+            Ok(FileDone::Read { bytes }) => bytes,
+            Ok(_) => unreachable!("an operation is reported as what it was"),
+            Err(error) => return self.chunk_not_read(now, (group, local, to), error),
         };
         let Offer { start, size, checksum } = sending.offer;
-        let offset = sending.sent;
+        if offset != sending.sent {
+            // It was begun again from elsewhere meanwhile; these bytes belong to another place.
+            return self.send_on(at);
+        }
         sending.sent = (offset + bytes.len() as u64).min(size);
         self.snapshots.stats.sent_bytes += bytes.len() as u64;
         let body = Body::SnapshotChunk { index: start.index, offset, size, checksum };
         let raft = &self.groups[local as usize].raft;
-        let group = raft.group();
         let Some(message) = raft.address(to, body) else { return };
         let block = self.ready.blocks.len() as u32;
         self.ready.blocks.push(Block::special(group, BlockKind::Chunk, padded(bytes)));
         let outgoing = Outgoing { group, message, blocks: block..block + 1 };
         transport::queue(&self.peers, &mut self.outgoing, to, outgoing);
         self.send_on(at);
+    }
+
+    fn chunk_not_read(
+        &mut self,
+        now: Tick,
+        (group, local, to): (GroupId, u32, NodeId),
+        error: DiskError,
+    ) {
+        self.snapshots.failed(now, group, "a snapshot that is sent was not read", error);
+        self.stop_sending(|s| s.group == group);
+        self.replace_snapshot(local);
+        self.step(now, local, Event::SnapshotFailed { to });
     }
 
     /// The newest snapshot cannot be trusted: another one is taken as soon as it can be another one.

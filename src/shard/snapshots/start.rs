@@ -97,6 +97,10 @@ impl<M: StateMachine> Loading<M> {
             return Err(LoadError::Foreign);
         }
         machine.restore_finish()?;
+        // Its next block would be one that it was given already.
+        if machine.applied_through().is_some_and(|applied| applied > header.index) {
+            return Err(SnapshotError::Damaged("it has seen more than its head says").into());
+        }
         match mutants::is(Mutant::InstallIgnoresSessions) {
             true => sessions = Sessions::new(sessions.limits()),
             false => sessions.restore_finish()?,
@@ -242,8 +246,11 @@ fn terms_behind(terms: &[TermRun], at: LogStart, last: Index) -> Vec<TermRun> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::{BlockBuilder, Command};
     use crate::ids::{NodeId, Term};
+    use crate::machine::events::{EventLimits, EventStore};
     use crate::membership::Membership;
+    use crate::snapshot::SnapshotWriter;
 
     fn at(index: u64, term: u64) -> LogStart {
         LogStart { index: Index(index), term: Term(term), epoch: 0 }
@@ -272,6 +279,31 @@ mod tests {
     fn seen(start: &Start) -> (u64, u64, u64) {
         let Restored { start, last, applied, .. } = start.restored;
         (start.index.0, applied.0, last.0)
+    }
+
+    /// bugs.md 18: each checksum is right, and they do not belong together.
+    #[test]
+    fn a_state_that_has_seen_more_than_its_head_says_is_no_snapshot() {
+        let loaded = |index: u64| {
+            let mut store = EventStore::new(EventLimits::default());
+            let command = Command { kind: 1, flags: 0, timestamp: 0, key: b"q", value: b"v" };
+            let mut builder = BlockBuilder::default();
+            builder.push(&command).unwrap();
+            let mut block = builder.finish(GroupId(0), 1, 1, 0);
+            block.stamp(Term(1), Index(7), 0);
+            store.apply(&block);
+            let header = Header { group: GroupId(0), ..snapshot(at(index, 1)) };
+            let sessions = Box::new(Sessions::new(SessionLimits::default()).freeze());
+            let mut writer = SnapshotWriter::new(header, sessions, store.freeze().unwrap());
+            let mut bytes = Vec::new();
+            while writer.next(&mut bytes, 1000) {}
+            let empty = EventStore::new(EventLimits::default());
+            let mut loading = Loading::new(empty, SessionLimits::default()).unwrap();
+            loading.feed(&bytes).and_then(|()| loading.finish(GroupId(0), 0)).map(drop)
+        };
+        assert_eq!((loaded(7), loaded(9)), (Ok(()), Ok(())), "not every entry is for the machine");
+        let damaged = SnapshotError::Damaged("it has seen more than its head says");
+        assert_eq!(loaded(6), Err(LoadError::State(damaged)));
     }
 
     #[test]

@@ -85,15 +85,14 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// A log over its bound: the groups that hold its front give that up, or are snapshotted so that
-    /// they can.
+    /// they can; entries that are not committed go to the head.
     pub(super) fn look_at_log(&mut self, now: Tick) {
         let bytes_max = self.config.snapshots.log_bytes_max;
         if now < self.snapshots.looks_at || self.wal.log_bytes() <= bytes_max {
             return;
         }
         self.snapshots.looks_at = now.plus(LOOK_US);
-        let pinning: Vec<GroupId> = self.wal.pinning(bytes_max).collect();
-        for group in pinning {
+        for group in self.wal.pinning(bytes_max) {
             let Some(local) = self.local(group) else { continue };
             let state = &self.groups[local as usize];
             let snapshot = state.snapshot.start.index;
@@ -102,6 +101,8 @@ impl<M: StateMachine> Shard<M> {
             }
             if self.groups[local as usize].applied > snapshot {
                 self.want_snapshot(local);
+            } else {
+                self.log_again(local);
             }
         }
     }
@@ -216,11 +217,11 @@ impl<M: StateMachine> Shard<M> {
                 let taking = self.snapshots.taking.swap_remove(at);
                 self.published(now, &taking);
             }
-            (Err(_), _) => {
+            (Err(error), _) => {
                 // Space may come back, and a broken disk shows in the log as well.
                 let taking = self.snapshots.taking.swap_remove(at);
                 self.snapshots.remove(FileName::Making(taking.group));
-                self.snapshots.failed(now);
+                self.snapshots.failed(now, taking.group, "a snapshot was not written", error);
                 self.want_snapshot(taking.local);
             }
         }
@@ -247,12 +248,18 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// Gives up what the newest snapshot holds as well, but for a tail that followers may still need.
-    /// `all`: no tail, the log is too long.
+    /// `all`: no tail, the log is too long; but for one that a snapshot on its way needs, as long as
+    /// there are files left for that.
     pub(super) fn cut_log(&mut self, now: Tick, local: u32, all: bool) {
         let group = &self.groups[local as usize];
         let (raft, id) = (&group.raft, group.raft.group());
         let newest = group.snapshot.start.index;
-        let target = if all { newest } else { self.tail_from(now, raft, newest) };
+        let target = match all {
+            // What is on its way to a follower would be sent for nothing, again and again.
+            true if self.wal.is_crowded() => newest,
+            true => self.least_sent(raft, newest),
+            false => self.tail_from(now, raft, newest),
+        };
         // A group whose front is wanted gives up what it can; others are cut where a record ends.
         let edge = if target == newest { Some(newest) } else { self.wal.edge_at_most(id, target) };
         let begins = raft.log().start().index;
@@ -276,6 +283,11 @@ impl<M: StateMachine> Shard<M> {
             let slowest = live.map(|(_, p)| p.matched()).min().unwrap_or(newest);
             target = target.min(slowest.max(back(entries)));
         }
+        self.least_sent(raft, target)
+    }
+
+    /// `target`, or as far back as the log has to go on from a snapshot that is being sent.
+    fn least_sent(&self, raft: &Raft, target: Index) -> Index {
         let sending = self.snapshots.sending.iter().filter(|s| s.group == raft.group());
         sending.map(|s| s.offer.start.index).fold(target, Index::min)
     }

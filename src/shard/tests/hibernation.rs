@@ -1,7 +1,7 @@
 //! Groups that sleep: what they cost, what wakes them, and that nobody who is needed sleeps on.
 
 use super::world::{Cluster, MS, Setup, block};
-use crate::ids::Tick;
+use crate::ids::{GroupId, NodeId, Tick};
 use crate::raft::ready::Role;
 use crate::shard::tests::machine::Ledger;
 
@@ -59,6 +59,32 @@ fn a_proposal_wakes_its_group_at_once_and_no_other() {
     sleep_again(&mut c);
     let commit = c.raft(leader, 5).commit();
     assert!((0..3).all(|i| c.raft(i, 5).commit() == commit), "they sleep on the same");
+}
+
+/// Story: a refused command wakes a sleeping leader, and nothing else happens to the group. Nobody
+/// called it again: awake, it neither beat nor slept, took its silent peers for dead, and stepped down
+/// at its next proposal, before any answer could have come.
+#[test]
+fn a_refused_command_leaves_no_group_awake_without_a_timer() {
+    let mut c = asleep(setup(8));
+    let leader = c.leader(5).unwrap();
+    let term = c.raft(leader, 5).term();
+    let refused = |c: &mut Cluster<Ledger>| {
+        let now = c.now;
+        let shard = c.nodes[leader].shard.as_mut().unwrap();
+        assert!(shard.transfer(now, GroupId(5), NodeId(99)).is_err());
+        assert!(awake(c, leader, 5));
+    };
+    refused(&mut c);
+    sleep_again(&mut c);
+    refused(&mut c);
+    c.run(450 * MS);
+    let client = c.client(leader);
+    let began = c.now;
+    c.submit(client, &[block(5, 9, 1)]);
+    assert!(c.answer(client).result.is_ok());
+    assert!(c.now.since(began) < 2 * MS, "{} us", c.now.since(began));
+    assert_eq!((c.leader(5), c.raft(leader, 5).term()), (Some(leader), term));
 }
 
 #[test]

@@ -149,6 +149,18 @@ fn a_node_that_stops_hands_its_groups_over_and_serves_them_until_then() {
     assert!(c.shard(leader).is_quiet());
 }
 
+/// Who is told to campaign and does not want to says nothing. The next try goes to somebody else.
+#[test]
+fn of_two_nodes_that_stop_together_both_find_the_one_that_stays() {
+    let mut c = Setup::new(6).start();
+    c.elect();
+    c.converge();
+    (0..2).for_each(|i| c.nodes[i].shard.as_mut().unwrap().drain());
+    c.run_until("the third node leads all", 800 * MS, |c| {
+        (0..6).all(|group| c.leader(group) == Some(2))
+    });
+}
+
 #[test]
 fn leaders_go_home_when_that_is_wanted() {
     let mut setup = Setup::new(6);

@@ -17,10 +17,20 @@ fn unsynced(groups: u32) -> Setup {
 
 /// Session 9 has `seq` committed in a group. What came before is answered and done with.
 fn commit(c: &mut Cluster<Ledger>, group: u32, seq: u64) -> Result<u32, Refused> {
+    commit_as(c, group, seq, seq > 1)
+}
+
+/// `continues`: its client has had an answer in this session.
+fn commit_as(
+    c: &mut Cluster<Ledger>,
+    group: u32,
+    seq: u64,
+    continues: bool,
+) -> Result<u32, Refused> {
     let leader = c.leader(group).unwrap();
     let client = c.client(leader);
     let mut block = block_of(group, 9, seq, 0, 1, 100);
-    if seq > 1 {
+    if continues {
         block.set_continues();
     }
     c.submit(client, &[block]);
@@ -57,6 +67,24 @@ fn a_majority_that_forgets_tells_of_the_loss_and_sessions_hear_of_it() {
     assert!((0..3).all(|i| c.machine(i, 0).times(9, 6) == 0), "no replica has taken it");
     // One that still waits for its first number may go on.
     assert_eq!(commit(&mut c, 0, 1), Ok(1));
+}
+
+/// Story: block 2 was refused at the door, and its number is nowhere on record. That looks like an
+/// answer that is gone; the session was told so for each further block, for ever.
+#[test]
+fn a_session_is_told_of_a_loss_once_and_the_next_one_goes_on() {
+    let mut c = unsynced(1).start();
+    c.elect();
+    assert_eq!(commit(&mut c, 0, 1), Ok(0));
+    lose_everything(&mut c);
+    assert_eq!(commit_as(&mut c, 0, 1, false), Ok(1));
+    assert_eq!(commit(&mut c, 0, 3), Err(Refused::SessionEpochChanged));
+    assert_eq!(commit_as(&mut c, 0, 4, false), Ok(1));
+    assert_eq!(commit(&mut c, 0, 5), Ok(1));
+    // What the first one had used is spent: a late copy is not applied again.
+    assert_eq!(commit_as(&mut c, 0, 1, false), Err(Refused::Stale { open_from: 0 }));
+    c.converge();
+    assert!((0..3).all(|i| c.machine(i, 0).times(9, 1) == 1 && c.machine(i, 0).times(9, 3) == 0));
 }
 
 /// R9. The reader was there before the loss, and does not look at the epoch of its answers.

@@ -9,6 +9,7 @@ mod after_rot;
 mod crash;
 pub(crate) mod disk;
 mod faults;
+mod front;
 mod fuzz;
 mod leftovers;
 mod rot;

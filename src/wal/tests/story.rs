@@ -168,6 +168,11 @@ impl Story {
         self.wal.complete(self.now, op, Err(error))
     }
 
+    /// The log was opened again: what is durable is found out anew.
+    pub fn begin_again(&mut self) {
+        self.marks = (self.wal.durable(), self.wal.written());
+    }
+
     fn check_marks(&mut self) {
         let marks = (self.wal.durable(), self.wal.written());
         assert!(marks.0 >= self.marks.0 && marks.1 >= self.marks.1, "marks never go back");
