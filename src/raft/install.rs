@@ -83,7 +83,7 @@ impl Raft {
     /// snapshot from behind a parting has a higher one.
     fn agrees_with(&self, start: &LogStart) -> bool {
         match self.log.term_at(start.index) {
-            Some(term) => term == start.term,
+            Some(term) => term == start.term || mutants::is(Mutant::InstallKeepsConflict),
             None => start.epoch <= self.log.start().epoch,
         }
     }
