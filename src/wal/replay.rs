@@ -106,6 +106,9 @@ impl Replay {
         if regresses(known.hard_state, state) {
             return Err("a term or vote that goes back");
         }
+        if !is_possible(&state) {
+            return Err("a vote or commit of a group that has ended");
+        }
         if state.is_ended() {
             *known = RecoveredGroup::default();
         }
@@ -188,18 +191,26 @@ impl Replay {
             let seen = (record.header.kind == KIND_BLOCKS).then(|| highest_term(record.payload));
             known.epoch = known.epoch.max(seen.map_or(0, |(_, epoch)| epoch));
             let term = seen.map(|(term, _)| term);
-            if let Some(term) = term.filter(|term| *term > known.hard_state.term) {
+            let news = |term: &Term| *term > known.hard_state.term && *term < HardState::ENDED.term;
+            if let Some(term) = term.filter(news) {
                 let commit = known.hard_state.commit;
                 known.hard_state = HardState { term, vote: None, commit };
             }
+            let state = state.filter(is_possible);
             let newer = state.filter(|state| !regresses(known.hard_state, *state));
             if let Some(state) = newer {
                 let commit = known.hard_state.commit;
-                known.hard_state = HardState { commit, ..state };
+                let ended = state.is_ended();
+                known.hard_state = if ended { state } else { HardState { commit, ..state } };
             }
             found(group);
         }
     }
+}
+
+/// The highest term belongs to groups that have ended, with neither a vote nor a commit index.
+fn is_possible(state: &HardState) -> bool {
+    !state.is_ended() || *state == HardState::ENDED
 }
 
 impl RecoveredGroup {

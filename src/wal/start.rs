@@ -44,7 +44,9 @@ impl Wal {
     /// Logs the group's hard state again, with a commit index that the next start is to know of.
     pub fn note_commit(&mut self, group: GroupId, commit: Index) {
         let known = self.index.groups.get(&group).filter(|log| log.state_in.is_some());
-        if let Some(state) = known.map(|log| log.state).filter(|state| state.commit < commit) {
+        if let Some(state) =
+            known.map(|log| log.state).filter(|s| s.commit < commit && !s.is_ended())
+        {
             self.hard_state(group, HardState { commit, ..state });
         }
     }
