@@ -13,7 +13,7 @@ impl ClientCore {
     /// [`ClientCore::poll`] asks to close it, and everything on it goes elsewhere.
     pub fn frame(&mut self, now: Tick, link: LinkId, frame: Frame) -> Result<(), ClientFault> {
         let Some(slot) = self.live(link) else { return Ok(()) };
-        self.links[slot].heard = now;
+        self.links[slot].hear(now);
         let result = match (self.links[slot].stage(), frame.kind) {
             (_, FrameKind::Close) => Err(ClientFault::Closed(read_close(&frame))),
             (Stage::Greeting, _) => self.greeted(now, slot, &frame),
@@ -97,6 +97,11 @@ impl ClientCore {
         match result {
             // A success counts wherever it comes from: the block was applied, once.
             Ok(committed) => {
+                session.note_answer(now, seq);
+                if session.route.is_unsure() {
+                    // Whoever answers leads, or did: not the one that was to be asked instead.
+                    session.route.target = self.links[slot].node;
+                }
                 if let Some(tag) = session.complete(seq) {
                     session.route.settle();
                     session.continues = !session.is_over() && seq != session.closes;
@@ -190,11 +195,12 @@ impl ClientCore {
         }
     }
 
-    /// The node a hint names, unless its connection to the same shard has just failed.
+    /// The node a hint names, unless its connection to the same shard has just failed or is in doubt:
+    /// followers name a leader that stands still until they elect another one.
     fn reachable(&self, now: Tick, slot: usize, id: NodeId) -> Option<usize> {
         let node = self.map.find(id)?;
         let link = &self.links[self.slot(node, self.links[slot].shard)];
-        link.resting(now).is_none().then_some(node)
+        (link.resting(now).is_none() && !link.is_doubted(now)).then_some(node)
     }
 
     fn query_reply(&mut self, now: Tick, slot: usize, frame: &Frame) -> Result<(), ClientFault> {
