@@ -126,6 +126,9 @@ mutants! {
     /// Each replica lets sessions expire when its own clock says so (reference texts on
     /// DEDUP_EXPIRE).
     ExpireByLocalClock = "expire-by-local-clock",
+    /// A block that a deposed leader has in its log counts as refused at the door, and is numbered
+    /// anew when its session is over (bug 32).
+    DisownedAtTheDoor = "disowned-at-the-door",
     /// All clients share one session.
     OneSessionForAll = "one-session-for-all",
     /// A client is answered when its block is proposed.

@@ -54,6 +54,7 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::VoteTwice
         | M::VoteWithoutLogCheck => sim("all", 60),
         M::TruncationNotSynced => sim("all", 200),
+        M::DisownedAtTheDoor => sim("all", 400),
         M::StalePersisted => sim("kill,pause,network,latency", 1500),
         M::PublishBeforeLog | M::ReleaseBeforePublish => sim("all", 200),
         M::InstallIgnoresSessions => sim("all", 200),
