@@ -101,6 +101,8 @@ mutants! {
     RecoveredIsDurable = "recovered-is-durable",
     /// A shard serves before what it recovered is synced.
     SpeakBeforeSynced = "speak-before-synced",
+    /// A segment says that those before it are not needed before what freed them is durable.
+    ReleasedUndurable = "released-undurable",
     /// A segment is used again before what freed it is durable.
     RecycleEarly = "recycle-early",
     /// A flush counts at recovery whether or not its checksum fits (bug 7).

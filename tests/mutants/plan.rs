@@ -81,6 +81,7 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::SyncCoversLaterWrites
         | M::SyncCoversOtherSegments
         | M::RecoveredIsDurable
+        | M::ReleasedUndurable
         | M::RecycleEarly
         | M::TornFlushCounts
         | M::RotIsTornTail
