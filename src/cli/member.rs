@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, OutputArg, parse_address};
 use crate::client::operator::Operator;
-use crate::client::status::{ClusterReport, cluster_status};
+use crate::client::status::cluster_status;
 use crate::ids::{GroupId, NodeId};
 use crate::load::options::Output;
 use crate::wire::admin::{AdminReply, AdminRequest, MemberStep};
@@ -136,9 +136,6 @@ struct Row {
     peer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<String>,
-    /// By its own word; see [`ClusterReport::is_parted`].
-    #[serde(default)]
-    parted: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -167,20 +164,14 @@ impl Members {
         self.members.iter().find(|row| row.node == node).map(|row| row.role.as_str())
     }
 
-    /// A parted replica looks to its leader like one that never gets further.
-    fn mark_parted(&mut self, group: GroupId, report: &ClusterReport) {
-        self.members.iter_mut().for_each(|row| row.parted = report.is_parted(group, row.node));
-    }
-
     fn line(&self, group: GroupId) -> String {
         let member = |row: &Row| {
             let mark = if row.leads { "*" } else { "" };
             let silent = if row.live { "" } else { ", silent" };
-            let parted = if row.parted { ", PARTED" } else { "" };
             let lag = self.last.saturating_sub(row.matched);
             let lag =
                 if row.matched > 0 && lag > 0 { format!(", lags {lag}") } else { String::new() };
-            format!("{}{mark} ({}{silent}{lag}{parted})", row.node, row.role)
+            format!("{}{mark} ({}{silent}{lag})", row.node, row.role)
         };
         let members: Vec<_> = self.members.iter().map(member).collect();
         let open = if self.joint || !self.committed { "  changing" } else { "" };
@@ -265,11 +256,6 @@ fn groups(whole: &ClusterArgs) -> Result<Vec<GroupId>, Failure> {
         return Ok(vec![GroupId(group)]);
     }
     let report = cluster_status(&whole.cluster).map_err(failure)?;
-    groups_of(&report)
-}
-
-/// All groups of the nodes that answer.
-fn groups_of(report: &ClusterReport) -> Result<Vec<GroupId>, Failure> {
     let shards = report.nodes.iter().flat_map(|node| &node.shards);
     let mut groups: Vec<_> =
         shards.flat_map(|shard| &shard.groups).map(|group| GroupId(group.group)).collect();
@@ -335,14 +321,8 @@ fn list(whole: &ClusterArgs, output: Output) -> Result<(), Failure> {
     let mut text = format!("{:<8} {:>8}  members (* leads)\n", "group", "index");
     let mut all = serde_json::Map::new();
     let until = Instant::now() + LIST_LIMIT;
-    let report = cluster_status(&whole.cluster).map_err(failure)?;
-    let groups = match whole.group {
-        Some(group) => vec![GroupId(group)],
-        None => groups_of(&report)?,
-    };
-    for group in groups {
-        let mut found = members(&operator, group, until)?;
-        found.mark_parted(group, &report);
+    for group in groups(whole)? {
+        let found = members(&operator, group, until)?;
         text += &found.line(group);
         for row in found.members.iter().filter(|row| whole.group.is_some() && row.client.is_some())
         {
@@ -469,8 +449,6 @@ fn wait(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::status::NodeReport;
-    use crate::shard::ShardStatus;
 
     fn seen_by(node: u32, leader: u32, ids: &[u32]) -> Members {
         let row = |&node: &u32| Row {
@@ -481,7 +459,6 @@ mod tests {
             live: true,
             peer: None,
             client: Some(format!("h{node}:2")),
-            parted: false,
         };
         let members = ids.iter().map(row).collect();
         Members { node, leader, index: 1, committed: true, joint: false, last: 9, members }
@@ -519,38 +496,6 @@ mod tests {
         };
         let found = from_leader(ask, Instant::now() + LIST_LIMIT).unwrap();
         assert!(found.is_of_leader() && found.node == 4);
-    }
-
-    /// To its leader it is one that never gets further; the replica itself says why.
-    #[test]
-    fn a_parted_replica_is_named_by_its_own_word() {
-        let group = |parted| {
-            serde_json::json!({ "group": 4, "role": "follower", "leader": 1, "term": 3,
-            "commit": 9, "applied": 9, "last": 9, "digest": "0", "parted": parted })
-        };
-        let shard = |node: u32, parted| {
-            let json = serde_json::json!({ "node": node, "incarnation": 1, "shard": 0, "shards": 1,
-                "groups": [group(parted)], "peers_connected": 2, "commands_applied": 0,
-                "blocks_applied": 0, "proposals_refused": 0, "flushes": 0, "wal_bytes": 0,
-                "space": "ok" });
-            ShardStatus::from_json(json.to_string().as_bytes()).unwrap()
-        };
-        let node = |node, parted| NodeReport {
-            address: format!("h{node}:2"),
-            shards: vec![shard(node, parted)],
-            error: None,
-        };
-        let report = ClusterReport { nodes: vec![node(1, false), node(3, true)] };
-        let mut found = seen_by(1, 1, &[1, 2, 3]);
-        found.mark_parted(GroupId(4), &report);
-        let line = found.line(GroupId(4));
-        assert!(
-            line.contains("3 (voter, PARTED)") && line.matches("PARTED").count() == 1,
-            "{line}"
-        );
-        assert_eq!(report.render().matches("PARTED").count(), 1);
-        found.mark_parted(GroupId(5), &report);
-        assert!(!found.line(GroupId(5)).contains("PARTED"));
     }
 
     #[test]

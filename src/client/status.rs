@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use super::driver::Driver;
 use super::{ClientConfig, ClientError};
-use crate::ids::GroupId;
 use crate::runtime::ring::Waker;
 use crate::shard::ShardStatus;
 
@@ -131,27 +130,11 @@ impl ClusterReport {
         for (node, g) in self.groups() {
             let _ = writeln!(
                 text,
-                "{:>6} {:>4} {:<13} {:>6} {:>6} {:>12} {:>12} {:>12}  {}{}",
-                g.group,
-                node,
-                g.role,
-                g.leader,
-                g.term,
-                g.commit,
-                g.applied,
-                g.last,
-                g.digest,
-                if g.parted { "  PARTED from its leader" } else { "" }
+                "{:>6} {:>4} {:<13} {:>6} {:>6} {:>12} {:>12} {:>12}  {}",
+                g.group, node, g.role, g.leader, g.term, g.commit, g.applied, g.last, g.digest
             );
         }
         text
-    }
-
-    /// Whether this node says of its replica of the group that what it has committed is not in its
-    /// leader's log. Only the replica itself knows.
-    pub fn is_parted(&self, group: GroupId, node: u32) -> bool {
-        let mut of_node = self.groups().into_iter().filter(|(from, _)| *from == node);
-        of_node.any(|(_, found)| found.group == group.0 && found.parted)
     }
 
     /// Every group of every node, by group.
