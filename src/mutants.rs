@@ -101,6 +101,8 @@ mutants! {
     RecoveredIsDurable = "recovered-is-durable",
     /// A shard serves before what it recovered is synced.
     SpeakBeforeSynced = "speak-before-synced",
+    /// A segment says that those before it are not needed before what freed them is durable.
+    ReleasedUndurable = "released-undurable",
     /// A segment is used again before what freed it is durable.
     RecycleEarly = "recycle-early",
     /// A flush counts at recovery whether or not its checksum fits (bug 7).
@@ -126,6 +128,9 @@ mutants! {
     /// Each replica lets sessions expire when its own clock says so (reference texts on
     /// DEDUP_EXPIRE).
     ExpireByLocalClock = "expire-by-local-clock",
+    /// A block that a deposed leader has in its log counts as refused at the door, and is numbered
+    /// anew when its session is over (bug 32).
+    DisownedAtTheDoor = "disowned-at-the-door",
     /// All clients share one session.
     OneSessionForAll = "one-session-for-all",
     /// A client is answered when its block is proposed.
@@ -168,6 +173,10 @@ mutants! {
     SnapshotAheadOfState = "snapshot-ahead-of-state",
     /// A snapshot says that its state lacks an entry that it was given (bug 18, etcd#13766).
     SnapshotBehindState = "snapshot-behind-state",
+    /// A log is cut further than where a follower will go on from the snapshot that it is being sent.
+    CutUnderTransfer = "cut-under-transfer",
+    /// A follower that cannot use its leader's snapshots asks for each of them.
+    RefusedAskedAgain = "refused-asked-again",
     /// A chunk of a snapshot is taken for the next one, wherever it belongs (bug 17, logcabin#174).
     ChunkAnywhere = "chunk-anywhere",
     /// A change of voters is one entry, without a joint configuration (bug 19).

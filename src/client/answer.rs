@@ -3,6 +3,7 @@
 
 use super::link::{Link, Stage};
 use super::question::{self, Goal, Subject};
+use super::session::Session;
 use super::*;
 use crate::wire::client::{Answer, AnswerEntry, Refused, read_query, read_status_reply};
 use crate::wire::frame::{Frame, FrameError, FrameKind, read_close};
@@ -88,7 +89,7 @@ impl ClientCore {
 
     #[inline]
     fn answer(&mut self, now: Tick, slot: usize, answer: Answer) -> Result<(), ClientFault> {
-        let Answer { group, seq, result } = answer;
+        let Answer { group, seq, result, unproposed } = answer;
         let unasked = ClientFault::Unasked { group, seq };
         let Some(session) = self.sessions.get_mut(group) else { return Err(unasked) };
         if seq >= session.next() {
@@ -113,6 +114,10 @@ impl ClientCore {
                 }
             }
             Err(refused) if session.is_sent_on(seq, slot as u32) => {
+                // Either way this copy will not be applied.
+                if unproposed || matches!(refused, Refused::Stale { .. }) {
+                    session.forgive(seq);
+                }
                 self.block_refused(now, slot, group, seq, refused);
             }
             Err(_) => {}
@@ -130,9 +135,6 @@ impl ClientCore {
     ) {
         let again = self.heed(now, slot, group, refused);
         let Some(session) = self.sessions.get_mut(group) else { return };
-        if let Refused::Busy | Refused::ReadOnly | Refused::Stale { .. } = refused {
-            session.forgive(seq);
-        }
         if refused == Refused::SessionEpochChanged {
             // The cluster has ended the session; the next block begins another one.
             session.continues = false;
@@ -141,7 +143,7 @@ impl ClientCore {
             session.retry(seq);
             self.counters.retries += 1;
             self.soil(group);
-        } else if let Some(tag) = session.complete(seq) {
+        } else if let Some(tag) = end_refused(session, now, self.config.session, seq, refused) {
             let result = Err(ClientError::Refused(refused));
             finish(&mut self.done, Done { tag, group, seq, result });
             self.soil(group);
@@ -256,5 +258,21 @@ impl ClientCore {
     /// Ends a question without an answer.
     pub(super) fn fail_question(&mut self, token: u64, error: ClientError) {
         self.reply(token, Place::default(), Err(error));
+    }
+}
+
+/// Ends a block that no retry can help: its tag. One that is refused for what it is leaves its number
+/// unused, which after a loss the cluster cannot tell from an answer that is gone (durability.md R9):
+/// so the number is given back, or used for a sign of life.
+fn end_refused(
+    session: &mut Session,
+    now: Tick,
+    client: u64,
+    seq: u64,
+    refused: Refused,
+) -> Option<u64> {
+    match refused {
+        Refused::TooLarge | Refused::BadRequest => session.withdraw(now, client, seq),
+        _ => session.complete(seq),
     }
 }

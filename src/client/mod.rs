@@ -223,7 +223,8 @@ pub struct Done {
     /// As submitted.
     pub tag: u64,
     pub group: GroupId,
-    /// As stamped, or as numbered in a session that took its place.
+    /// As stamped, or as numbered in a session that took its place. A block that is refused for what
+    /// it is (`TooLarge`, `BadRequest`) may give its number back to a later one.
     pub seq: u64,
     pub result: Result<Committed, ClientError>,
 }

@@ -16,10 +16,12 @@
 use std::collections::VecDeque;
 
 use super::ClientConfig;
+use super::OWN_TAG;
 use super::link::Due;
 use super::route::Route;
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, Tick};
+use crate::shard::sessions::SessionEntry;
 
 /// How far a block has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +222,38 @@ impl Session {
             self.ring.pop_front();
             self.base += 1;
         }
+        Some(tag)
+    }
+
+    /// Ends a block that is refused for what it is: its tag, if it was not over before. Its number
+    /// goes to the next block, if nobody can have seen a copy of it and no later number is given; else
+    /// to a sign of life of session `client`, which its caller hears nothing of. Whichever of that and
+    /// an older copy of the block comes first is the one that counts.
+    pub fn withdraw(&mut self, now: Tick, client: u64, seq: u64) -> Option<u64> {
+        let (last, group) = (seq + 1 == self.next(), self.group);
+        let before = seq.checked_sub(self.base)? as u32;
+        let continues = self.continues;
+        let pending = self.at(seq)?;
+        let size = match &pending.block {
+            Some(block) if block.kind() != BlockKind::Session => block.size(),
+            _ => return self.complete(seq),
+        };
+        let tag = std::mem::replace(&mut pending.tag, OWN_TAG);
+        if last && pending.copies == 0 {
+            self.ring.pop_back();
+            self.bytes -= size;
+            self.first_waiting = self.first_waiting.min(seq);
+            return Some(tag);
+        }
+        let mut entry = SessionEntry::KeepAlive.block(group, client, seq);
+        entry.renumber(seq, before);
+        if continues {
+            entry.set_continues();
+        }
+        let entry_size = entry.size();
+        (pending.block, pending.submitted) = (Some(entry), now);
+        self.bytes = self.bytes - size + entry_size;
+        self.retry(seq);
         Some(tag)
     }
 

@@ -181,9 +181,20 @@ impl DataDir {
         self.boot.knows(node)
     }
 
-    /// A group has taken a node in. It is written down with its disk, when it comes.
+    /// A group has taken a node in. It is written down at once, though it may never come: when the
+    /// entry that made it a member is damaged, this is what says that there may be one more
+    /// (`server/choice.rs`). Its disk is added when it comes.
     pub fn admit(&mut self, node: NodeId) {
-        if !self.boot.knows(node) && !self.boot.admit(node) {
+        if self.boot.knows(node) {
+            return;
+        }
+        let mut room = true;
+        if let Err(error) = self.rewrite(|boot| room = boot.admit(node)) {
+            warn!(%error, node = node.0, "a new member was not recorded");
+            // It is let in all the same, and recorded with its disk.
+            room = self.boot.admit(node);
+        }
+        if !room {
             warn!(node = node.0, "no room for another node; replace this directory");
         }
     }
@@ -390,6 +401,19 @@ mod tests {
         assert_eq!(second.first_voters(), [1, 2, 3].map(NodeId));
         assert!(!second.pin_disk(NodeId(4), 5) && !second.knows(NodeId(4)));
         second.admit(NodeId(4));
+        assert!(second.pin_disk(NodeId(4), 5) && !second.pin_disk(NodeId(4), 6));
+    }
+
+    /// Node 4 was taken in while it could not be reached from here, and then this node is killed.
+    #[test]
+    fn a_member_that_never_came_is_remembered_and_may_come_later_with_any_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = open(&dir);
+        first.admit(NodeId(4));
+        first.admit(NodeId(4));
+        drop(first);
+        let mut second = open(&dir);
+        assert_eq!(second.other_nodes(), [2, 3, 4].map(NodeId));
         assert!(second.pin_disk(NodeId(4), 5) && !second.pin_disk(NodeId(4), 6));
     }
 

@@ -98,6 +98,7 @@ pub fn open<M: StateMachine, F: FnMut(GroupId) -> M>(
             flushes = recovered.flushes,
             records = recovered.records,
             groups = recovered.groups.len(),
+            released = recovered.released,
             "log recovered"
         );
     }

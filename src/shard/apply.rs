@@ -302,7 +302,7 @@ impl<M: StateMachine> Applier<'_, M> {
             }
             let ours = front.first == block.first() && front.term == block.term();
             let result = if ours { result } else { Err(Refused::NotLeader(self.leader)) };
-            let answer = Answer { group: block.group(), seq: front.seq, result };
+            let answer = Answer::new(block.group(), front.seq, result);
             clients.answer(front.conn, &answer);
             self.pending.pop_front();
         }

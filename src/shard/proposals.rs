@@ -200,7 +200,7 @@ impl<M: StateMachine> Shard<M> {
 
     fn refuse(&mut self, conn: u64, group: GroupId, seq: u64, refused: Refused) {
         self.stats.refused[refused.kind()] += 1;
-        self.clients.answer(conn, &Answer { group, seq, result: Err(refused) });
+        self.clients.answer(conn, &Answer::at_the_door(group, seq, refused));
     }
 
     /// Whether a proposal may go to its group: the cheap reasons why not come first.
@@ -282,7 +282,7 @@ impl<M: StateMachine> Shard<M> {
                 let (duplicates, rejected, retry) = (0, 0, false);
                 let done =
                     Committed { first, term, epoch, durability, duplicates, rejected, retry };
-                let answer = Answer { group: group.raft.group(), seq, result: Ok(done) };
+                let answer = Answer::new(group.raft.group(), seq, Ok(done));
                 self.clients.answer(conn, &answer);
             }
             group.pending.push_back(Pending { first, term, conn, seq });
@@ -294,7 +294,8 @@ impl<M: StateMachine> Shard<M> {
         let id = group.raft.group();
         for Origin { conn, seq, .. } in group.origins.drain(..) {
             self.stats.refused[refused.kind()] += 1;
-            self.clients.answer(conn, &Answer { group: id, seq, result: Err(refused) });
+            // What Raft left over is in no log.
+            self.clients.answer(conn, &Answer::at_the_door(id, seq, refused));
         }
     }
 
@@ -306,7 +307,9 @@ impl<M: StateMachine> Shard<M> {
         let id = group.raft.group();
         for pending in group.pending.drain(..) {
             let result = Err(Refused::NotLeader(leader));
-            self.clients.answer(pending.conn, &Answer { group: id, seq: pending.seq, result });
+            let mut answer = Answer::new(id, pending.seq, result);
+            answer.unproposed = mutants::is(Mutant::DisownedAtTheDoor);
+            self.clients.answer(pending.conn, &answer);
         }
     }
 

@@ -406,7 +406,7 @@ impl<S: Subject> World<S> {
     }
 
     fn hear(&mut self, client: usize, from: usize, answer: &Answer) {
-        let Answer { group, seq, result } = *answer;
+        let Answer { group, seq, result, unproposed } = *answer;
         let now = self.now;
         let session = &mut self.clients[client].sessions[group.0 as usize];
         let open = session.open.iter().position(|open| open.seq == seq);
@@ -421,6 +421,8 @@ impl<S: Subject> World<S> {
         // The first copy was answered; this speaks of another one.
         let Some(place) = open else { return };
         let nodes = self.nodes.len();
+        // Taken at its word: a block that is numbered anew though a log has it is applied twice.
+        session.open[place].copies -= u32::from(unproposed);
         match result {
             Ok(done) => {
                 let open = session.open.swap_remove(place);
@@ -467,7 +469,6 @@ impl<S: Subject> World<S> {
                 session.open[place].due = now + 1 + self.client_rng.below(patience);
             }
             Err(Refused::Busy | Refused::ReadOnly) => {
-                session.open[place].copies -= 1;
                 session.open[place].due = now + self.client_rng.between(PAUSE.0, PAUSE.1);
             }
             Err(Refused::NoGroup) if self.lives[group.0 as usize].may_be_missing() => {

@@ -313,7 +313,8 @@ impl Wal {
         let since = self.writer.front().and_then(|front| front.since);
         let waited = since.map_or(0, |since| now.since(since));
         self.is_late = waited > self.config.staged_age_max_us && self.writer.front_is_full();
-        let Some(sealed) = self.writer.seal(self.marks.durable()) else { return };
+        let needed = self.segments.lowest_needed();
+        let Some(sealed) = self.writer.seal(self.marks.durable(), needed) else { return };
         let op = self.op();
         self.lingers_since = None;
         self.marks.issued(op, sealed.segment, sealed.end, sealed.sync);

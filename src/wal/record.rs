@@ -60,7 +60,10 @@ pub(super) struct SegmentHeader {
     pub previous_end: u64,
     pub durable: u64,
     pub previous_checksum: u32,
-    pub reserved: [u8; 28],
+    pub reserved: [u8; 4],
+    /// No segment below this one was needed when the header was written; 0 = not said.
+    pub front: u64,
+    pub unused: [u8; 16],
 }
 
 /// Where a chain of flushes has got to: the end of the last one and its checksum.
@@ -85,7 +88,7 @@ impl SegmentHeader {
         epoch: u64,
         segment: SegmentNo,
         chain: Chain,
-        durable: Lsn,
+        (durable, front): (Lsn, SegmentNo),
     ) -> Self {
         let mut header = Self {
             checksum: 0,
@@ -102,7 +105,9 @@ impl SegmentHeader {
             previous_end: chain.end.0,
             durable: durable.0,
             previous_checksum: chain.checksum,
-            reserved: [0; 28],
+            reserved: [0; 4],
+            front: front.0,
+            unused: [0; 16],
         };
         header.checksum = checksum::crc32c(&header.as_bytes()[4..]);
         header
@@ -120,7 +125,8 @@ impl SegmentHeader {
         header.check_owner(segment, config, identity)?;
         // What came before a segment ends at its start at the latest.
         let start = config.start_of(segment).0;
-        let fits = header.previous_end <= start && header.durable <= start;
+        let fits =
+            header.previous_end <= start && header.durable <= start && header.front <= segment.0;
         Ok((header.segment == segment.0 && fits).then_some(header))
     }
 

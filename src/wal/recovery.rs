@@ -116,8 +116,12 @@ pub struct Recovered {
     pub end: Lsn,
     /// D: the highest position known to have been durable.
     pub durable: Lsn,
-    /// Files that hold nothing of the log and will be used again.
+    /// Files that hold nothing of the log and will be used again, those included that were not read
+    /// ([`Recovered::released`]).
     pub spares: Vec<SegmentNo>,
+    /// Segments that the log had let go of and that nothing has used since: only their headers were
+    /// read.
+    pub released: usize,
     /// The segment in which the log goes on.
     pub next_segment: SegmentNo,
     /// Flushes and records read.
@@ -160,6 +164,9 @@ const LSN_MAX: Lsn = Lsn(u64::MAX / 2);
 struct Recovery<'a> {
     config: WalConfig,
     files: &'a mut dyn SegmentSource,
+    /// Files that the log has let go of.
+    released: Vec<SegmentNo>,
+    /// All others.
     numbers: Vec<SegmentNo>,
     headers: Vec<(SegmentNo, SegmentHeader)>,
     start: Start,
@@ -203,6 +210,7 @@ impl<'a> Recovery<'a> {
         let mut recovery = Self {
             config,
             files,
+            released: Vec::new(),
             numbers,
             headers,
             start,
@@ -213,8 +221,25 @@ impl<'a> Recovery<'a> {
             replay,
             behind,
         };
+        recovery.leave_released()?;
         recovery.begin()?;
         Ok(recovery)
+    }
+
+    /// Segments that the log had let go of are not read: it is as if their files had been renamed
+    /// already, which could have happened at any moment since. The highest segment of the log says
+    /// which; a header alone, whose first flush is not whole, does not count.
+    fn leave_released(&mut self) -> Result<(), WalError> {
+        for at in (0..self.headers.len()).rev() {
+            if self.has_begun(at)? {
+                let front = SegmentNo(self.headers[at].1.front);
+                self.headers.retain(|(no, _)| *no >= front);
+                let released = self.numbers.partition_point(|no| *no < front);
+                self.released = self.numbers.drain(..released).collect();
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Finds where the chain begins: at the highest segment that begins a log anew (there is more
@@ -385,6 +410,7 @@ impl<'a> Recovery<'a> {
             self.chain = Chain { end: self.config.start_of(next_segment), checksum: 0 };
         }
         let (spares, restate) = if rot { self.keep_all() } else { self.drop_behind() };
+        let released = self.released.len();
         let Self { chain, durable, ends, replay, .. } = self;
         let verdict = match row {
             Row::Empty => Verdict::Empty,
@@ -400,6 +426,7 @@ impl<'a> Recovery<'a> {
             end: valid,
             durable,
             spares,
+            released,
             next_segment,
             flushes: replay.flushes,
             records: replay.records,
@@ -415,6 +442,7 @@ impl<'a> Recovery<'a> {
     /// and the next start does not find the same rot once more.
     fn keep_all(&mut self) -> (Vec<SegmentNo>, Vec<GroupId>) {
         let mut refs = std::mem::take(&mut self.replay.refs);
+        refs.join(&self.released);
         refs.join(&self.numbers);
         self.replay.refs = refs;
         let states = self.replay.groups.iter();
@@ -425,7 +453,8 @@ impl<'a> Recovery<'a> {
     /// A torn tail: what lies behind V was promised to nobody, not even a vote.
     fn drop_behind(&mut self) -> (Vec<SegmentNo>, Vec<GroupId>) {
         let in_chain = |no: &SegmentNo| self.ends.iter().any(|(of, _)| of == no);
-        let spares = self.numbers.iter().copied().filter(|no| !in_chain(no)).collect();
+        let all = self.released.iter().chain(&self.numbers).copied();
+        let spares = all.filter(|no| !in_chain(no)).collect();
         for group in &self.behind {
             let log = self.replay.index.groups.get(group);
             match (log, self.replay.groups.get_mut(group)) {

@@ -267,6 +267,16 @@ impl Segments {
         (front.no != self.head() && front.runs == 0 && front.states > 0).then_some(front.no)
     }
 
+    /// The lowest segment that the next start may need: all below were let go by
+    /// [`Segments::reclaim`], and each of their files may be renamed at any moment. So a start that does
+    /// not look at them finds no less than it must be able to do with.
+    pub fn lowest_needed(&self) -> SegmentNo {
+        let early = mutants::is(Mutant::ReleasedUndurable);
+        let needed = |live: &&Live| !early || live.runs + live.states + live.pins > 0;
+        let front = self.refs.0.iter().find(needed).map_or(self.head(), |live| live.no);
+        self.held.1.iter().copied().fold(front, SegmentNo::min)
+    }
+
     /// The front segment, if it is not the one being written.
     pub fn front(&self) -> Option<SegmentNo> {
         self.refs.0.front().map(|live| live.no).filter(|no| *no != self.head())

@@ -220,8 +220,9 @@ impl Writer {
         });
     }
 
-    /// Closes the front flush: stamps it with `durable`, links it to the one before, pads it.
-    pub fn seal(&mut self, durable: Lsn) -> Option<Sealed> {
+    /// Closes the front flush: stamps it with `durable`, links it to the one before, pads it. The first
+    /// one of a segment says as well that nothing below `needed` is needed.
+    pub fn seal(&mut self, durable: Lsn, needed: SegmentNo) -> Option<Sealed> {
         self.next = self.next_open();
         let mut front = self.staged.pop_front()?;
         let (lsn, segment, lead) = (front.lsn, front.segment, front.lead);
@@ -230,7 +231,7 @@ impl Writer {
         let silent = durable <= self.origin || mutants::is(Mutant::ForgetDurableMark);
         let durable = if silent { Lsn::ZERO } else { durable };
         if lead > 0 {
-            self.stamp_segment(&mut front, durable);
+            self.stamp_segment(&mut front, (durable, needed));
         }
         let flush = &mut front.buffer.as_mut_slice()[lead..];
         let used = flush.len();
@@ -253,14 +254,14 @@ impl Writer {
         Some(Sealed { buffer, segment, offset, end, sync, commands })
     }
 
-    fn stamp_segment(&self, front: &mut Staged, durable: Lsn) {
+    fn stamp_segment(&self, front: &mut Staged, (durable, needed): (Lsn, SegmentNo)) {
         let header = SegmentHeader::new(
             &self.config,
             &self.identity,
             self.epoch,
             front.segment,
             self.chain,
-            durable,
+            (durable, needed.min(front.segment)),
         );
         let bytes = header.as_bytes();
         front.buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);

@@ -18,7 +18,8 @@
 //!   24 u32 group
 //!   28 u8  status
 //!   29 u8  durability  1 written by a majority, 2 synced by a majority
-//!   30 u16 flags     1 = this was a retry, answered from the session's table
+//!   30 u16 flags     1 = this was a retry, answered from the session's table; 2 = refused at the
+//!                    door: the copy that is answered was never proposed
 //!   32 u32 duplicates  commands acknowledged as duplicates (SET_EVENT with a known event id)
 //!   36 u32 rejected    commands that the state machine refused
 //!   40 u32 hint      NotLeader: the leader's node id, 0 = unknown
@@ -66,11 +67,14 @@ pub const QUERY_HEAD_BYTES: usize = 32;
 /// Answer flag: the block had been applied before; this is the first answer again.
 pub const ANSWER_RETRY: u16 = 1;
 
+/// Answer flag: refused before it was proposed. No log has this copy of the block, and none will.
+pub const ANSWER_UNPROPOSED: u16 = 2;
+
 /// Why a proposal or a question was not carried out. Typed from the shard to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refused {
-    /// Ask the leader instead. The proposal's fate may be unknown: retry it with the same sequence
-    /// number and it is applied once.
+    /// Ask the leader instead. The proposal's fate may be unknown, unless [`Answer::unproposed`] says
+    /// otherwise: retry it with the same sequence number and it is applied once.
     #[error("not the leader of this group (leader: {0:?})")]
     NotLeader(Option<NodeId>),
     /// A queue is at its bound. Nothing happened; try again a little later.
@@ -186,6 +190,21 @@ pub struct Answer {
     pub group: GroupId,
     pub seq: u64,
     pub result: Result<Committed, Refused>,
+    /// Refused at the door: this copy of the block reached no log, and never will. Other copies may
+    /// have. Never set with a success.
+    pub unproposed: bool,
+}
+
+impl Answer {
+    /// What became of a block that was proposed.
+    pub fn new(group: GroupId, seq: u64, result: Result<Committed, Refused>) -> Self {
+        Self { group, seq, result, unproposed: false }
+    }
+
+    /// A block that was not proposed, and why.
+    pub fn at_the_door(group: GroupId, seq: u64, refused: Refused) -> Self {
+        Self { group, seq, result: Err(refused), unproposed: true }
+    }
 }
 
 /// An answer as it lies on the wire.
@@ -220,6 +239,7 @@ impl AnswerEntry {
             }
             Err(refused) => {
                 entry.status = status_of(refused);
+                entry.flags = if answer.unproposed { ANSWER_UNPROPOSED } else { 0 };
                 match refused {
                     Refused::NotLeader(hint) => entry.hint = NodeId::to_wire(hint),
                     Refused::Stale { open_from } => entry.first = open_from,
@@ -269,7 +289,8 @@ impl AnswerEntry {
             11 => Err(Refused::Truncated { epoch: self.epoch, from: Index(self.first) }),
             status => Err(refused_of(status, self.hint)?),
         };
-        Some(Answer { group: GroupId(self.group), seq: self.seq, result })
+        let unproposed = result.is_err() && self.flags & ANSWER_UNPROPOSED != 0;
+        Some(Answer { group: GroupId(self.group), seq: self.seq, result, unproposed })
     }
 }
 

@@ -175,8 +175,12 @@ fn answers_and_refusals_come_back_as_they_were_given() {
         .map(Err),
     );
     for result in results {
-        let answer = Answer { group: GroupId(2), seq: 77, result };
+        let answer = Answer::new(GroupId(2), 77, result);
         assert_eq!(AnswerEntry::encode(&answer).decode(), Some(answer));
+        if let Err(refused) = result {
+            let answer = Answer::at_the_door(GroupId(2), 77, refused);
+            assert_eq!(AnswerEntry::encode(&answer).decode(), Some(answer));
+        }
     }
 }
 

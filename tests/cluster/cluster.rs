@@ -14,7 +14,7 @@ use ringraft::ids::NodeId;
 use ringraft::shard::{GroupStatus, ShardStatus};
 use tempfile::TempDir;
 
-use crate::process::{PATIENCE, Process, eventually, serve};
+use crate::process::{PATIENCE, Process, eventually, ringraft, serve};
 
 /// One cluster at a time.
 static TURN: Mutex<()> = Mutex::new(());
@@ -221,6 +221,22 @@ impl Cluster {
 
     pub fn client_address(&self, node: usize) -> String {
         format!("127.0.0.1:{}", self.ports[node].1)
+    }
+
+    /// An operator's command to the nodes that run, `ringraft member` or `group`: what it said, or its
+    /// exit code, -1 without one, and its complaint.
+    pub fn operate(&self, command: &str, arguments: &[&str]) -> Result<String, (i32, String)> {
+        let running = self.running().into_iter();
+        let addresses: Vec<_> = running.map(|node| self.client_address(node)).collect();
+        let mut command = ringraft(&[command]);
+        command.args(arguments).arg("--cluster").arg(addresses.join(","));
+        let output = command.output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complained = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.code() {
+            Some(0) => Ok(said),
+            code => Err((code.unwrap_or(-1), said + &complained)),
+        }
     }
 
     /// A client of all nodes, running or not, that does not give up early.

@@ -11,21 +11,11 @@ use serde_json::Value;
 use crate::check::verify;
 use crate::cluster::{Cluster, Spec};
 use crate::load::{Load, STEADY};
-use crate::process::{PATIENCE, eventually, ringraft, tell};
+use crate::process::{PATIENCE, eventually, tell};
 
 /// `ringraft group` with these arguments; what it said, or its exit code and complaint.
 fn group(cluster: &Cluster, arguments: &[&str]) -> Result<String, (i32, String)> {
-    let running = cluster.running();
-    let addresses: Vec<_> = running.iter().map(|&node| cluster.client_address(node)).collect();
-    let mut command = ringraft(&["group"]);
-    command.args(arguments).arg("--cluster").arg(addresses.join(","));
-    let output = command.output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let complained = String::from_utf8_lossy(&output.stderr).into_owned();
-    match output.status.code() {
-        Some(0) => Ok(said),
-        code => Err((code.unwrap_or(-1), said + &complained)),
-    }
+    cluster.operate("group", arguments)
 }
 
 /// Numbers of the groups that there are, and of those that have ended.

@@ -5,18 +5,11 @@ use serde_json::Value;
 use crate::check::verify;
 use crate::cluster::{Cluster, Spec};
 use crate::load::{Load, STEADY};
-use crate::process::{PATIENCE, eventually, ringraft, tell};
+use crate::process::{PATIENCE, eventually, tell};
 
 /// `ringraft member` with these arguments; what it said.
 fn member(cluster: &Cluster, arguments: &[&str]) -> Result<String, String> {
-    let running = cluster.running();
-    let addresses: Vec<_> = running.iter().map(|&node| cluster.client_address(node)).collect();
-    let mut command = ringraft(&["member"]);
-    command.args(arguments).arg("--cluster").arg(addresses.join(","));
-    let output = command.output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let complained = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.success() { Ok(said) } else { Err(said + &complained) }
+    cluster.operate("member", arguments).map_err(|(_, complained)| complained)
 }
 
 pub fn join(cluster: &Cluster, node: usize) -> String {

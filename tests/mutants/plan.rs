@@ -54,6 +54,7 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::VoteTwice
         | M::VoteWithoutLogCheck => sim("all", 60),
         M::TruncationNotSynced => sim("all", 200),
+        M::DisownedAtTheDoor => sim("all", 400),
         M::StalePersisted => sim("kill,pause,network,latency", 1500),
         M::PublishBeforeLog | M::ReleaseBeforePublish => sim("all", 200),
         M::InstallIgnoresSessions => sim("all", 200),
@@ -64,6 +65,12 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::SnapshotAheadOfState | M::SnapshotBehindState => sim("all", 200),
         M::SnapshotUnverified => Some(Way::Story(snapshots::damage_on_the_way_is_not_installed)),
         M::ChunkAnywhere => Some(Way::Story(snapshots::chunks_that_come_twice_are_taken_once)),
+        M::CutUnderTransfer => {
+            Some(Way::Story(snapshots::what_follows_a_snapshot_that_is_sent_stays_in_the_log))
+        }
+        M::RefusedAskedAgain => {
+            Some(Way::Story(snapshots::who_cannot_use_a_snapshot_does_not_ask_for_each))
+        }
         M::TransferDropsProposals => {
             Some(Way::Story(snapshots::what_comes_during_a_transfer_is_refused))
         }
@@ -80,6 +87,7 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::SyncCoversLaterWrites
         | M::SyncCoversOtherSegments
         | M::RecoveredIsDurable
+        | M::ReleasedUndurable
         | M::RecycleEarly
         | M::TornFlushCounts
         | M::RotIsTornTail

@@ -6,7 +6,7 @@ use crate::ids::*;
 use crate::wire::client::{Answer, Refused};
 
 fn not_leader(group: u32, seq: u64) -> Answer {
-    Answer { group: GroupId(group), seq, result: Err(Refused::NotLeader(None)) }
+    Answer::new(GroupId(group), seq, Err(Refused::NotLeader(None)))
 }
 
 #[test]
@@ -210,11 +210,8 @@ fn an_answer_twice_or_late_completes_nothing_twice() {
     let mut world = World::ready(3);
     world.submit(0);
     world.settle();
-    let again = Answer {
-        group: GroupId(0),
-        seq: 1,
-        result: world.done[0].result.clone().map_err(|_| Refused::Busy),
-    };
+    let result = world.done[0].result.clone().map_err(|_| Refused::Busy);
+    let again = Answer::new(GroupId(0), 1, result);
     world.say(0, &[again, again]);
     world.submit(0);
     world.settle();

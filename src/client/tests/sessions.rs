@@ -48,6 +48,69 @@ fn a_block_that_may_have_been_applied_ends_as_stale_and_the_others_go_on() {
     assert!(!world.applied.contains(&(0, 3)) && world.applied.contains(&(0, 8)));
 }
 
+/// A node that does not lead has refused number 1 at its door when the session is over: no log has it.
+#[test]
+fn a_block_that_no_leader_took_goes_on_in_the_next_session() {
+    let mut world = World::ready(3);
+    world.leaders.insert(0, Some(1));
+    world.spent = 7;
+    world.submit(0);
+    world.settle();
+    assert_eq!(world.arrived, [(0, 0, 1), (1, 0, 1), (1, 0, 8)]);
+    assert_eq!(world.results(), [(1, true)]);
+}
+
+/// The same, but n0 led and had proposed number 1 when it was deposed: it may be in the next one's log.
+#[test]
+fn a_block_that_a_deposed_leader_had_proposed_does_not() {
+    let mut world = World::ready(3);
+    world.moods[0] = Mood::Lossy;
+    world.submit(0);
+    world.settle();
+    world.applied.clear();
+    world.moods[0] = Mood::Sound;
+    (world.spent, world.leaders) = (7, [(0, Some(1))].into());
+    let deposed = Err(Refused::NotLeader(Some(NodeId(2))));
+    world.say(0, &[crate::wire::client::Answer::new(G, 1, deposed)]);
+    world.settle();
+    assert_eq!(world.arrived, [(0, 0, 1), (1, 0, 1)]);
+    assert_eq!(world.results(), [(1, false)]);
+}
+
+/// A number that is never used looks, after a loss, like an answer that is lost.
+#[test]
+fn a_block_that_is_refused_for_what_it_is_leaves_no_hole_in_the_numbers() {
+    for refused in [Refused::TooLarge, Refused::BadRequest] {
+        let mut world = World::ready(3);
+        world.submit(0);
+        world.settle();
+        world.moods[0] = Mood::Refuses(refused);
+        world.submit(0);
+        world.settle();
+        world.moods[0] = Mood::Sound;
+        world.submit(0);
+        world.settle();
+        assert_eq!(world.results(), [(1, true), (2, false), (3, true)]);
+        assert_eq!(world.arrived, [(0, 0, 1), (0, 0, 2), (0, 0, 2)], "2 was seen by nobody");
+        assert!(world.entries.is_empty());
+
+        // Number 3 is refused with 4 behind it.
+        world.moods[0] = Mood::Lossy;
+        world.submit_many(0, 2);
+        world.settle();
+        world.applied.remove(&(0, 3));
+        world.say(0, &[crate::wire::client::Answer::at_the_door(G, 3, refused)]);
+        world.moods[0] = Mood::Sound;
+        world.settle();
+        assert_eq!(world.entries, [SessionEntry::KeepAlive], "it takes number 3");
+        assert_eq!(world.arrived.last(), Some(&(0, 0, 3)));
+        world.run(2_000_000, |w| w.done.len() == 5);
+        assert_eq!(world.results()[3..], [(4, false), (5, true)], "who asked hears nothing of it");
+        assert_eq!(world.applied, (1..=4).map(|seq| (0, seq)).collect());
+        assert_eq!(world.core.stamp(G), Stamp { client: SESSION, seq: 5, pending: 0 });
+    }
+}
+
 /// While a block of the old session is on its way nothing of the new one leaves.
 #[test]
 fn the_next_session_begins_when_the_last_answer_of_the_old_one_is_there() {
@@ -56,7 +119,7 @@ fn the_next_session_begins_when_the_last_answer_of_the_old_one_is_there() {
     world.submit_many(0, 2);
     world.settle();
     let stale = Err(Refused::Stale { open_from: 9 });
-    let refusal = |seq| crate::wire::client::Answer { group: G, seq, result: stale };
+    let refusal = |seq| crate::wire::client::Answer::new(G, seq, stale);
     world.moods[0] = Mood::Sound;
     world.say(0, &[refusal(1)]);
     world.settle();

@@ -27,11 +27,8 @@ fn the_stamp_tells_what_is_still_waited_for() {
     world.submit_many(0, 4);
     world.settle();
     assert_eq!(world.core.stamp(GroupId(0)), Stamp { client: SESSION, seq: 5, pending: 4 });
-    let answer = |w: &World, seq| crate::wire::client::Answer {
-        group: GroupId(0),
-        seq,
-        result: Ok(w.committed(seq)),
-    };
+    let answer =
+        |w: &World, seq| crate::wire::client::Answer::new(GroupId(0), seq, Ok(w.committed(seq)));
     world.say(0, &[answer(&world, 2), answer(&world, 3)]);
     world.settle();
     assert_eq!(world.core.stamp(GroupId(0)).pending, 4, "number 1 is still waited for");
@@ -87,7 +84,7 @@ fn a_block_that_went_elsewhere_does_not_leave_by_its_old_queue_too() {
     world.run(500_000, |_| false);
     // n0 is heard, so its connection stays; but its send does not end, and the block goes to n1.
     let result = Ok(world.committed(1));
-    world.say(0, &[crate::wire::client::Answer { group: GroupId(0), seq: 1, result }]);
+    world.say(0, &[crate::wire::client::Answer::new(GroupId(0), 1, result)]);
     world.leaders.insert(0, Some(1));
     world.moods[1] = Mood::Lossy;
     world.run(600_000, |w| w.arrived.len() == 2);
@@ -154,7 +151,7 @@ fn a_late_answer_after_the_deadline_is_ignored() {
     world.submit(0);
     world.run(10_000_000, |w| !w.done.is_empty());
     let result = Ok(world.committed(1));
-    world.say(0, &[crate::wire::client::Answer { group: GroupId(0), seq: 1, result }]);
+    world.say(0, &[crate::wire::client::Answer::new(GroupId(0), 1, result)]);
     world.settle();
     assert_eq!(world.done.len(), 1);
     assert!(world.faults.is_empty());

@@ -330,7 +330,8 @@ impl World {
                 None if floor <= self.spent => Err(Refused::Stale { open_from: self.spent + 1 }),
                 None => Ok(self.apply(group, seq)),
             };
-            answers.push(AnswerEntry::encode(&Answer { group, seq, result }));
+            let answer = Answer { group, seq, result, unproposed: result.is_err() };
+            answers.push(AnswerEntry::encode(&answer));
         }
         if self.moods[node] != Mood::Lossy {
             write_answers(reply, &answers);

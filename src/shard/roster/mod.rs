@@ -370,7 +370,7 @@ impl<M: StateMachine> Shard<M> {
         for (conn, seq) in waiting {
             let result = Err(Refused::NoGroup);
             self.stats.refused[Refused::NoGroup.kind()] += 1;
-            self.clients.answer(conn, &Answer { group: id, seq, result });
+            self.clients.answer(conn, &Answer::new(id, seq, result));
         }
         let raft = &self.groups[local as usize].raft;
         if raft.is_recovering() {

@@ -2,6 +2,8 @@
 
 use super::machine::Ledger;
 use super::world::{Cluster, MS, Setup, block};
+use crate::ids::{GroupId, NodeId};
+use crate::membership::Step;
 use crate::shard::figures::Figures;
 use crate::wire::client::Refused;
 
@@ -69,6 +71,29 @@ fn a_follower_that_is_cut_off_lags_and_a_cut_off_node_knows_no_leader() {
     c.converge();
     c.run_until("its last answer arrives", 1000 * MS, |c| {
         figures(c, leader).peers.iter().all(|p| p.lag_entries == 0)
+    });
+}
+
+/// It is ready all the same: nobody is sent to it for that group.
+#[test]
+fn who_was_taken_out_of_a_group_does_not_count_as_without_a_leader() {
+    let mut setup = Setup::new(2);
+    setup.nodes = 4;
+    let mut c = setup.start();
+    c.elect();
+    c.converge();
+    let leader = c.leader(0).unwrap();
+    let gone = if leader == 3 { 0 } else { 3 };
+    let (now, step) = (c.now, [Step::Remove(NodeId(gone as u32 + 1))]);
+    let mover = c.nodes[leader].shard.as_mut().unwrap();
+    mover.change_group(now, GroupId(0), &step).expect("a leader that has committed");
+    c.run_until("it hears of no leader any more", 5000 * MS, |c| {
+        c.raft(gone, 0).leader().is_none() && c.raft(gone, 1).leader().is_some()
+    });
+    assert_eq!(figures(&c, gone).leaderless, 0);
+    c.isolate(gone);
+    c.run_until("where it takes part it knows", 5000 * MS, |c| {
+        figures(c, gone).leaderless_groups == [1]
     });
 }
 

@@ -39,7 +39,9 @@ fn a_block_that_outlived_its_leader_is_applied_once_and_its_retry_gets_the_first
     // Before the leader hears of it, it is alone.
     assert!(c.raft(old, 0).commit() < last);
     c.isolate(old);
-    assert!(matches!(c.answer(client).result, Err(Refused::NotLeader(_))));
+    let deposed = c.answer(client);
+    assert!(matches!(deposed.result, Err(Refused::NotLeader(_))));
+    assert!(!deposed.unproposed, "its log has the block, and so has a follower's");
 
     let new = new_leader(&mut c, old);
     let again = c.client(new);
@@ -97,6 +99,8 @@ fn who_does_not_lead_names_the_leader() {
     c.submit(client, &[block(0, 9, 1)]);
     let hint = c.raft(leader, 0).id();
     assert_eq!(c.answer(client).result, Err(Refused::NotLeader(Some(hint))));
+    c.submit(client, &[block(0, 9, 1)]);
+    assert!(c.answer(client).unproposed, "it reached no log");
 }
 
 #[test]

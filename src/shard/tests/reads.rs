@@ -161,6 +161,27 @@ fn of_two_nodes_that_stop_together_both_find_the_one_that_stays() {
     });
 }
 
+/// Of those who could take over, the one with the priority gets all; with priority 0 one leads only
+/// where nobody else can.
+#[test]
+fn a_node_that_stops_hands_nothing_to_one_that_is_not_to_lead() {
+    let mut setup = Setup::new(6);
+    setup.shard.leaders.priorities = vec![(crate::ids::NodeId(2), 0)];
+    let mut c = setup.start();
+    c.elect();
+    c.converge();
+    let before: Vec<_> = (0..6).map(|group| c.leader(group)).collect();
+    assert!(before.iter().all(|&leader| leader != Some(1)), "nor does it begin: {before:?}");
+    c.nodes[0].shard.as_mut().unwrap().drain();
+    c.run_until("the third node leads all", 800 * MS, |c| {
+        (0..6).all(|group| c.leader(group) == Some(2))
+    });
+    c.nodes[2].shard.as_mut().unwrap().drain();
+    c.run_until("and then nobody else can", 2000 * MS, |c| {
+        (0..6).all(|group| c.leader(group) == Some(1))
+    });
+}
+
 #[test]
 fn leaders_go_home_when_that_is_wanted() {
     let mut setup = Setup::new(6);

@@ -1,9 +1,11 @@
 //! What holds the front of the log, and how it goes.
 
-use super::disk::Disk;
+use bytes::Bytes;
+
+use super::disk::{Disk, Image};
 use super::story::{ME, Story, read_back, small};
 use crate::ids::{GroupId, Index};
-use crate::wal::{SegmentNo, Space, Wal, WalConfig, recover};
+use crate::wal::{DiskError, SegmentNo, SegmentSource, Space, Wal, WalConfig, recover};
 
 const BUSY: GroupId = GroupId(0);
 const IDLE: GroupId = GroupId(2);
@@ -119,4 +121,89 @@ fn entries_that_nobody_can_cut_go_to_the_head_whole_or_not_at_all() {
     let promised = story.wal.durable();
     let mut image = story.disk.image(|_, _| false);
     story.check_image(&mut image, promised);
+}
+
+/// Files that must not be read beyond their headers.
+struct Unread<'a> {
+    image: &'a mut Image,
+    below: SegmentNo,
+}
+
+impl SegmentSource for Unread<'_> {
+    fn segments(&self) -> Vec<SegmentNo> {
+        self.image.segments()
+    }
+
+    fn read(&mut self, no: SegmentNo, offset: u64, len: usize) -> Result<Bytes, DiskError> {
+        let header = offset == 0 && len == small().lead();
+        assert!(header || no >= self.below, "{no:?} was let go, and is read at {offset}");
+        self.image.read(no, offset, len)
+    }
+}
+
+/// The log lets go of most of its files at once; the next segment says so in its header. A start
+/// then reads only what it needs, and uses the others again.
+#[test]
+fn a_start_does_not_read_segments_that_the_log_has_let_go_of() {
+    let config = small();
+    let mut story = Story::new(config, 1);
+    story.new_term(BUSY);
+    fill(&mut story, 6);
+    cut(&mut story, BUSY);
+    let front = story.wal.front_segment().unwrap_or(story.wal.segments.head());
+    assert!(front >= SegmentNo(6), "{front:?}");
+    let mut image = story.disk.image(|_, _| false);
+    let found = story.check_image(&mut image, story.wal.durable());
+    assert_eq!(found.released, 0, "nothing has been written that says so");
+
+    let promised = story.append(BUSY, &[400; 3], false, true);
+    story.settle();
+    while story.wal.segments.head() == front {
+        story.append(BUSY, &[400], false, true);
+        story.settle();
+    }
+    let mut image = story.disk.image(|_, _| false);
+    let before = story.check_image(&mut image, promised);
+    assert!(before.released >= 4, "{} of {:?}", before.released, image.segments());
+    let below = *image.segments().iter().filter(|no| !before.spares.contains(no)).min().unwrap();
+    let mut recovered = recover(config, ME, &mut Unread { image: &mut image, below }).unwrap();
+    let released: Vec<_> = image.segments().into_iter().filter(|no| *no < below).collect();
+    assert_eq!(
+        (recovered.released, &recovered.spares[..released.len()]),
+        (released.len(), &released[..])
+    );
+
+    // They are there to be used again, and nobody misses them.
+    let files = image.0.len();
+    story.wal = Wal::resume(config, ME, 100, &mut recovered);
+    story.disk = Disk::from_image(config, image);
+    story.begin_again();
+    fill(&mut story, 3);
+    assert!(story.wal.stats().recycled >= 3);
+    assert_eq!(story.disk.image(|_, _| false).0.len(), files, "no new file was made");
+    let promised = story.wal.durable();
+    let mut image = story.disk.image(|_, _| false);
+    story.check_image(&mut image, promised);
+}
+
+/// The header of the segment that says so is there, its first flush is torn: it is not believed, and
+/// nothing is missed.
+#[test]
+fn a_header_whose_first_flush_is_torn_lets_go_of_nothing() {
+    let mut story = Story::new(small(), 1);
+    story.new_term(BUSY);
+    fill(&mut story, 5);
+    cut(&mut story, BUSY);
+    let head = story.wal.segments.head();
+    while story.wal.segments.head() == head {
+        story.append(BUSY, &[400], false, true);
+        story.settle();
+    }
+    let mut image = story.disk.image(|_, _| false);
+    assert!(recover(small(), ME, &mut image).unwrap().released > 0);
+    let lead = small().lead();
+    let torn = image.0.get_mut(&story.wal.segments.head()).unwrap();
+    torn[lead..lead + 512].fill(0);
+    let found = recover(small(), ME, &mut image).unwrap();
+    assert_eq!(found.released, 0);
 }

@@ -42,7 +42,8 @@ fn zeros_are_an_empty_log() {
 /// A segment whose only flush has a true checksum over any payload.
 fn sealed(payload: &[u8], records: u32) -> Image {
     let chain = Chain { end: Lsn(8192), checksum: 0 };
-    let header = SegmentHeader::new(&small(), &ME, 5, SegmentNo(1), chain, Lsn::ZERO);
+    let header =
+        SegmentHeader::new(&small(), &ME, 5, SegmentNo(1), chain, (Lsn::ZERO, SegmentNo(1)));
     let mut file = vec![0; 8192];
     file[..128].copy_from_slice(header.as_bytes());
     let flush = &mut file[512..512 + 64 + payload.len()];
@@ -68,7 +69,7 @@ fn positions_out_of_range_are_typed_errors() {
     assert!(matches!(error, WalError::Format { .. }), "{error}");
     // A header that says more was durable than can be before it is none.
     let chain = Chain { end: Lsn(8192), checksum: 0 };
-    let header = SegmentHeader::new(&small(), &ME, 5, SegmentNo(1), chain, far);
+    let header = SegmentHeader::new(&small(), &ME, 5, SegmentNo(1), chain, (far, SegmentNo(1)));
     let mut image = busy_image(1);
     image.0.values_mut().next().unwrap()[..128].copy_from_slice(header.as_bytes());
     survives(&mut image);

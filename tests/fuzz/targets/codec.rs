@@ -156,7 +156,7 @@ pub fn frame_samples() -> Vec<Vec<u8>> {
     let done =
         Committed { first, term, epoch: 1, durability, duplicates: 1, rejected: 0, retry: true };
     let results = [Ok(done), Err(Refused::Busy), Err(Refused::NotLeader(Some(NodeId(2))))];
-    let answers = results.map(|result| AnswerEntry::encode(&Answer { group, seq: 3, result }));
+    let answers = results.map(|result| AnswerEntry::encode(&Answer::new(group, 3, result)));
     let read = ReadReply { trimmed_through: Index(1), next: Index(9), events: Vec::new() };
     let mut read = [read.trimmed_through.0, read.next.0].map(u64::to_le_bytes).concat();
     read.extend_from_slice(&[1, 0, 0, 0]);
