@@ -519,6 +519,11 @@ impl Oracle {
         self.groups[group.0 as usize].committed.get(at).map(|entry| entry.epoch)
     }
 
+    /// Whether the group has an entry of this epoch at `index`, as far as is known.
+    pub fn stands(&self, group: GroupId, epoch: u32, index: Index) -> bool {
+        index == Index::ZERO || self.epoch_of(group, index) == Some(epoch)
+    }
+
     /// Highest index of the group that is committed anywhere.
     pub fn commit(&self, group: GroupId) -> u64 {
         self.groups[group.0 as usize].committed.len() as u64
