@@ -204,6 +204,7 @@ impl<S: Subject> World<S> {
         }
         self.stats.simulated_us = self.now;
         self.stats.elections = self.oracle.elections;
+        self.stats.returned = self.oracle.returned;
         match self.violation.clone() {
             Some(violation) => Err(violation),
             None => Ok(()),
