@@ -105,6 +105,8 @@ pub struct Seen {
     pub config: (u64, u64),
     /// Uncommitted bytes that it may have while it leads.
     allowed: u64,
+    /// It has parted, and has not followed since.
+    parted: bool,
 }
 
 impl Truth {
@@ -153,6 +155,8 @@ pub struct Oracle {
     /// Most bytes that a leader may have taken on beyond its commit index.
     uncommitted_max: u64,
     pub elections: u64,
+    /// Replicas that had parted and follow again.
+    pub returned: u64,
     /// Losses that are still to be explained.
     pub gone: Vec<Lost>,
 }
@@ -162,7 +166,7 @@ impl Oracle {
         let truth =
             || Truth { spoken: vec![Spoken::default(); nodes as usize], ..Truth::default() };
         let groups = (0..groups).map(|_| truth()).collect();
-        Self { groups, uncommitted_max, elections: 0, gone: Vec::new() }
+        Self { groups, uncommitted_max, elections: 0, returned: 0, gone: Vec::new() }
     }
 
     /// A node has started: what its group begins with must not contradict what it had said.
@@ -220,7 +224,9 @@ impl Oracle {
             let what = format!("n{} g{} in t{term}", node + 1, raft.group());
             return broken("a replica parts with its leader only behind a loss", what);
         }
+        seen.parted |= raft.is_parted();
         if moved {
+            self.returned += u64::from(std::mem::take(&mut seen.parted));
             self.committed(node, raft, seen)?;
         }
         if applied != seen.applied {
@@ -517,6 +523,11 @@ impl Oracle {
     pub fn epoch_of(&self, group: GroupId, index: Index) -> Option<u32> {
         let at = (index.0 as usize).checked_sub(1)?;
         self.groups[group.0 as usize].committed.get(at).map(|entry| entry.epoch)
+    }
+
+    /// Whether the group has an entry of this epoch at `index`, as far as is known.
+    pub fn stands(&self, group: GroupId, epoch: u32, index: Index) -> bool {
+        index == Index::ZERO || self.epoch_of(group, index) == Some(epoch)
     }
 
     /// Highest index of the group that is committed anywhere.
