@@ -201,6 +201,8 @@ struct Change {
     goals: Vec<(u32, Option<&'static str>)>,
     /// Addresses of nodes that may lead when it is done.
     further: Vec<String>,
+    /// In one group only: it is no use to wait for the others.
+    alone: bool,
 }
 
 impl Change {
@@ -217,7 +219,7 @@ impl Change {
                 (vec![(*node, Some("voter")), (*old, None)], vec![client.clone()])
             }
         };
-        Self { step, goals, further }
+        Self { step, goals, further, alone: false }
     }
 
     fn is_done(&self, members: &Members) -> bool {
@@ -254,7 +256,8 @@ pub(super) fn run(args: MemberArgs) -> Result<(), Failure> {
             (MemberStep::Replace { old, node, peer, client }, change)
         }
     };
-    carry_out(&Change::of(step), &change)
+    let alone = change.whole.group.is_some();
+    carry_out(&Change { alone, ..Change::of(step) }, &change)
 }
 
 fn failure(error: impl ToString) -> Failure {
@@ -392,6 +395,10 @@ fn carry_out(change: &Change, args: &ChangeArgs) -> Result<(), Failure> {
     if args.dry_run {
         return Ok(());
     }
+    if matches!(change.step, MemberStep::Remove { .. }) {
+        // The first groups of the shards last: there a node hears which others there are.
+        open.reverse();
+    }
     for &group in &open {
         ask(&operator, group, change, args.force, false, until)?;
     }
@@ -430,7 +437,8 @@ fn ask(
         let steps = vec![change.step.clone()];
         let request = AdminRequest::Change { steps, force, dry };
         let reply = operator.tell(group, None, request).map_err(failure)?;
-        let again = reply.data.get("again").is_some() && Instant::now() < until;
+        let useless = change.alone && reply.data.get("needed").is_some();
+        let again = reply.data.get("again").is_some() && !useless && Instant::now() < until;
         if reply.done {
             return Ok(reply);
         }

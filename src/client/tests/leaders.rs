@@ -9,6 +9,10 @@ fn not_leader(group: u32, seq: u64) -> Answer {
     Answer::new(GroupId(group), seq, Err(Refused::NotLeader(None)))
 }
 
+fn success(world: &World, seq: u64) -> Answer {
+    Answer { group: GroupId(0), seq, result: Ok(world.committed(seq)), unproposed: false }
+}
+
 #[test]
 fn a_hint_is_followed_at_once_and_remembered() {
     let mut world = World::ready(3);
@@ -147,8 +151,7 @@ fn a_slow_leader_is_asked_around_by_one_block_and_its_late_answer_counts() {
     let elsewhere = world.arrived.iter().filter(|a| a.0 != 0);
     assert!(elsewhere.clone().count() > 0 && elsewhere.clone().all(|a| a.2 == 1));
     world.moods[0] = Mood::Sound;
-    let late = |seq| Answer { group: GroupId(0), seq, result: Ok(world.committed(seq)) };
-    let late: Vec<Answer> = (1..=50).map(late).collect();
+    let late: Vec<Answer> = (1..=50).map(|seq| success(&world, seq)).collect();
     world.say(0, &late);
     world.settle();
     assert_eq!(world.done.len(), 50);
@@ -164,7 +167,7 @@ fn whoever_is_slow_by_nature_is_not_doubted_for_long() {
     for seq in 1..=20 {
         world.submit(0);
         world.run(300_000, |_| false);
-        let answer = Answer { group: GroupId(0), seq, result: Ok(world.committed(seq)) };
+        let answer = success(&world, seq);
         world.say(0, &[answer]);
         world.settle();
         assert_eq!(world.done.len(), seq as usize);
