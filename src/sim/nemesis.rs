@@ -102,8 +102,10 @@ pub struct Kinds(u32);
 impl Kinds {
     pub const NONE: Self = Self(0);
 
+    /// All but blackouts, which are asked for by their name: see the open points in invariants.md.
     pub fn all() -> Self {
-        Kind::ALL.iter().fold(Self::NONE, |kinds, &kind| kinds.with(kind))
+        let all = Kind::ALL.iter().fold(Self::NONE, |kinds, &kind| kinds.with(kind));
+        all.without(Kind::Blackout)
     }
 
     #[must_use]
@@ -126,7 +128,8 @@ impl Kinds {
         for name in text.split(',').filter(|name| !name.is_empty()) {
             let before = kinds;
             for &kind in Kind::ALL {
-                if name == "all" || kind.name() == name || kind.group() == name {
+                let grouped = name == "all" || kind.group() == name;
+                if kind.name() == name || (grouped && kind != Kind::Blackout) {
                     kinds = kinds.with(kind);
                 }
             }
