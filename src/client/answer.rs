@@ -143,7 +143,7 @@ impl ClientCore {
             session.retry(seq);
             self.counters.retries += 1;
             self.soil(group);
-        } else if let Some(tag) = end_refused(session, now, self.config.session, seq, refused) {
+        } else if let Some(tag) = end_refused(session, self.config.session, seq, refused) {
             let result = Err(ClientError::Refused(refused));
             finish(&mut self.done, Done { tag, group, seq, result });
             self.soil(group);
@@ -264,15 +264,9 @@ impl ClientCore {
 /// Ends a block that no retry can help: its tag. One that is refused for what it is leaves its number
 /// unused, which after a loss the cluster cannot tell from an answer that is gone (durability.md R9):
 /// so the number is given back, or used for a sign of life.
-fn end_refused(
-    session: &mut Session,
-    now: Tick,
-    client: u64,
-    seq: u64,
-    refused: Refused,
-) -> Option<u64> {
+fn end_refused(session: &mut Session, client: u64, seq: u64, refused: Refused) -> Option<u64> {
     match refused {
-        Refused::TooLarge | Refused::BadRequest => session.withdraw(now, client, seq),
+        Refused::TooLarge | Refused::BadRequest => session.withdraw(client, seq),
         _ => session.complete(seq),
     }
 }

@@ -229,7 +229,7 @@ impl Session {
     /// goes to the next block, if nobody can have seen a copy of it and no later number is given; else
     /// to a sign of life of session `client`, which its caller hears nothing of. Whichever of that and
     /// an older copy of the block comes first is the one that counts.
-    pub fn withdraw(&mut self, now: Tick, client: u64, seq: u64) -> Option<u64> {
+    pub fn withdraw(&mut self, client: u64, seq: u64) -> Option<u64> {
         let (last, group) = (seq + 1 == self.next(), self.group);
         let before = seq.checked_sub(self.base)? as u32;
         let continues = self.continues;
@@ -251,7 +251,8 @@ impl Session {
             entry.set_continues();
         }
         let entry_size = entry.size();
-        (pending.block, pending.submitted) = (Some(entry), now);
+        // It keeps its time: the oldest one has the first deadline.
+        pending.block = Some(entry);
         self.bytes = self.bytes - size + entry_size;
         self.retry(seq);
         Some(tag)
