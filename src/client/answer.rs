@@ -98,7 +98,7 @@ impl ClientCore {
         match result {
             // A success counts wherever it comes from: the block was applied, once.
             Ok(committed) => {
-                session.note_answer(now, seq);
+                session.note_answer(now, seq, slot as u32, self.config.resend_us);
                 if session.route.is_unsure() {
                     // Whoever answers leads, or did: not the one that was to be asked instead.
                     session.route.target = self.links[slot].node;
