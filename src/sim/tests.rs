@@ -92,7 +92,7 @@ fn a_blackout_parts_learners_from_their_leaders_and_some_come_back() {
 
 #[test]
 fn blackouts_are_only_where_a_majority_may_lose_power_and_leave_other_seeds_alone() {
-    let with = Options { nemesis: Kinds::all().with(Kind::Blackout), ..Options::default() };
+    let with = Options { nemesis: Kinds::all(), ..Options::default() };
     let without = Options { nemesis: Kinds::all().without(Kind::Blackout), ..with.clone() };
     let mut seen = 0;
     for seed in 0..500 {

@@ -33,7 +33,7 @@ fn terms_are_known_for_the_whole_log_and_for_nothing_else() {
     );
 
     // A log whose front is gone still knows the term of the entry before it.
-    let runs = vec![TermRun { first: Index(3), term: Term(2), epoch: 0 }];
+    let runs = vec![TermRun { first: Index(3), term: Term(2), epoch: 0, since: Index(3) }];
     let start = LogStart { index: Index(4), term: Term(2), epoch: 0 };
     let log = Log::new(start, Index(9), runs, Index(6), Index(4));
     let known = [3, 4, 5, 9, 10].map(|i| log.term_at(Index(i)).is_some());
@@ -176,7 +176,7 @@ fn uncommitted_bytes_follow_commits_and_truncations() {
 
 #[test]
 fn a_restored_log_goes_on_behind_its_last_entry() {
-    let runs = vec![TermRun { first: Index(1), term: Term(2), epoch: 0 }];
+    let runs = vec![TermRun { first: Index(1), term: Term(2), epoch: 0, since: Index(1) }];
     let mut log = Log::new(LogStart::default(), Index(9), runs, Index(12), Index(0));
     assert_eq!((log.commit(), log.durable(), log.first_cached()), (Index(9), Index(9), Index(10)));
     log.append(block(10, 11, 2));
