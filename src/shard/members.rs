@@ -228,8 +228,16 @@ impl<M: StateMachine> Shard<M> {
     /// would never hear, and might be one of the majority that it needs. What a leader knows of a group
     /// that has taken it out itself is out of date, and may stay so for ever: it does not decide.
     fn is_needed(&self, local: u32, steps: &[Step]) -> Option<ChangeRefused> {
+        let comes = |gone: &NodeId| {
+            steps.iter().any(|step| match step {
+                Step::Add { node, .. } | Step::Replace { new: node, .. } => node == gone,
+                _ => false,
+            })
+        };
         let goes = |step: &Step| match step {
-            Step::Remove(node) | Step::Replace { old: node, .. } => Some(*node),
+            Step::Remove(node) | Step::Replace { old: node, .. } => {
+                Some(*node).filter(|node| !comes(node))
+            }
             _ => None,
         };
         let leads = self.groups[0].raft.role() == Role::Leader;

@@ -101,7 +101,6 @@ fn blackouts_are_only_where_a_majority_may_lose_power_and_leave_other_seeds_alon
             some.plan.iter().copied().partition(|fault| fault.kind == Kind::Blackout);
         assert_eq!(rest, none.plan);
         assert!(ours.is_empty() || (some.majority && some.changes && !some.all_sync()));
-        assert!(ours.is_empty() || some.groups == some.groups_all);
         seen += usize::from(!ours.is_empty());
     }
     assert!((3..50).contains(&seen), "{seen} of 500 seeds");
