@@ -198,8 +198,12 @@ impl Log {
 
     /// The commit index as somebody may hear it who has the log through `known`. What may have been
     /// another entry's place in an older epoch is committed together with the entry that says so,
-    /// or a reader of the older one would take it for what comes next (durability.md R9).
+    /// or a reader of the older one would take it for what comes next (durability.md R9). Where an epoch
+    /// began before this log does nothing is told: whoever is behind that gets a snapshot.
     pub(super) fn commit_within(&self, known: Index) -> Index {
+        if known < self.start.index && self.start.epoch > 0 {
+            return Index::ZERO;
+        }
         let commit = self.commit.min(known);
         if self.last_epoch() == self.epoch_at(known) || mutants::is(Mutant::CommitBeforeItsEpoch) {
             return commit;
