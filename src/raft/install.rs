@@ -5,7 +5,8 @@
 //! leader                                   follower
 //! next < first index of the log
 //!   Snapshot state, Send  ── Offer ──────▶ commit >= index, or the log has (index, term):
-//!                                            AppendReply { index }, nothing is sent (bug 16);
+//!                                            AppendReply { index }, nothing is sent (bug 16),
+//!                                            and nothing committed by it;
 //!                                            silence if it has another term there
 //!                                          else  ◀── Reply { offset }: so many bytes are held
 //!   Held { offset }  ─────── Chunk … ────▶ written, synced ── Reply { offset } …
@@ -90,12 +91,13 @@ impl Raft {
         }
     }
 
-    /// The log agrees with the leader's through `index`, which is committed.
+    /// The log agrees with the leader's through `index`. That this is committed the leader says when it
+    /// has the answer: behind it may lie the entry of an epoch that begins before it, and what such an
+    /// epoch renames is committed with its entry only ([`super::Log::commit_within`]).
     fn has_already(&mut self, i: usize, index: Index, ready: &mut Ready) {
         if !self.log.is_edge(index) {
             return;
         }
-        self.log.commit_to(index);
         self.note_match(index);
         let after = self.log.written_by(index);
         self.send(i, after, Body::AppendReply { matched: index }, 0..0, ready);

@@ -41,9 +41,12 @@ pub fn a_log_that_contradicts_a_snapshot_gives_way() {
     assert_eq!(raft.commit(), Index(1), "what is there is not what was committed");
 }
 
-/// Bug 16: it has i3 of term 2, and i4 and i5, which it has acknowledged.
+/// Bug 16: it has i3 of term 2, and i4 and i5, which it has acknowledged. That i3 is committed it hears
+/// with the next append or heartbeat.
 pub fn a_log_that_agrees_with_a_snapshot_stays() {
     let (raft, ready) = offered(2);
     assert!(!wants(&ready), "nothing would be gained");
-    assert_eq!((raft.commit(), raft.last_index()), (Index(3), Index(5)));
+    let told = ready.messages.last().map(|sent| sent.message.body);
+    assert_eq!(told, Some(Body::AppendReply { matched: Index(3) }));
+    assert_eq!((raft.commit(), raft.last_index()), (Index(1), Index(5)));
 }
