@@ -65,7 +65,11 @@ pub fn chunks_that_come_twice_are_taken_once() {
 /// Load goes on while the third gets its snapshot, and others are taken meanwhile: it goes on by the
 /// log from the one it got, and needs no second one.
 pub fn what_follows_a_snapshot_that_is_sent_stays_in_the_log() {
-    let mut trio = third_is_behind();
+    let slowly = |snapshots: &mut SnapshotConfig| {
+        soon(snapshots);
+        snapshots.window_bytes = u64::from(CHUNK);
+    };
+    let mut trio = fall_behind(Trio::new(slowly));
     let taken = trio.snapshots(0).taken;
     third_is_back(&mut trio);
     let mut seq = 40;
@@ -95,6 +99,10 @@ pub fn who_cannot_use_a_snapshot_does_not_ask_for_each() {
     }
     let seen = trio.snapshots(2);
     assert_eq!((seen.installed, seen.failed), (0, 1), "it found out once");
+    // A new link, and a newer snapshot is offered.
+    third_is_back(&mut trio);
+    trio.run(1000);
+    assert_eq!(trio.snapshots(2).failed, 1, "another one would be the same");
     trio.run(60_000);
     assert_eq!(trio.snapshots(2).failed, 2, "perhaps somebody has done something");
 }
