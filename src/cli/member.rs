@@ -132,6 +132,9 @@ struct Row {
     leads: bool,
     matched: u64,
     live: bool,
+    /// By its own word: what it has committed is not in its leader's log.
+    #[serde(default)]
+    parted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,14 +167,22 @@ impl Members {
         self.members.iter().find(|row| row.node == node).map(|row| row.role.as_str())
     }
 
+    /// What a leader cannot know: which replicas say that they cannot follow it.
+    fn mark_parted(&mut self, parted: &[(u32, u32)], group: GroupId) {
+        for row in &mut self.members {
+            row.parted = parted.contains(&(row.node, group.0));
+        }
+    }
+
     fn line(&self, group: GroupId) -> String {
         let member = |row: &Row| {
             let mark = if row.leads { "*" } else { "" };
             let silent = if row.live { "" } else { ", silent" };
+            let parted = if row.parted { ", PARTED" } else { "" };
             let lag = self.last.saturating_sub(row.matched);
             let lag =
                 if row.matched > 0 && lag > 0 { format!(", lags {lag}") } else { String::new() };
-            format!("{}{mark} ({}{silent}{lag})", row.node, row.role)
+            format!("{}{mark} ({}{silent}{parted}{lag})", row.node, row.role)
         };
         let members: Vec<_> = self.members.iter().map(member).collect();
         let open = if self.joint || !self.committed { "  changing" } else { "" };
@@ -190,6 +201,8 @@ struct Change {
     goals: Vec<(u32, Option<&'static str>)>,
     /// Addresses of nodes that may lead when it is done.
     further: Vec<String>,
+    /// In one group only: it is no use to wait for the others.
+    alone: bool,
 }
 
 impl Change {
@@ -206,7 +219,7 @@ impl Change {
                 (vec![(*node, Some("voter")), (*old, None)], vec![client.clone()])
             }
         };
-        Self { step, goals, further }
+        Self { step, goals, further, alone: false }
     }
 
     fn is_done(&self, members: &Members) -> bool {
@@ -243,7 +256,8 @@ pub(super) fn run(args: MemberArgs) -> Result<(), Failure> {
             (MemberStep::Replace { old, node, peer, client }, change)
         }
     };
-    carry_out(&Change::of(step), &change)
+    let alone = change.whole.group.is_some();
+    carry_out(&Change { alone, ..Change::of(step) }, &change)
 }
 
 fn failure(error: impl ToString) -> Failure {
@@ -321,8 +335,13 @@ fn list(whole: &ClusterArgs, output: Output) -> Result<(), Failure> {
     let mut text = format!("{:<8} {:>8}  members (* leads)\n", "group", "index");
     let mut all = serde_json::Map::new();
     let until = Instant::now() + LIST_LIMIT;
+    let mut lists = Vec::new();
     for group in groups(whole)? {
-        let found = members(&operator, group, until)?;
+        lists.push((group, members(&operator, group, until)?));
+    }
+    let parted = parted_replicas(whole, &lists)?;
+    for (group, mut found) in lists {
+        found.mark_parted(&parted, group);
         text += &found.line(group);
         for row in found.members.iter().filter(|row| whole.group.is_some() && row.client.is_some())
         {
@@ -331,10 +350,30 @@ fn list(whole: &ClusterArgs, output: Output) -> Result<(), Failure> {
         }
         all.insert(group.to_string(), serde_json::to_value(&found).map_err(failure)?);
     }
+    if !parted.is_empty() {
+        text += "PARTED: the node has committed what its leader lost; see \"Lost quorum\" in the \
+                 operations guide\n";
+    }
     match output {
         Output::Table => super::print(&text),
         Output::Json => super::print(&(serde_json::Value::Object(all).to_string() + "\n")),
     }
+}
+
+/// Nodes and groups of replicas that have parted, by their own word: of the nodes of this command and
+/// of all members whose address is known. Who does not answer says nothing.
+fn parted_replicas(
+    whole: &ClusterArgs,
+    lists: &[(GroupId, Members)],
+) -> Result<Vec<(u32, u32)>, Failure> {
+    let rows = lists.iter().flat_map(|(_, found)| &found.members);
+    let known = rows.filter_map(|row| row.client.clone());
+    let mut addresses: Vec<_> = whole.cluster.iter().cloned().chain(known).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let report = cluster_status(&addresses).map_err(failure)?;
+    let parted = report.groups().into_iter().filter(|(_, group)| group.parted);
+    Ok(parted.map(|(node, group)| (node, group.group)).collect())
 }
 
 fn carry_out(change: &Change, args: &ChangeArgs) -> Result<(), Failure> {
@@ -355,6 +394,10 @@ fn carry_out(change: &Change, args: &ChangeArgs) -> Result<(), Failure> {
     look_before(&operator, change, args, &open, until)?;
     if args.dry_run {
         return Ok(());
+    }
+    if matches!(change.step, MemberStep::Remove { .. }) {
+        // The first groups of the shards last: there a node hears which others there are.
+        open.reverse();
     }
     for &group in &open {
         ask(&operator, group, change, args.force, false, until)?;
@@ -394,7 +437,8 @@ fn ask(
         let steps = vec![change.step.clone()];
         let request = AdminRequest::Change { steps, force, dry };
         let reply = operator.tell(group, None, request).map_err(failure)?;
-        let again = reply.data.get("again").is_some() && Instant::now() < until;
+        let useless = change.alone && reply.data.get("needed").is_some();
+        let again = reply.data.get("again").is_some() && !useless && Instant::now() < until;
         if reply.done {
             return Ok(reply);
         }
@@ -457,6 +501,7 @@ mod tests {
             leads: node == leader,
             matched: 0,
             live: true,
+            parted: false,
             peer: None,
             client: Some(format!("h{node}:2")),
         };
@@ -496,6 +541,14 @@ mod tests {
         };
         let found = from_leader(ask, Instant::now() + LIST_LIMIT).unwrap();
         assert!(found.is_of_leader() && found.node == 4);
+    }
+
+    #[test]
+    fn a_replica_that_has_parted_is_named_in_its_group() {
+        let mut found = seen_by(1, 1, &[1, 2, 4]);
+        found.mark_parted(&[(4, 7), (2, 8)], GroupId(7));
+        let line = found.line(GroupId(7));
+        assert!(line.contains("4 (voter, PARTED)") && line.contains("2 (voter)"), "{line}");
     }
 
     #[test]

@@ -293,7 +293,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         "{} seeds, {:.2} simulated hours, {:.0} simulated s a s and core; {} faults ({} in the \
          quietest seed), {} kills, \
          {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, \
-         {} replicas parted, {} starts, {} changes of members, {} groups made, {} ended; \
+         {} replicas parted, {} came back, {} starts, {} changes of members, {} groups made, {} ended; \
          {} snapshots, {} restored, {} installed; {} blocks acknowledged of {} asked, {} sent \
          again, {} answered from the table, {} sessions over; {} of {} reads answered (linearizable {}, follower {}, \
          lease {}, stale {}); {} transfers; {} elections, {} groups put to sleep, {} messages; {} violations",
@@ -309,6 +309,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.rot_found,
         stats.losses,
         stats.parted,
+        stats.returned,
         stats.starts,
         stats.changes,
         stats.groups_made,

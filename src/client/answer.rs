@@ -14,7 +14,7 @@ impl ClientCore {
     /// [`ClientCore::poll`] asks to close it, and everything on it goes elsewhere.
     pub fn frame(&mut self, now: Tick, link: LinkId, frame: Frame) -> Result<(), ClientFault> {
         let Some(slot) = self.live(link) else { return Ok(()) };
-        self.links[slot].heard = now;
+        self.links[slot].hear(now);
         let result = match (self.links[slot].stage(), frame.kind) {
             (_, FrameKind::Close) => Err(ClientFault::Closed(read_close(&frame))),
             (Stage::Greeting, _) => self.greeted(now, slot, &frame),
@@ -98,6 +98,11 @@ impl ClientCore {
         match result {
             // A success counts wherever it comes from: the block was applied, once.
             Ok(committed) => {
+                session.note_answer(now, seq);
+                if session.route.is_unsure() {
+                    // Whoever answers leads, or did: not the one that was to be asked instead.
+                    session.route.target = self.links[slot].node;
+                }
                 if let Some(tag) = session.complete(seq) {
                     session.route.settle();
                     session.continues = !session.is_over() && seq != session.closes;
@@ -138,7 +143,7 @@ impl ClientCore {
             session.retry(seq);
             self.counters.retries += 1;
             self.soil(group);
-        } else if let Some(tag) = end_refused(session, now, self.config.session, seq, refused) {
+        } else if let Some(tag) = end_refused(session, self.config.session, seq, refused) {
             let result = Err(ClientError::Refused(refused));
             finish(&mut self.done, Done { tag, group, seq, result });
             self.soil(group);
@@ -192,11 +197,12 @@ impl ClientCore {
         }
     }
 
-    /// The node a hint names, unless its connection to the same shard has just failed.
+    /// The node a hint names, unless its connection to the same shard has just failed or is in doubt:
+    /// followers name a leader that stands still until they elect another one.
     fn reachable(&self, now: Tick, slot: usize, id: NodeId) -> Option<usize> {
         let node = self.map.find(id)?;
         let link = &self.links[self.slot(node, self.links[slot].shard)];
-        link.resting(now).is_none().then_some(node)
+        (link.resting(now).is_none() && !link.is_doubted(now)).then_some(node)
     }
 
     fn query_reply(&mut self, now: Tick, slot: usize, frame: &Frame) -> Result<(), ClientFault> {
@@ -258,15 +264,9 @@ impl ClientCore {
 /// Ends a block that no retry can help: its tag. One that is refused for what it is leaves its number
 /// unused, which after a loss the cluster cannot tell from an answer that is gone (durability.md R9):
 /// so the number is given back, or used for a sign of life.
-fn end_refused(
-    session: &mut Session,
-    now: Tick,
-    client: u64,
-    seq: u64,
-    refused: Refused,
-) -> Option<u64> {
+fn end_refused(session: &mut Session, client: u64, seq: u64, refused: Refused) -> Option<u64> {
     match refused {
-        Refused::TooLarge | Refused::BadRequest => session.withdraw(now, client, seq),
+        Refused::TooLarge | Refused::BadRequest => session.withdraw(client, seq),
         _ => session.complete(seq),
     }
 }

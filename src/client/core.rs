@@ -52,6 +52,7 @@ impl ClientCore {
         let mut config = config;
         config.in_flight_max = config.in_flight_max.clamp(1, IN_FLIGHT_MAX);
         config.resend_us = config.resend_us.max(1);
+        config.doubt_us = config.doubt_us.clamp(1, config.resend_us);
         config.deadline_us = config.deadline_us.max(1);
         Self {
             map: Map::new(&config),
@@ -146,7 +147,7 @@ impl ClientCore {
         }
         let session = self.sessions.open(group, self.map.nodes.len());
         session.push(now, block, tag);
-        let wait = self.config.resend_us.min(self.config.deadline_us);
+        let wait = session.patience_us(&self.config).min(self.config.deadline_us);
         self.alarms.arm(session, now.plus(wait));
         self.soil(group);
         Ok(())
@@ -316,7 +317,7 @@ impl ClientCore {
             since: now,
             hold,
         });
-        let wait = self.config.resend_us.min(self.config.deadline_us);
+        let wait = self.config.doubt_us.min(self.config.deadline_us);
         self.questions.arm(now.plus(wait));
         Ok(())
     }

@@ -39,6 +39,9 @@ pub(super) struct Link {
     since: Tick,
     /// When the last frame came.
     pub heard: Tick,
+    /// It owed an answer and said nothing at all: until then others are asked first, and hints that
+    /// lead here are not followed. Zero: it is not in doubt.
+    doubted_until: Tick,
     /// Idle: not before this time again.
     retry_at: Tick,
     attempts: u32,
@@ -61,6 +64,7 @@ impl Link {
             stage: Stage::Idle,
             since: Tick::ZERO,
             heard: Tick::ZERO,
+            doubted_until: Tick::ZERO,
             retry_at: Tick::ZERO,
             attempts: 0,
             hello_due: false,
@@ -83,6 +87,26 @@ impl Link {
     #[inline]
     pub fn resting(&self, now: Tick) -> Option<Tick> {
         (self.stage == Stage::Idle && self.retry_at > now).then_some(self.retry_at)
+    }
+
+    /// A frame came.
+    #[inline]
+    pub fn hear(&mut self, now: Tick) {
+        self.heard = now;
+        self.doubted_until = Tick::ZERO;
+    }
+
+    /// Nothing at all came, although an answer was due. `false`: that has been so for longer than
+    /// `for_us` now, and the connection counts as dead.
+    pub fn doubt(&mut self, now: Tick, for_us: u64) -> bool {
+        if self.doubted_until == Tick::ZERO {
+            self.doubted_until = now.plus(for_us);
+        }
+        self.is_doubted(now)
+    }
+
+    pub fn is_doubted(&self, now: Tick) -> bool {
+        self.doubted_until > now
     }
 
     pub fn has_work(&self) -> bool {
@@ -126,6 +150,7 @@ impl Link {
     pub fn become_idle(&mut self, now: Tick, delay_us: u64) {
         self.stage = Stage::Idle;
         self.since = now;
+        self.doubted_until = Tick::ZERO;
         self.retry_at = now.plus(delay_us);
         self.attempts = self.attempts.saturating_add(1);
         self.hello_due = false;

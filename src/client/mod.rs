@@ -43,6 +43,7 @@
 //! | `Recovering`, `Shutdown`, connection lost, no answer for `resend_us` | the next node after a pause |
 //! | `BadRequest`, `TooLarge`, `Stale`, `SessionEpochChanged`, `Truncated`, `NoGroup` | the end: [`ClientError::Refused`] |
 //! | `Stale` with a number to open from (the cluster has forgotten the session) | a new session, in which every block goes on of which no copy can have been applied; the end for the others, **fate unknown** |
+//! | no word at all for `doubt_us` from the node that has it | the next node, one block first; the node's late answer counts as well |
 //! | nothing by `deadline_us` | the end: [`ClientError::Timeout`], **fate unknown** |
 //! | every node refuses the handshake | the end: [`ClientError::Handshake`] |
 //!
@@ -137,6 +138,10 @@ pub struct ClientConfig {
     pub session: u64,
     /// A block or question is over after this long without success.
     pub deadline_us: u64,
+    /// After this long without any word from a node that owes an answer another one is asked, at most
+    /// `resend_us`: a leader that stands still resets no connection. Where answers take long by
+    /// themselves it is four times what they take.
+    pub doubt_us: u64,
     /// After this long without an answer another node is asked. Also the limit of a connect.
     pub resend_us: u64,
     /// First pause after a refusal or a lost link; doubled each time in a row, with jitter.
@@ -152,7 +157,7 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// The defaults: deadline 10 s, asking elsewhere after 1 s, pauses of 5 to 100 ms, 1,024 blocks
+    /// The defaults: deadline 10 s, asking elsewhere after 1 s, or 0.2 s of silence, pauses of 5 to 100 ms, 1,024 blocks
     /// in flight, a sign of life every 20 minutes.
     pub fn new<A: Into<String>>(addresses: impl IntoIterator<Item = A>, session: u64) -> Self {
         let node = |address: A| NodeAddress { id: None, address: address.into() };
@@ -161,6 +166,7 @@ impl ClientConfig {
             cluster: 0,
             session,
             deadline_us: 10_000_000,
+            doubt_us: 200_000,
             resend_us: 1_000_000,
             backoff_min_us: 5_000,
             backoff_max_us: 100_000,

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::ClientConfig;
 use super::session::NEVER;
 use crate::ids::{GroupId, Tick};
 use crate::wire::client::{Consistency, Place};
@@ -171,11 +172,13 @@ impl Questions {
     }
 
     /// When the next of them has a deadline, an overdue answer or the end of a pause.
-    pub fn rearm(&mut self, now: Tick, deadline_us: u64, resend_us: u64) {
+    pub fn rearm(&mut self, now: Tick, config: &ClientConfig) {
+        let ClientConfig { deadline_us, resend_us, doubt_us, .. } = *config;
         let next = self.slots.iter().filter_map(|s| s.question.as_ref()).map(|q| {
             let again = match q.stage {
                 Stage::Waiting if q.hold > now => q.hold,
                 Stage::Waiting => now.plus(resend_us),
+                Stage::Sent if q.since.plus(doubt_us) > now => q.since.plus(doubt_us),
                 Stage::Queued | Stage::Sent => q.since.plus(resend_us),
             };
             again.min(q.asked.plus(deadline_us))

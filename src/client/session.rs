@@ -15,6 +15,7 @@
 
 use std::collections::VecDeque;
 
+use super::ClientConfig;
 use super::OWN_TAG;
 use super::link::Due;
 use super::route::Route;
@@ -67,12 +68,17 @@ pub(super) struct Session {
     pub used: Tick,
     /// Bytes of the blocks held.
     pub bytes: usize,
+    /// What an answer takes, smoothed, microseconds.
+    answer_us: u64,
     pub route: Route,
     /// When the alarm for this group rings.
     pub armed: Tick,
     /// It is on the list of groups to flush.
     pub dirty: bool,
 }
+
+/// A node that takes so many times as long as it does on average is doubted.
+const PATIENCE_FACTOR: u64 = 4;
 
 /// Far in the future.
 pub(super) const NEVER: Tick = Tick(u64::MAX);
@@ -89,6 +95,7 @@ impl Session {
             closes: 0,
             used: Tick::ZERO,
             bytes: 0,
+            answer_us: 0,
             route: Route::new(target),
             armed: NEVER,
             dirty: false,
@@ -189,6 +196,20 @@ impl Session {
         pending.block.as_ref()
     }
 
+    /// The answer to a block has come.
+    #[inline]
+    pub fn note_answer(&mut self, now: Tick, seq: u64) {
+        let Some(pending) = self.at(seq).filter(|p| p.stage == Stage::Sent) else { return };
+        let took = now.since(pending.since);
+        self.answer_us = (self.answer_us * 7 + took) / 8;
+    }
+
+    /// How long a node may say nothing before others are asked: longer where answers take long, so
+    /// that a slow disk does not make its clients ask around.
+    pub fn patience_us(&self, config: &ClientConfig) -> u64 {
+        config.doubt_us.max(PATIENCE_FACTOR * self.answer_us).min(config.resend_us)
+    }
+
     /// Ends a block: its tag, if it was not over before.
     #[inline]
     pub fn complete(&mut self, seq: u64) -> Option<u64> {
@@ -208,7 +229,7 @@ impl Session {
     /// goes to the next block, if nobody can have seen a copy of it and no later number is given; else
     /// to a sign of life of session `client`, which its caller hears nothing of. Whichever of that and
     /// an older copy of the block comes first is the one that counts.
-    pub fn withdraw(&mut self, now: Tick, client: u64, seq: u64) -> Option<u64> {
+    pub fn withdraw(&mut self, client: u64, seq: u64) -> Option<u64> {
         let (last, group) = (seq + 1 == self.next(), self.group);
         let before = seq.checked_sub(self.base)? as u32;
         let continues = self.continues;
@@ -230,7 +251,8 @@ impl Session {
             entry.set_continues();
         }
         let entry_size = entry.size();
-        (pending.block, pending.submitted) = (Some(entry), now);
+        // It keeps its time: the oldest one has the first deadline.
+        pending.block = Some(entry);
         self.bytes = self.bytes - size + entry_size;
         self.retry(seq);
         Some(tag)
@@ -349,9 +371,25 @@ impl Session {
         });
     }
 
+    /// The first link on which a block was sent `patience_us` ago and of which `heard` says that nothing
+    /// came since.
+    pub fn silent_link(
+        &self,
+        now: Tick,
+        patience_us: u64,
+        heard: impl Fn(u32) -> Tick,
+    ) -> Option<u32> {
+        let waits = |p: &&Pending| {
+            p.stage == Stage::Sent && p.since.plus(patience_us) <= now && heard(p.link) <= p.since
+        };
+        self.ring.iter().find(waits).map(|p| p.link)
+    }
+
     /// When to look again: the first deadline, unanswered block or end of a pause. What waits
     /// without a pause is about to be queued.
-    pub fn next_alarm(&self, now: Tick, deadline_us: u64, resend_us: u64) -> Tick {
+    pub fn next_alarm(&self, now: Tick, config: &ClientConfig) -> Tick {
+        let ClientConfig { deadline_us, resend_us, .. } = *config;
+        let patience_us = self.patience_us(config);
         let mut at = match (self.has_waiting(), self.route.hold > now) {
             (true, true) => self.route.hold,
             (true, false) => now.plus(resend_us),
@@ -360,7 +398,8 @@ impl Session {
         for pending in self.ring.iter().filter(|p| p.stage != Stage::Done) {
             at = at.min(pending.submitted.plus(deadline_us));
             if pending.stage != Stage::Waiting {
-                at = at.min(pending.since.plus(resend_us));
+                let doubtful = Some(pending.since.plus(patience_us)).filter(|&at| at > now);
+                at = at.min(doubtful.unwrap_or(pending.since.plus(resend_us)));
             }
         }
         at

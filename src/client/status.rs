@@ -130,8 +130,17 @@ impl ClusterReport {
         for (node, g) in self.groups() {
             let _ = writeln!(
                 text,
-                "{:>6} {:>4} {:<13} {:>6} {:>6} {:>12} {:>12} {:>12}  {}",
-                g.group, node, g.role, g.leader, g.term, g.commit, g.applied, g.last, g.digest
+                "{:>6} {:>4} {:<13} {:>6} {:>6} {:>12} {:>12} {:>12}  {}{}",
+                g.group,
+                node,
+                g.role,
+                g.leader,
+                g.term,
+                g.commit,
+                g.applied,
+                g.last,
+                g.digest,
+                if g.parted { "  PARTED from its leader" } else { "" }
             );
         }
         text

@@ -38,6 +38,7 @@ impl ClientCore {
     }
 
     fn look_after(&mut self, now: Tick, group: GroupId) {
+        self.doubt_silent(now, group);
         let ClientConfig { deadline_us, resend_us, keep_alive_us, .. } = self.config;
         let Some(session) = self.sessions.get_mut(group) else { return };
         while let Some(seq) = session.expired(now, deadline_us) {
@@ -66,13 +67,31 @@ impl ClientCore {
             let block = SessionEntry::KeepAlive.block(group, self.config.session, session.next());
             session.push(now, block, OWN_TAG);
         }
-        let at = session.next_alarm(now, deadline_us, resend_us);
+        let at = session.next_alarm(now, &self.config);
         self.alarms.arm(session, at.min(session.keep_alive_at(keep_alive_us)));
         self.counters.retries += retries;
         self.soil(group);
         for slot in silent {
             self.close_silent(now, slot as usize);
         }
+    }
+
+    /// A leader that stands still resets no connection. What it has of the group goes to the next node,
+    /// one block first; its own answers count if they come after all.
+    fn doubt_silent(&mut self, now: Tick, group: GroupId) {
+        let Self { links, sessions, config, map, backoff, counters, .. } = self;
+        let Some(session) = sessions.get_mut(group) else { return };
+        let patience_us = session.patience_us(config);
+        let heard = |slot: u32| links[slot as usize].heard;
+        let Some(slot) = session.silent_link(now, patience_us, heard) else { return };
+        let link = &mut links[slot as usize];
+        if !link.doubt(now, config.resend_us) {
+            return self.close_silent(now, slot as usize);
+        }
+        session.take_back(slot);
+        session.route.leave(link.node, map.nodes.len(), now, backoff);
+        counters.retries += 1;
+        self.soil(group);
     }
 
     /// Nothing at all came back since the question: the other side may be gone without a word.
@@ -83,8 +102,16 @@ impl ClientCore {
     }
 
     fn look_after_questions(&mut self, now: Tick) {
-        let ClientConfig { deadline_us, resend_us, .. } = self.config;
+        let ClientConfig { deadline_us, resend_us, doubt_us, .. } = self.config;
         let mut slots = Vec::new();
+        let links = &self.links;
+        self.questions.select(&mut slots, |q| {
+            let overdue = q.since.plus(doubt_us) <= now && links[q.link as usize].heard <= q.since;
+            q.stage == question::Stage::Sent && !matches!(q.goal, Goal::Node(_)) && overdue
+        });
+        for slot in slots.drain(..) {
+            self.doubt_silent_about(now, slot);
+        }
         self.questions.select(&mut slots, |q| q.asked.plus(deadline_us) <= now);
         for slot in slots.drain(..) {
             self.fail_question(self.questions.token(slot), ClientError::Timeout);
@@ -102,7 +129,18 @@ impl ClientCore {
                 self.ask_elsewhere(now, slot, link);
             }
         }
-        self.questions.rearm(now, deadline_us, resend_us);
+        self.questions.rearm(now, &self.config);
+    }
+
+    /// The same as for blocks, for a question.
+    fn doubt_silent_about(&mut self, now: Tick, slot: u32) {
+        let Some(question) = self.questions.get_mut(slot) else { return };
+        let link = question.link as usize;
+        if self.links[link].doubt(now, self.config.resend_us) {
+            self.ask_elsewhere(now, slot, link);
+        } else {
+            self.close_silent(now, link);
+        }
     }
 
     /// A question to the leader goes to another node; one to a node of its own has to wait.
@@ -303,20 +341,22 @@ impl ClientCore {
     }
 }
 
-/// The link of the first node from `target` on that takes us and is not resting; or when the first
-/// of them has rested.
+/// The link of the first node from `target` on that takes us and is neither resting nor in doubt, of
+/// one in doubt if all others rest; or when the first of them has rested.
 fn pick(map: &Map, links: &[Link], target: usize, shard: u32, now: Tick) -> Result<usize, Tick> {
     let nodes = map.nodes.len();
     let mut rested = NEVER;
+    let mut doubted = None;
     for node in (target..nodes).chain(0..target) {
         if map.nodes[node].refused.is_some() {
             continue;
         }
         let slot = shard as usize * map.stride + node;
         match links[slot].resting(now) {
+            None if links[slot].is_doubted(now) => doubted = doubted.or(Some(slot)),
             None => return Ok(slot),
             Some(at) => rested = rested.min(at),
         }
     }
-    Err(rested)
+    doubted.ok_or(rested)
 }

@@ -35,6 +35,11 @@ impl Raft {
     ) {
         let from = self.peers[i].id;
         self.heard_leader(now, from, ready);
+        // Only a snapshot ends that within a term. An answer to what the logs still share would make
+        // the leader send all that follows, with every heartbeat, for nothing.
+        if self.is_parted() {
+            return;
+        }
         if self.is_parted_from((prev_index, prev_term), last, blocks) {
             return self.part(ready);
         }

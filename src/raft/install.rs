@@ -71,6 +71,8 @@ impl Raft {
         }
         if self.wants_snapshot(&offer.start) {
             self.install_step(i, InstallStep::Offered(offer), ready);
+        } else if self.is_parted() {
+            // It has to reach further.
         } else if self.agrees_with(&offer.start) {
             self.has_already(i, offer.start.index, ready);
         } else {

@@ -103,6 +103,11 @@ pub enum ChangeRefused {
          later: take it in there first"
     )]
     Apart { node: NodeId, first: GroupId },
+    #[error(
+        "node {node} is still in group {group}, which was made later: it has to leave the first group \
+         of the shard last, and a new one has to be in it first (`member add`, then `member remove`)"
+    )]
+    Needed { node: NodeId, group: GroupId },
 }
 
 /// Another node, in whatever role this node is.

@@ -177,8 +177,18 @@ impl<M: StateMachine> Shard<M> {
                 let again = serde_json::json!({ "again": true });
                 Ok(AdminReply::refused(refused.to_string()).with(again))
             }
+            refused @ ChangeRefused::Needed { .. } => {
+                let again = serde_json::json!({ "again": true, "needed": true });
+                Ok(AdminReply::refused(refused.to_string()).with(again))
+            }
             refused => Ok(AdminReply::refused(refused.to_string())),
         };
+        // A replacement cannot wait for the other groups: those wait for it to take the new node in.
+        let replaces = steps.iter().any(|step| matches!(step, Step::Replace { .. }));
+        let leaves = if force { None } else { self.is_needed(local, steps) };
+        if replaces && let Some(why) = leaves {
+            return Ok(AdminReply::refused(why.to_string()));
+        }
         let text = match found {
             Ok(found) if !found.is_safe() && !force => {
                 return refused(ChangeRefused::Quorum(found));
@@ -187,7 +197,7 @@ impl<M: StateMachine> Shard<M> {
             Ok(found) => found.to_string(),
             Err(why) => return refused(why),
         };
-        if let Some(why) = self.is_apart(local, steps) {
+        if let Some(why) = self.is_apart(local, steps).or(leaves) {
             return refused(why);
         }
         let mut answer = None;
@@ -214,6 +224,25 @@ impl<M: StateMachine> Shard<M> {
         Some(ChangeRefused::Apart { node, first: first.group() })
     }
 
+    /// And stays in the first group until it is out of all of those: of one that it has not made yet it
+    /// would never hear, and might be one of the majority that it needs.
+    fn is_needed(&self, local: u32, steps: &[Step]) -> Option<ChangeRefused> {
+        let goes = steps.iter().find_map(|step| match step {
+            Step::Remove(node) | Step::Replace { old: node, .. } => Some(*node),
+            _ => None,
+        })?;
+        if local > 0 {
+            return None;
+        }
+        if self.groups[0].raft.role() == Role::Leader && !self.list_is_current() {
+            return Some(ChangeRefused::NotYet);
+        }
+        let made = self.groups.iter().skip(self.config.configured() as usize);
+        let mut holds =
+            made.filter(|group| !group.ended && group.raft.membership().is_member(goes));
+        Some(ChangeRefused::Needed { node: goes, group: holds.next()?.raft.group() })
+    }
+
     /// The same for a group by its name.
     pub fn change_group(
         &mut self,
@@ -223,7 +252,7 @@ impl<M: StateMachine> Shard<M> {
     ) -> Result<Index, ChangeRefused> {
         let local = self.local(group).ok_or(ChangeRefused::NotLeader(None))?;
         self.wake(now, local, None);
-        if let Some(why) = self.is_apart(local, steps) {
+        if let Some(why) = self.is_apart(local, steps).or(self.is_needed(local, steps)) {
             return Err(why);
         }
         let mut answer = None;

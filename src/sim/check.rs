@@ -131,6 +131,7 @@ impl<S: Subject> World<S> {
     fn explain_losses(&mut self) {
         while let Some(Lost { group, index, term }) = self.oracle.gone.pop() {
             self.configurations[group.0 as usize].lose(index.prev());
+            self.lost_at[group.0 as usize] = self.now;
             let shards = self.shape.shards as usize;
             let holds = |node: usize| {
                 let state = &self.nodes[node];

@@ -51,7 +51,7 @@ impl<S: Subject> World<S> {
         let mut pairs = self.pairs(fault).into_iter();
         match fault.kind.group() {
             // A machine without a process can still lose power.
-            "node" => fault.kind == Kind::Power || up(fault.node),
+            "node" => matches!(fault.kind, Kind::Power | Kind::Blackout) || up(fault.node),
             "disk" => up(fault.node),
             _ if fault.kind == Kind::Reset => pairs.any(|(from, to)| {
                 self.hosts_of(from).any(|host| self.links[self.link_at(host, to)].up)
@@ -75,6 +75,7 @@ impl<S: Subject> World<S> {
             Kind::Members | Kind::Groups => return false,
             Kind::Kill => return self.kill_for_a_while(node),
             Kind::Power => return self.lose_power(node),
+            Kind::Blackout => return self.black_out(at),
             Kind::Shards => {
                 let killed = self.kill_for_a_while(node);
                 self.nodes[node].wrong_shards |= u32::from(killed);
@@ -142,6 +143,7 @@ impl<S: Subject> World<S> {
                 }
                 self.release(node);
             }
+            Kind::Blackout => self.end_blackout(&fault),
             Kind::Pause => self.resume(node),
             Kind::Clock => self.set_rate(node, RATE_TRUE),
             Kind::Slow => self.nodes[node].slow_us = 0,
@@ -237,7 +239,7 @@ impl<S: Subject> World<S> {
     }
 
     /// What kept the node down is over.
-    fn release(&mut self, node: usize) {
+    pub(super) fn release(&mut self, node: usize) {
         let state = &mut self.nodes[node];
         state.holds = state.holds.saturating_sub(1);
         if state.holds == 0 && !state.up {

@@ -1,6 +1,7 @@
 //! The deterministic simulator: the shard, log, protocol, codec and state machine that ship, on
 //! disks, wires and clocks that one seed decides about.
 
+mod blackout;
 mod check;
 pub mod clock;
 pub mod control;

@@ -86,6 +86,9 @@ kinds! {
     Rot = "rot", 1, "disk";
     /// A write lands elsewhere, and is reported as done.
     Misdirect = "misdirect", 1, "disk";
+    /// All voters of a group lose power at once and no learner does: what the voters had not synced is
+    /// gone, and a learner may have it committed. Not drawn with the others, see [`blackouts`].
+    Blackout = "blackout", 0, "node";
     /// An operator changes the members: no fault of the plan, it goes on beside them.
     Members = "members", 0, "members";
     /// An operator makes groups and ends them, in the same way.
@@ -99,8 +102,10 @@ pub struct Kinds(u32);
 impl Kinds {
     pub const NONE: Self = Self(0);
 
+    /// All but blackouts, which are asked for by their name: see the open points in invariants.md.
     pub fn all() -> Self {
-        Kind::ALL.iter().fold(Self::NONE, |kinds, &kind| kinds.with(kind))
+        let all = Kind::ALL.iter().fold(Self::NONE, |kinds, &kind| kinds.with(kind));
+        all.without(Kind::Blackout)
     }
 
     #[must_use]
@@ -123,7 +128,8 @@ impl Kinds {
         for name in text.split(',').filter(|name| !name.is_empty()) {
             let before = kinds;
             for &kind in Kind::ALL {
-                if name == "all" || kind.name() == name || kind.group() == name {
+                let grouped = name == "all" || kind.group() == name;
+                if kind.name() == name || (grouped && kind != Kind::Blackout) {
                     kinds = kinds.with(kind);
                 }
             }
@@ -190,6 +196,23 @@ pub fn plan(mut rng: Rng, kinds: Kinds, nodes: u32, count: u32, end: u64) -> Vec
         faults.push(Fault { number: number as u32, at, kind, node, other, amount, lasts });
     }
     faults
+}
+
+/// A few blackouts, numbered from `first` on, at any time before `end`. Each waits until there is a
+/// learner that is ahead of all voters' disks, which may never be. They come behind the plan, from
+/// random numbers of their own, so that runs without them stay as they were.
+pub fn blackouts(mut rng: Rng, first: u32, end: u64) -> Vec<Fault> {
+    let count = 1 + rng.below(3) as u32;
+    let fault = |number| Fault {
+        number,
+        at: rng.between(300 * MS, end),
+        kind: Kind::Blackout,
+        node: 0,
+        other: 0,
+        amount: 0,
+        lasts: rng.between(10 * MS, 1000 * MS),
+    };
+    (first..first + count).map(fault).collect()
 }
 
 fn pick(rng: &mut Rng, kinds: Kinds, total: u64) -> Kind {

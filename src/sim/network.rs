@@ -14,9 +14,10 @@ use super::rng::Rng;
 use super::subject::Subject;
 use super::trace::What;
 use super::world::{Packet, World};
-use crate::ids::{GroupId, Incarnation, NodeId};
+use crate::ids::{GroupId, Incarnation, Index, NodeId, Term};
 use crate::machine::hash::mix;
-use crate::raft::{Body, Message};
+use crate::raft::ready::Role;
+use crate::raft::{Body, Message, Raft};
 use crate::wire::frame::{FRAME_HEADER_BYTES, Frame};
 use crate::wire::peer::{PEER_ENTRY_BYTES, PeerEntry};
 
@@ -372,9 +373,30 @@ impl<S: Subject> World<S> {
             }
             _ => shadow.may_say_term(group, term),
         };
-        if !settled {
-            let what = format!("{} g{group} to n{to}: {message:?}", view.raft().id());
-            self.fail("nothing is said before it is settled", what);
+        let rule = match message.body {
+            _ if !settled => "nothing is said before it is settled",
+            Body::AppendReply { matched } if !self.is_match(view.raft(), to, term, matched) => {
+                "who acknowledges has what its leader has"
+            }
+            _ => return,
+        };
+        let what = format!("{} g{group} to n{to}: {message:?}", view.raft().id());
+        self.fail(rule, what);
+    }
+
+    /// Whether a follower's log and that of its leader, if it still is, have the same entry at `index`
+    /// (§5.3): what parted from each other must not be counted. An old reply proves nothing.
+    fn is_match(&self, follower: &Raft, leader: NodeId, term: Term, index: Index) -> bool {
+        let (node, group) = (leader.0 as usize - 1, follower.group().0 as usize);
+        let leader = self.view(node, group).map(|view| view.raft());
+        let leads = |raft: &&Raft| raft.role() == Role::Leader && raft.term() == term;
+        let Some(leader) = leader.filter(leads).filter(|_| follower.term() == term) else {
+            return true;
+        };
+        match (follower.log().term_at(index), leader.log().term_at(index)) {
+            (Some(one), Some(other)) => one == other,
+            // Where one of them begins later, a snapshot stands for it.
+            _ => index <= leader.last_index(),
         }
     }
 

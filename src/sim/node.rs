@@ -450,14 +450,19 @@ impl<S: Subject> World<S> {
 
     /// The machine loses power, whether or not a process runs on it.
     pub(super) fn cut_power(&mut self, node: usize) {
-        self.note_node(node, "loses power in incarnation", self.incarnation(node));
-        let was_dark = std::mem::replace(&mut self.nodes[node].is_dark, true);
-        self.stats.power_losses += u64::from(!was_dark);
         let survival = [Survival::None, Survival::Half, Survival::All, Survival::Mixed];
         let survival = match self.options.lying_disks {
             true => Survival::None,
             false => survival[self.fault_rng.below(4) as usize],
         };
+        self.cut_power_leaving(node, survival);
+    }
+
+    /// The same, and so much of what was not synced stays.
+    pub(super) fn cut_power_leaving(&mut self, node: usize, survival: Survival) {
+        self.note_node(node, "loses power in incarnation", self.incarnation(node));
+        let was_dark = std::mem::replace(&mut self.nodes[node].is_dark, true);
+        self.stats.power_losses += u64::from(!was_dark);
         if self.nodes[node].up {
             self.end_process(node, false);
         }

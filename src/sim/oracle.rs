@@ -4,7 +4,7 @@
 //! Cheap on purpose: a turn costs a comparison of a few numbers per group of its shard, a commit
 //! costs its new entries, a message its 64 bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{GroupId, Index, LogStart, NodeId, Term};
 use crate::machine::StateMachine;
@@ -72,6 +72,8 @@ struct Truth {
     has_lost: bool,
     /// What was committed and is lost, as told: by index, what stood there last.
     lost: BTreeMap<u64, Entry>,
+    /// All that ever stood there, for there may be several losses: index, term, epoch.
+    gone: BTreeSet<(u64, u64, u32)>,
 }
 
 /// A committed entry that a told loss took.
@@ -105,6 +107,8 @@ pub struct Seen {
     pub config: (u64, u64),
     /// Uncommitted bytes that it may have while it leads.
     allowed: u64,
+    /// It has parted, and has not followed since.
+    parted: bool,
 }
 
 impl Truth {
@@ -123,6 +127,7 @@ impl Truth {
         for (index, entry) in (keep as u64 + 1..).zip(self.committed.drain(keep..)) {
             let term = Term(u64::from(entry.term));
             gone.push(Lost { group: raft.group(), index: Index(index), term });
+            self.gone.insert((index, term.0, entry.epoch));
             self.lost.insert(index, entry);
         }
         self.digests.truncate(keep + 1);
@@ -153,6 +158,8 @@ pub struct Oracle {
     /// Most bytes that a leader may have taken on beyond its commit index.
     uncommitted_max: u64,
     pub elections: u64,
+    /// Replicas that had parted and follow again.
+    pub returned: u64,
     /// Losses that are still to be explained.
     pub gone: Vec<Lost>,
 }
@@ -162,7 +169,7 @@ impl Oracle {
         let truth =
             || Truth { spoken: vec![Spoken::default(); nodes as usize], ..Truth::default() };
         let groups = (0..groups).map(|_| truth()).collect();
-        Self { groups, uncommitted_max, elections: 0, gone: Vec::new() }
+        Self { groups, uncommitted_max, elections: 0, returned: 0, gone: Vec::new() }
     }
 
     /// A node has started: what its group begins with must not contradict what it had said.
@@ -220,7 +227,9 @@ impl Oracle {
             let what = format!("n{} g{} in t{term}", node + 1, raft.group());
             return broken("a replica parts with its leader only behind a loss", what);
         }
+        seen.parted |= raft.is_parted();
         if moved {
+            self.returned += u64::from(std::mem::take(&mut seen.parted));
             self.committed(node, raft, seen)?;
         }
         if applied != seen.applied {
@@ -244,7 +253,7 @@ impl Oracle {
         let own = (raft.log().term_at(index).unwrap_or_default(), raft.log().epoch_at(index));
         let is = |entry: &Entry| (Term(u64::from(entry.term)), entry.epoch) == own;
         let stands = truth.committed.get(index.0 as usize - 1).is_some_and(is);
-        !stands && truth.lost.get(&index.0).is_some_and(is)
+        !stands && truth.gone.contains(&(index.0, own.0.0, own.1))
     }
 
     fn moved_on(&mut self, node: usize, raft: &Raft, seen: &mut Seen) -> Verdict {
@@ -355,8 +364,8 @@ impl Oracle {
     /// What a snapshot stands for was committed, here or elsewhere, and ends as it does.
     fn begins_at(&self, node: usize, group: GroupId, start: LogStart) -> Verdict {
         let LogStart { index, term, epoch } = start;
-        let known = self.groups[group.0 as usize].committed.get(index.0 as usize - 1);
-        match known {
+        let truth = &self.groups[group.0 as usize];
+        match truth.committed.get(index.0 as usize - 1) {
             Some(entry) if (u64::from(entry.term), entry.epoch) == (term.0, epoch) => Ok(()),
             known => {
                 let what = format!("n{} g{group} begins behind {start:?}: {known:?}", node + 1);
@@ -517,6 +526,11 @@ impl Oracle {
     pub fn epoch_of(&self, group: GroupId, index: Index) -> Option<u32> {
         let at = (index.0 as usize).checked_sub(1)?;
         self.groups[group.0 as usize].committed.get(at).map(|entry| entry.epoch)
+    }
+
+    /// Whether the group has an entry of this epoch at `index`, as far as is known.
+    pub fn stands(&self, group: GroupId, epoch: u32, index: Index) -> bool {
+        index == Index::ZERO || self.epoch_of(group, index) == Some(epoch)
     }
 
     /// Highest index of the group that is committed anywhere.

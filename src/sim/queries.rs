@@ -240,8 +240,8 @@ impl<S: Subject> World<S> {
         }
         // Whoever was told of a loss stands in the new epoch, before its beginning.
         let epoch = self.oracle.epoch_of(group, after.index);
-        let stands = after.index == Index::ZERO || epoch.is_some_and(|e| e <= after.epoch);
-        if place.epoch > after.epoch && !stands && !self.options.lying_disks {
+        let stood = after.index == Index::ZERO || epoch.is_some_and(|e| e <= after.epoch);
+        if place.epoch > after.epoch && !stood && !self.options.lying_disks {
             let what = format!("c{at} g{group} was at {after:?}, and hears of {place:?}");
             return self.fail("readers are told of what is lost", what);
         }
@@ -261,6 +261,12 @@ impl<S: Subject> World<S> {
         if consistency != Consistency::Stale && lossless && place.index < Index(floor) {
             let what = format!("{}, but i{floor} was answered before", what());
             return self.fail("a read sees what was acknowledged before it", what);
+        }
+        let late = ask.asked_at > self.lost_at[group.0 as usize] && !self.options.lying_disks;
+        let stands = self.oracle.stands(group, place.epoch, place.index);
+        if consistency != Consistency::Stale && late && !stands {
+            let what = format!("{}, which was lost before it was asked", what());
+            return self.fail("a read shows nothing that is known to be lost", what);
         }
         if life == open.life && place < heard && lossless {
             let what = format!("{}, after e{} i{}", what(), heard.epoch, heard.index);

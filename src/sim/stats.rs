@@ -22,6 +22,8 @@ pub struct Stats {
     pub losses: u64,
     /// Replicas that found, behind a loss, that their commits are not their leader's.
     pub parted: u64,
+    /// How many of them follow again: each once, in however many terms it parted.
+    pub returned: u64,
     pub starts: u64,
     /// Groups that a start gave the state of a snapshot.
     pub restored: u64,
@@ -81,6 +83,7 @@ impl Stats {
             rot_found,
             losses,
             parted,
+            returned,
             starts,
             restored,
             snapshots,
@@ -122,6 +125,7 @@ impl Stats {
         self.rot_found += rot_found;
         self.losses += losses;
         self.parted += parted;
+        self.returned += returned;
         self.starts += starts;
         self.restored += restored;
         self.snapshots += snapshots;

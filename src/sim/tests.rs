@@ -2,7 +2,7 @@
 //! sees what is broken.
 
 use super::control;
-use super::nemesis::Kinds;
+use super::nemesis::{Fault, Kind, Kinds};
 use super::options::{Options, Shape};
 use super::regressions::REGRESSIONS;
 use super::run::{Outcome, run};
@@ -66,6 +66,45 @@ fn a_cluster_of_any_size_is_put_through_it() {
             assert!(outcome.stats.acknowledged > 0);
         }
     }
+}
+
+/// Story: the voters lose power, a learner has committed what they lost, and they go on without it.
+/// The learner parts, and comes back by a snapshot when the group has gone on.
+#[test]
+fn a_blackout_parts_learners_from_their_leaders_and_some_come_back() {
+    let nemesis = Kinds::parse("members,blackout").unwrap();
+    let options = Options { nemesis, seconds: 10, ..Options::default() };
+    let blackouts = |seed: &u64| {
+        let plan = Shape::new(*seed, &options).plan;
+        plan.iter().any(|fault| fault.kind == Kind::Blackout)
+    };
+    let mut sum = Stats::default();
+    for seed in (1..10_000).filter(blackouts) {
+        let outcome = run(seed, &options);
+        well(&outcome);
+        sum.add(&outcome.stats);
+        if sum.parted > 0 && sum.returned > 0 {
+            break;
+        }
+    }
+    assert!(sum.parted > 0 && sum.returned > 0 && sum.losses > 0, "{sum:?}");
+}
+
+#[test]
+fn blackouts_are_only_where_a_majority_may_lose_power_and_leave_other_seeds_alone() {
+    let with = Options { nemesis: Kinds::all().with(Kind::Blackout), ..Options::default() };
+    let without = Options { nemesis: Kinds::all().without(Kind::Blackout), ..with.clone() };
+    let mut seen = 0;
+    for seed in 0..500 {
+        let (some, none) = (Shape::new(seed, &with), Shape::new(seed, &without));
+        let (ours, rest): (Vec<Fault>, Vec<Fault>) =
+            some.plan.iter().copied().partition(|fault| fault.kind == Kind::Blackout);
+        assert_eq!(rest, none.plan);
+        assert!(ours.is_empty() || (some.majority && some.changes && !some.all_sync()));
+        assert!(ours.is_empty() || some.groups == some.groups_all);
+        seen += usize::from(!ours.is_empty());
+    }
+    assert!((3..50).contains(&seen), "{seen} of 500 seeds");
 }
 
 #[test]

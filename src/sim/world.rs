@@ -102,6 +102,8 @@ pub struct World<S: Subject> {
     pub(super) configurations: Vec<Configurations>,
     /// When the trouble ended; `None` while it lasts.
     pub(super) healed_at: Option<u64>,
+    /// By group: when a leader last showed that committed entries are lost.
+    pub(super) lost_at: Vec<u64>,
     /// Losses that were told of in this turn.
     pub(super) losses: Vec<PossibleLoss>,
     /// By group: a block asked for after the trouble was acknowledged.
@@ -158,6 +160,7 @@ impl<S: Subject> World<S> {
                 })
                 .collect(),
             healed_at: None,
+            lost_at: vec![0; shape.groups_all as usize],
             losses: Vec::new(),
             progressed: vec![false; shape.groups_all as usize],
             read_since: vec![false; shape.groups_all as usize],
@@ -201,6 +204,7 @@ impl<S: Subject> World<S> {
         }
         self.stats.simulated_us = self.now;
         self.stats.elections = self.oracle.elections;
+        self.stats.returned = self.oracle.returned;
         match self.violation.clone() {
             Some(violation) => Err(violation),
             None => Ok(()),

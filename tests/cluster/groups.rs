@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::check::verify;
 use crate::cluster::{Cluster, Spec};
 use crate::load::{Load, STEADY};
+use crate::members::voters;
 use crate::process::{PATIENCE, eventually, tell};
 
 /// `ringraft group` with these arguments; what it said, or its exit code and complaint.
@@ -98,4 +99,13 @@ fn groups_come_and_go_under_load_and_what_is_gone_stays_gone() {
     let (code, why) = group(&cluster, &["delete", "1"]).unwrap_err();
     assert!(code == 1 && why.contains("keeps the list"), "{code}: {why}");
     assert_eq!(verify(&cluster, &[&ledger]).unknown, 0, "the load never noticed");
+    // Who is in a group that was made leaves the shard's first group last.
+    let leave =
+        |more: &[&str]| cluster.operate("member", &[&["remove", "--node", "3"], more].concat());
+    let (code, why) = leave(&["--group", "0"]).unwrap_err();
+    assert!(code == 1 && why.contains("still in group 2"), "{code}: {why}");
+    tell(&leave(&[]).unwrap());
+    for group in ["0", "1", "2", "4"] {
+        assert_eq!(voters(&cluster, group), [1, 2]);
+    }
 }

@@ -52,7 +52,7 @@ fn kill_rounds(wal_sync: bool) {
     let ledger = load.finish();
     let verified = verify(&cluster, &[&ledger]);
     tell(&format!("wal_sync = {wal_sync}, {rounds} rounds of each kind: {verified:?}"));
-    print_gaps(gaps);
+    print_gaps("kill -9", gaps);
 }
 
 /// The rest goes on meanwhile.
@@ -86,11 +86,12 @@ fn kill_everybody(cluster: &mut Cluster, load: &Load) {
     (0..3).for_each(|node| cluster.wait_for_catch_up(node));
 }
 
-fn print_gaps(mut gaps: Vec<Duration>) {
+/// Tells how long it took from the end of a leader, which ended so, to the next acknowledged write.
+pub fn print_gaps(end: &str, mut gaps: Vec<Duration>) {
     gaps.sort_unstable();
     let at = |percent: usize| gaps[(gaps.len() * percent).div_ceil(100).max(1) - 1].as_millis();
     tell(&format!(
-        "leader kill -9 to the next acknowledged write, {} kills: p50 {} ms, p99 {} ms",
+        "leader {end} to the next acknowledged write, {} times: p50 {} ms, p99 {} ms",
         gaps.len(),
         at(50),
         at(99)

@@ -1,10 +1,13 @@
 //! Nodes that stand still for a while (SIGSTOP): a slow machine, a paused VM.
 
+use std::time::Instant;
+
 use ringraft::ids::GroupId;
 use ringraft::wire::client::Refused;
 
 use crate::check::verify;
 use crate::cluster::{Cluster, Spec};
+use crate::kill9::{print_gaps, rounds};
 use crate::load::{Load, STEADY, block_of, new_session};
 use crate::process::{PATIENCE, eventually};
 use crate::raw::RawClient;
@@ -50,4 +53,25 @@ fn a_paused_leader_is_replaced_and_acknowledges_nothing_wrongly_when_it_wakes_up
     assert!(status.term > term, "{status:?}");
     // Had the cluster taken the refused block, it would be one that nobody wrote.
     verify(&cluster, &[&load.finish()]);
+}
+
+/// Nothing tells the others, or the client, that a silent leader is gone: no connection is reset. Only
+/// their timers do.
+#[test]
+fn silent_leaders_are_replaced_time_after_time_and_follow_when_they_wake_up() {
+    let mut cluster = Cluster::start(Spec::default());
+    let load = Load::start(&cluster, STEADY);
+    let mut gaps = Vec::new();
+    for _ in 0..rounds() {
+        load.wait_for(100);
+        let (leader, term) = cluster.leader();
+        let silent = Instant::now();
+        cluster.node(leader).pause();
+        gaps.push(load.wait_for_newer_term(0, term).duration_since(silent));
+        load.wait_for(100);
+        cluster.node(leader).signal(libc::SIGCONT);
+        cluster.wait_for_catch_up(leader);
+    }
+    verify(&cluster, &[&load.finish()]);
+    print_gaps("gone silent", gaps);
 }

@@ -9,6 +9,10 @@ fn not_leader(group: u32, seq: u64) -> Answer {
     Answer::new(GroupId(group), seq, Err(Refused::NotLeader(None)))
 }
 
+fn success(world: &World, seq: u64) -> Answer {
+    Answer { group: GroupId(0), seq, result: Ok(world.committed(seq)), unproposed: false }
+}
+
 #[test]
 fn a_hint_is_followed_at_once_and_remembered() {
     let mut world = World::ready(3);
@@ -108,17 +112,86 @@ fn a_lost_connection_mid_flight_repeats_the_same_numbers_elsewhere_and_applies_o
     assert_eq!(again, [1, 2, 3, 4, 5], "in order, under their first numbers");
 }
 
+/// 1. n1 leads and stands still: its connection stays open, and n2 and n3 still name it.
+/// 2. After 200 ms without a word one block asks n2 and n3; what they say of n1 is not believed.
+/// 3. They elect n2: all blocks go there, under their numbers.
+/// 4. n1 wakes up. It is heard of again and believed in again.
 #[test]
-fn a_silent_leader_is_asked_around_after_the_resend_time() {
+fn a_leader_that_stands_still_is_left_for_its_successor_before_its_connection_breaks() {
+    let mut world = World::ready(3);
+    world.submit_many(0, 1);
+    world.run(1_000, |w| w.done.len() == 1);
+    world.moods[0] = Mood::Mute;
+    world.submit_many(0, 5);
+    world.run(199_000, |_| false);
+    assert_eq!(world.done.len(), 1);
+    assert_eq!(world.arrived.len(), 1, "it has its time");
+    world.run(50_000, |_| false);
+    assert!(world.arrived[1..].iter().all(|a| a.0 != 0 && a.2 == 2), "one asks for all");
+    assert!((3..9).contains(&world.arrived.len()), "n2 and n3 in turn, with growing pauses");
+    world.leaders.insert(0, Some(1));
+    world.run(100_000, |w| w.done.len() == 6);
+    assert_eq!(world.applied.len(), 6);
+    assert!(world.faults.is_empty() && world.open.values().any(|(n, _)| *n == 0));
+    world.moods[0] = Mood::Sound;
+    world.say(0, &[not_leader(1, 2)]);
+    world.settle();
+    world.leaders.insert(0, Some(0));
+    world.submit_many(0, 1);
+    world.run(1_000, |w| w.done.len() == 7);
+    assert_eq!(world.core.leader(GroupId(0)), 0, "a hint to it is followed at once");
+}
+
+#[test]
+fn a_slow_leader_is_asked_around_by_one_block_and_its_late_answer_counts() {
+    let mut world = World::ready(3);
+    world.moods[0] = Mood::Mute;
+    world.submit_many(0, 50);
+    world.run(400_000, |_| false);
+    let elsewhere = world.arrived.iter().filter(|a| a.0 != 0);
+    assert!(elsewhere.clone().count() > 0 && elsewhere.clone().all(|a| a.2 == 1));
+    world.moods[0] = Mood::Sound;
+    let late: Vec<Answer> = (1..=50).map(|seq| success(&world, seq)).collect();
+    world.say(0, &late);
+    world.settle();
+    assert_eq!(world.done.len(), 50);
+    assert_eq!(world.core.leader(GroupId(0)), 0);
+    assert_eq!(world.connects.len(), 3, "no connection was given up");
+}
+
+#[test]
+fn whoever_is_slow_by_nature_is_not_doubted_for_long() {
+    let mut world = World::ready(3);
+    world.moods[0] = Mood::Mute;
+    let mut asked = Vec::new();
+    for seq in 1..=20 {
+        world.submit(0);
+        world.run(300_000, |_| false);
+        let answer = success(&world, seq);
+        world.say(0, &[answer]);
+        world.settle();
+        assert_eq!(world.done.len(), seq as usize);
+        asked.push(world.arrived.iter().filter(|a| a.0 != 0).count());
+    }
+    assert_eq!(asked[10], asked[19], "from then on nobody else is asked: {asked:?}");
+}
+
+#[test]
+fn a_connection_that_stays_silent_for_the_resend_time_is_closed() {
     let mut world = World::ready(3);
     world.moods[0] = Mood::Mute;
     world.submit(0);
-    world.run(999_999, |_| false);
-    assert!(world.done.is_empty());
+    world.run(199_000, |_| false);
     world.leaders.insert(0, Some(1));
     world.run(100_000, |w| !w.done.is_empty());
     assert_eq!(world.results(), [(1, true)]);
-    assert!(!world.open.values().any(|(n, _)| *n == 0), "the dead connection was closed");
+    world.run(1_000_000, |_| false);
+    // They name it again, and it still says nothing.
+    world.leaders.insert(0, Some(0));
+    world.submit(0);
+    world.run(300_000, |_| false);
+    let dialled = world.connects.iter().filter(|n| **n == 0).count();
+    assert!(dialled > 1, "the dead connection was closed, and another one tried");
 }
 
 #[test]

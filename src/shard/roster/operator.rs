@@ -81,7 +81,7 @@ struct Listing {
 
 impl<M: StateMachine> Shard<M> {
     /// This node leads the first group, and has applied all that was decided about the list.
-    pub(super) fn list_is_current(&self) -> bool {
+    pub(in super::super) fn list_is_current(&self) -> bool {
         let Some(first) = self.groups.first() else { return false };
         let raft = &first.raft;
         let (term, index) = self.roster.proposed;

@@ -296,8 +296,7 @@ impl<M: StateMachine> Shard<M> {
             *of != group || *refused == offer || now < *until
         };
         self.snapshots.refused.retain(stands);
-        let refused = self.snapshots.refused.iter().any(|(of, ..)| *of == group);
-        refused && !mutants::is(Mutant::RefusedAskedAgain)
+        self.snapshots.refused.iter().any(|(of, ..)| *of == group)
     }
 
     /// All of it has come, and it is not a snapshot: once more from the beginning.

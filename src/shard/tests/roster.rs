@@ -5,6 +5,7 @@ use crate::block::Block;
 use crate::ids::{GroupId, NodeId};
 use crate::machine::StateMachine;
 use crate::membership::Step;
+use crate::raft::ChangeRefused;
 use crate::raft::ready::Role;
 use crate::shard::roster::{Asked, RosterRefused};
 use crate::shard::tests::machine::Ledger;
@@ -268,4 +269,31 @@ fn a_new_group_begins_with_the_members_that_the_first_one_has() {
     c.write(1, 2);
     let leader = c.led(1);
     assert!(!c.raft(leader, 1).membership().is_member(gone), "also after a start");
+}
+
+/// It may have to make that group yet, and nobody else would tell it.
+#[test]
+fn who_is_in_a_group_that_was_made_leaves_the_first_one_last() {
+    let mut setup = Setup::new(1);
+    setup.nodes = 4;
+    let mut c = setup.start();
+    c.elect();
+    let list = c.leader(0).unwrap();
+    let gone = NodeId(if list == 3 { 1 } else { 4 });
+    let leave = |c: &mut Cluster<Ledger>, group: u32| {
+        let (now, leader) = (c.now, c.led(group));
+        let mover = c.nodes[leader].shard.as_mut().unwrap();
+        mover.change_group(now, GroupId(group), &[Step::Remove(gone)])
+    };
+    c.create(None, 1, 3).unwrap();
+    assert_eq!(leave(&mut c, 0), Err(ChangeRefused::NotYet), "it is not made yet");
+    c.write(1, 1);
+    let needed = ChangeRefused::Needed { node: gone, group: GroupId(1) };
+    assert_eq!(leave(&mut c, 0), Err(needed));
+    leave(&mut c, 1).expect("nobody needs it there");
+    c.run_until("the leader of the list knows", 3000 * MS, |c| {
+        c.leader(0).is_some_and(|i| c.has(i, 1) && !c.raft(i, 1).membership().is_member(gone))
+    });
+    leave(&mut c, 0).expect("it is in no group that was made");
+    c.write(1, 2);
 }
