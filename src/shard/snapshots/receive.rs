@@ -296,7 +296,8 @@ impl<M: StateMachine> Shard<M> {
             *of != group || *refused == offer || now < *until
         };
         self.snapshots.refused.retain(stands);
-        self.snapshots.refused.iter().any(|(of, ..)| *of == group)
+        let refused = self.snapshots.refused.iter().any(|(of, ..)| *of == group);
+        refused && !mutants::is(Mutant::RefusedAskedAgain)
     }
 
     /// All of it has come, and it is not a snapshot: once more from the beginning.

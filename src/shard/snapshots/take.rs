@@ -288,6 +288,9 @@ impl<M: StateMachine> Shard<M> {
 
     /// `target`, or as far back as the log has to go on from a snapshot that is being sent.
     fn least_sent(&self, raft: &Raft, target: Index) -> Index {
+        if mutants::is(Mutant::CutUnderTransfer) {
+            return target;
+        }
         let sending = self.snapshots.sending.iter().filter(|s| s.group == raft.group());
         sending.map(|s| s.offer.start.index).fold(target, Index::min)
     }
