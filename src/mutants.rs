@@ -177,6 +177,8 @@ mutants! {
     CutUnderTransfer = "cut-under-transfer",
     /// A follower that cannot use its leader's snapshots asks for each of them.
     RefusedAskedAgain = "refused-asked-again",
+    /// A leader does not hear that a follower cannot use a snapshot, and keeps the log behind it.
+    RefusedHoldsLog = "refused-holds-log",
     /// A chunk of a snapshot is taken for the next one, wherever it belongs (bug 17, logcabin#174).
     ChunkAnywhere = "chunk-anywhere",
     /// A change of voters is one entry, without a joint configuration (bug 19).

@@ -178,6 +178,12 @@ impl Trio {
         (view.applied().get(), view.machine().digest())
     }
 
+    /// How long the leader's log is.
+    pub fn log_entries(&self) -> u64 {
+        let view = self.shards[0].group(G).expect("it has the group");
+        view.raft().last_index().since(view.raft().log().start().index)
+    }
+
     /// Bytes that wait for the third.
     pub fn waiting(&mut self) -> usize {
         self.shards[0].peer_egress(NodeId(3)).expect("a peer").len()

@@ -99,12 +99,27 @@ pub fn who_cannot_use_a_snapshot_does_not_ask_for_each() {
     }
     let seen = trio.snapshots(2);
     assert_eq!((seen.installed, seen.failed), (0, 1), "it found out once");
-    // A new link, and a newer snapshot is offered.
+    // A new link, and a newer snapshot is offered at once.
     third_is_back(&mut trio);
     trio.run(1000);
     assert_eq!(trio.snapshots(2).failed, 1, "another one would be the same");
     trio.run(60_000);
     assert_eq!(trio.snapshots(2).failed, 2, "perhaps somebody has done something");
+}
+
+/// The same: its leader's log goes on being cut, though there is a snapshot that it was offered.
+pub fn who_cannot_use_a_snapshot_holds_no_log() {
+    let odd = |n: u32, snapshots: &mut SnapshotConfig| {
+        soon(snapshots);
+        snapshots.config_hash = u64::from(n == 3);
+    };
+    let mut trio = fall_behind(Trio::of(odd));
+    third_is_back(&mut trio);
+    trio.run(500);
+    (41..=80).for_each(|seq| drop(trio.submit(seq)));
+    trio.run(50);
+    let held = trio.log_entries();
+    assert!(held <= 16, "{held} entries are held for nobody");
 }
 
 /// While leadership is on its way to somebody who does not answer, every proposal gets an answer, and
