@@ -123,6 +123,12 @@ mutants! {
     ExpiredAppliesAgain = "expired-applies-again",
     /// A reader that has read what is lost goes on behind it and is not told (durability.md R9).
     SilentGap = "silent-gap",
+    /// An epoch begins with its leader's first entry, whatever the log before it replaces (durability.md
+    /// R9).
+    EpochFromItsEntry = "epoch-from-its-entry",
+    /// What may stand where something else was lost is committed before the entry that says so
+    /// (durability.md R9).
+    CommitBeforeItsEpoch = "commit-before-its-epoch",
     /// An operator's recovery lets indices be used again under the same epoch (durability.md R9).
     RecoverWithoutEpoch = "recover-without-epoch",
     /// Each replica lets sessions expire when its own clock says so (reference texts on

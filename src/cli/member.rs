@@ -1,5 +1,6 @@
 //! `ringraft member`: who takes part in the groups.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -7,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, OutputArg, parse_address};
+use crate::client::NODES_MAX;
 use crate::client::operator::Operator;
 use crate::client::status::cluster_status;
 use crate::ids::{GroupId, NodeId};
@@ -368,9 +370,9 @@ fn parted_replicas(
 ) -> Result<Vec<(u32, u32)>, Failure> {
     let rows = lists.iter().flat_map(|(_, found)| &found.members);
     let known = rows.filter_map(|row| row.client.clone());
+    let known: BTreeSet<_> = known.filter(|address| !whole.cluster.contains(address)).collect();
     let mut addresses: Vec<_> = whole.cluster.iter().cloned().chain(known).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
+    addresses.truncate(NODES_MAX);
     let report = cluster_status(&addresses).map_err(failure)?;
     let parted = report.groups().into_iter().filter(|(_, group)| group.parted);
     Ok(parted.map(|(node, group)| (node, group.group)).collect())

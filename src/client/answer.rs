@@ -98,7 +98,7 @@ impl ClientCore {
         match result {
             // A success counts wherever it comes from: the block was applied, once.
             Ok(committed) => {
-                session.note_answer(now, seq);
+                session.note_answer(now, seq, slot as u32, self.config.resend_us);
                 if session.route.is_unsure() {
                     // Whoever answers leads, or did: not the one that was to be asked instead.
                     session.route.target = self.links[slot].node;
@@ -114,8 +114,11 @@ impl ClientCore {
                 }
             }
             Err(refused) if session.is_sent_on(seq, slot as u32) => {
-                // Either way this copy will not be applied.
-                if unproposed || matches!(refused, Refused::Stale { .. }) {
+                // This copy will not be applied. Older nodes do not say so where they want room: what
+                // they refuse for that they have not proposed.
+                let is_dead =
+                    matches!(refused, Refused::Busy | Refused::ReadOnly | Refused::Stale { .. });
+                if unproposed || is_dead {
                     session.forgive(seq);
                 }
                 self.block_refused(now, slot, group, seq, refused);

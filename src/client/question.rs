@@ -179,7 +179,9 @@ impl Questions {
                 Stage::Waiting if q.hold > now => q.hold,
                 Stage::Waiting => now.plus(resend_us),
                 Stage::Sent if q.since.plus(doubt_us) > now => q.since.plus(doubt_us),
-                Stage::Queued | Stage::Sent => q.since.plus(resend_us),
+                // Once it is sent it has its time.
+                Stage::Queued => q.since.plus(resend_us).min(now.plus(doubt_us)),
+                Stage::Sent => q.since.plus(resend_us),
             };
             again.min(q.asked.plus(deadline_us))
         });

@@ -46,6 +46,8 @@ struct Pending {
     since: Tick,
     /// Slot of the link it is on, if queued or sent.
     link: u32,
+    /// When it was sent for the first time, and on which link; NEVER if that was refused.
+    first: (Tick, u32),
     /// Copies that were sent and of which it is not known that they came to nothing.
     copies: u32,
     stage: Stage,
@@ -143,6 +145,7 @@ impl Session {
             submitted: now,
             since: now,
             link: 0,
+            first: (NEVER, 0),
             copies: 0,
             stage: Stage::Waiting,
         });
@@ -192,15 +195,25 @@ impl Session {
         }
         pending.stage = Stage::Sent;
         pending.since = now;
+        if pending.first.0 == NEVER {
+            pending.first = (now, slot);
+        }
         pending.copies = pending.copies.saturating_add(1);
         pending.block.as_ref()
     }
 
-    /// The answer to a block has come.
+    /// The answer to a block has come on link `slot`. Where the block was asked first it is taken for
+    /// an answer to that: whoever is doubted and answers after all was slow, however often the block
+    /// has been sent since, there or elsewhere.
     #[inline]
-    pub fn note_answer(&mut self, now: Tick, seq: u64) {
-        let Some(pending) = self.at(seq).filter(|p| p.stage == Stage::Sent) else { return };
-        let took = now.since(pending.since);
+    pub fn note_answer(&mut self, now: Tick, seq: u64, slot: u32, most_us: u64) {
+        let Some(pending) = self.at(seq).filter(|p| p.stage != Stage::Done) else { return };
+        let asked = match pending.first {
+            (first, on) if on == slot => first,
+            _ if pending.stage == Stage::Sent && pending.link == slot => pending.since,
+            _ => return,
+        };
+        let took = now.since(asked).min(most_us);
         self.answer_us = (self.answer_us * 7 + took) / 8;
     }
 
@@ -314,11 +327,15 @@ impl Session {
         true
     }
 
-    /// The block is to be sent again.
+    /// The block was refused and is to be sent again.
     pub fn retry(&mut self, seq: u64) {
         if let Some(pending) = self.at(seq)
             && pending.stage != Stage::Done
         {
+            if pending.first.1 == pending.link {
+                // That has been answered.
+                pending.first = (NEVER, 0);
+            }
             pending.stage = Stage::Waiting;
             self.first_waiting = self.first_waiting.min(seq);
         }
@@ -397,10 +414,15 @@ impl Session {
         };
         for pending in self.ring.iter().filter(|p| p.stage != Stage::Done) {
             at = at.min(pending.submitted.plus(deadline_us));
-            if pending.stage != Stage::Waiting {
-                let doubtful = Some(pending.since.plus(patience_us)).filter(|&at| at > now);
-                at = at.min(doubtful.unwrap_or(pending.since.plus(resend_us)));
-            }
+            at = match pending.stage {
+                Stage::Sent if pending.since.plus(patience_us) > now => {
+                    at.min(pending.since.plus(patience_us))
+                }
+                // Once it is sent it has its time.
+                Stage::Queued => at.min(now.plus(patience_us)).min(pending.since.plus(resend_us)),
+                Stage::Sent => at.min(pending.since.plus(resend_us)),
+                Stage::Waiting | Stage::Done => at,
+            };
         }
         at
     }

@@ -7,6 +7,8 @@ mod chaos;
 mod handshakes;
 #[path = "tests/leaders.rs"]
 mod leaders;
+#[path = "tests/once.rs"]
+mod once;
 #[path = "tests/questions.rs"]
 mod questions;
 #[path = "tests/sessions.rs"]

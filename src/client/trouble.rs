@@ -246,7 +246,7 @@ impl ClientCore {
     /// rest.
     pub(super) fn flush_groups(&mut self, now: Tick) {
         let Some(extent) = self.map.extent else { return };
-        let Self { map, links, sessions, alarms, dirty, done, .. } = self;
+        let Self { config, map, links, sessions, alarms, dirty, done, .. } = self;
         for group in dirty.drain(..) {
             let Some(session) = sessions.get_mut(group) else { continue };
             session.dirty = false;
@@ -268,6 +268,8 @@ impl ClientCore {
                         session.route.target = link.node;
                         let count_max = if session.route.is_unsure() { 1 } else { usize::MAX };
                         session.queue_waiting(now, slot as u32, count_max, |due| link.push(due));
+                        // Also behind a pause, and if nothing is submitted any more.
+                        alarms.arm(session, now.plus(session.patience_us(config)));
                         continue;
                     }
                     Err(at) => session.route.hold = at,
@@ -334,6 +336,7 @@ impl ClientCore {
                 question.stage = question::Stage::Queued;
                 question.link = link as u32;
                 question.since = now;
+                self.questions.arm(now.plus(self.config.doubt_us));
             }
             Err(hold) => question.hold = hold,
         }

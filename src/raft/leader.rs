@@ -11,7 +11,7 @@ impl Raft {
         self.role = Role::Leader;
         self.leader = Some(self.config.id);
         self.transition("won the election", ready);
-        self.begin_epoch(loss, ready);
+        let since = self.begin_epoch(loss, ready);
         self.abandon_rounds();
         let next = self.log.last_index().next();
         for peer in &mut self.peers {
@@ -23,7 +23,7 @@ impl Raft {
         self.note_activity(now);
         // §5.4.2 and dissertation §6.4: an entry of its own term, so that earlier ones can commit.
         let from = ready.blocks.len();
-        self.take_on(Block::noop(self.config.group), ready);
+        self.take_on(Block::noop(self.config.group).begins_epoch(since), ready);
         self.issue_append(from, false, ready);
         for i in 0..self.members {
             self.replicate(now, i, ready);
@@ -147,8 +147,8 @@ impl Raft {
         let prev_term = self.log.term_at(prev_index).expect("a leader's log has what it sends");
         let last = ready.slice(&range).last().map_or(prev_index, Block::last);
         self.peers[i].progress.sent(now, first, last, bytes);
-        let commit = self.log.commit();
-        self.note_told(i, commit.min(last));
+        let commit = self.log.commit_within(last);
+        self.note_told(i, commit);
         let body = Body::Append { prev_index, prev_term, commit, last: self.log.last_index() };
         self.send(i, Seq::ZERO, body, range, ready);
     }
@@ -339,7 +339,7 @@ impl Raft {
         } else {
             self.peers[i].progress.matched()
         };
-        let commit = self.log.commit().min(known);
+        let commit = self.log.commit_within(known);
         let last = self.log.last_index();
         self.note_told(i, commit);
         let body = Body::Heartbeat { commit, context: self.context, last };

@@ -33,6 +33,9 @@ pub struct TermRun {
     /// Counts the elections after which commands may have been missing (durability.md R6). A leader
     /// has one from its no-op on, so that the epoch is a function of the term; it never falls.
     pub epoch: u32,
+    /// Where the epoch begins: the lowest index that may have been another entry's in an older one
+    /// ([`crate::block::BlockHeader::since`]), at most `first`. Else `first`.
+    pub since: Index,
 }
 
 /// Iterator over blocks in memory.
@@ -186,6 +189,35 @@ impl Log {
         run.map_or(self.start.epoch, |run| self.runs[run].epoch)
     }
 
+    /// Those terms behind `index` in which an epoch begins.
+    pub fn epochs_behind(&self, index: Index) -> impl Iterator<Item = &TermRun> {
+        let behind = &self.runs[self.runs.partition_point(|run| run.first <= index)..];
+        let mut epoch = self.epoch_at(index);
+        behind.iter().filter(move |run| std::mem::replace(&mut epoch, run.epoch) < run.epoch)
+    }
+
+    /// The commit index as somebody may hear it who has the log through `known`. What may have been
+    /// another entry's place in an older epoch is committed together with the entry that says so,
+    /// or a reader of the older one would take it for what comes next (durability.md R9). Where an epoch
+    /// began before this log does nothing is told: whoever is behind that gets a snapshot.
+    pub(super) fn commit_within(&self, known: Index) -> Index {
+        if known < self.start.index && self.start.epoch > 0 {
+            return Index::ZERO;
+        }
+        let commit = self.commit.min(known);
+        if self.last_epoch() == self.epoch_at(known) || mutants::is(Mutant::CommitBeforeItsEpoch) {
+            return commit;
+        }
+        self.epochs_behind(known).fold(commit, |commit, run| commit.min(run.since.prev()))
+    }
+
+    /// Through here the log is known to be what was committed: by the commit index, and by the word
+    /// of those who began epochs in it.
+    pub(super) fn known_committed(&self) -> Index {
+        let begun = self.epochs_behind(self.start.index).map(|run| run.since.prev());
+        begun.fold(self.commit, Index::max)
+    }
+
     /// The highest index not above `index` whose term is not above `term`, with its term: where two
     /// logs could still agree (end of §5.3, by term instead of by entry).
     pub(super) fn highest_with_term_at_most(&self, index: Index, term: Term) -> (Index, Term) {
@@ -254,7 +286,8 @@ impl Log {
             let first = self.runs.is_empty() && term == self.last_term;
             assert!(term > self.last_term || first, "terms never fall along the log");
             assert!(epoch >= self.last_epoch(), "epochs never fall along the log");
-            self.runs.push(TermRun { first: block.first(), term, epoch });
+            let since = block.header().since();
+            self.runs.push(TermRun { first: block.first(), term, epoch, since });
             self.last_term = term;
         }
         debug_assert_eq!(epoch, self.last_epoch(), "one epoch a term");

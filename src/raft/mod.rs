@@ -108,6 +108,12 @@ pub enum ChangeRefused {
          of the shard last, and a new one has to be in it first (`member add`, then `member remove`)"
     )]
     Needed { node: NodeId, group: GroupId },
+    #[error(
+        "the leader of the shard's first group is not in group {group}, which was made later, and cannot \
+         know whether node {node} is: hand the leadership to a member of that group first (`leader \
+         transfer`)"
+    )]
+    Outside { node: NodeId, group: GroupId },
 }
 
 /// Another node, in whatever role this node is.

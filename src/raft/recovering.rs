@@ -82,8 +82,9 @@ impl Raft {
     }
 
     /// The winner's log is the group's. If what a majority held may be gone with it, that is told,
-    /// and indices that may be used a second time get a new epoch (durability.md R6, R9).
-    pub(super) fn begin_epoch(&mut self, loss: bool, ready: &mut Ready) {
+    /// and indices that may be used a second time get a new epoch (durability.md R6, R9). From where
+    /// on: that of its first entry, or lower.
+    pub(super) fn begin_epoch(&mut self, loss: bool, ready: &mut Ready) -> Index {
         assert_eq!(self.role, Role::Leader);
         let before = self.log.last_epoch();
         let grows = loss && !mutants::is(Mutant::NoEpochBump);
@@ -97,5 +98,26 @@ impl Raft {
             assert_eq!(self.log.durable(), self.log.last_index());
             self.transition("recovered by the vote of all", ready);
         }
+        if loss { self.new_names_from() } else { Index::ZERO }
+    }
+
+    /// Where the winner's log stands, others may have been committed that are lost: under leaders
+    /// whom its last entries did not reach, in terms between those and its own.
+    ///
+    /// ```text
+    /// n1   … i7 t3   i8 t3                      in the minority from here on, then without power
+    /// n2   … i7 t3   i8 t4   i9 t4              committed with n3; both forget what is behind i7
+    /// n1   … i7 t3   i8 t3   i9 t5, e1, since 8     wins with everybody's vote
+    /// ```
+    ///
+    /// What it knew to be committed is the same everywhere. And if its term is the next one there was
+    /// no such leader: what was committed before or in the term of its last entry is in its log.
+    fn new_names_from(&self) -> Index {
+        let next = self.log.last_index().next();
+        let was_none_between = self.term == self.log.last_term().next();
+        if was_none_between || mutants::is(Mutant::EpochFromItsEntry) {
+            return next;
+        }
+        self.log.known_committed().next()
     }
 }

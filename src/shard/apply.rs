@@ -13,7 +13,7 @@ use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, Index, NodeId, Tick};
 use crate::machine::{Outcome, StateMachine};
 use crate::mutants::{self, Mutant};
-use crate::raft::{Event, Raft};
+use crate::raft::{Event, Log, Raft, TermRun};
 use crate::wal::{ReadError, WalError};
 use crate::wire::client::{Answer, Committed, Durability, Refused};
 
@@ -185,7 +185,7 @@ fn applier<'a, M>(
     sync: bool,
     pending: &'a mut VecDeque<Pending>,
 ) -> Applier<'a, M> {
-    Applier { machine, sessions, sync, pending, leader: raft.leader() }
+    Applier { machine, sessions, sync, pending, log: raft.log(), leader: raft.leader() }
 }
 
 /// The parts of a group that applying changes, apart from its Raft, whose blocks are being read.
@@ -194,6 +194,7 @@ struct Applier<'a, M> {
     sessions: &'a mut Sessions,
     sync: bool,
     pending: &'a mut VecDeque<Pending>,
+    log: &'a Log,
     leader: Option<NodeId>,
 }
 
@@ -206,10 +207,7 @@ impl<M: StateMachine> Applier<'_, M> {
         stats: &mut super::ShardStats,
     ) {
         assert_eq!(block.first(), applied.next(), "blocks are applied in order, without a gap");
-        let epoch = block.header().epoch;
-        if epoch > self.sessions.epochs().last() {
-            self.sessions.begin_epoch(epoch, block.first());
-        }
+        self.note_epochs(block);
         let result = match block.kind() {
             BlockKind::Commands => self.run(block),
             BlockKind::Session => self.run_session(block),
@@ -225,6 +223,32 @@ impl<M: StateMachine> Applier<'_, M> {
         stats.blocks_applied += 1;
         stats.commands_applied += block.count();
         self.answer(block, result, clients);
+    }
+
+    /// A recovery epoch begins where its first entry says, which lies behind: before anything is
+    /// applied there, so that nobody is told of a place under the older epoch. Whoever has applied
+    /// more by now knew that to be committed, and it was (durability.md R9).
+    #[inline]
+    fn note_epochs(&mut self, block: &Block) {
+        let known = self.sessions.epochs().last();
+        if known < self.log.last_epoch() {
+            self.note_epochs_until(block.last());
+        }
+        let is_first = matches!(block.kind(), BlockKind::Noop | BlockKind::Membership)
+            && self.log.epoch_at(block.first().prev()) < block.header().epoch;
+        if is_first {
+            self.sessions.mix_epoch(block.header());
+        }
+    }
+
+    fn note_epochs_until(&mut self, last: Index) {
+        let commit = self.log.commit();
+        let committed = |run: &&TermRun| run.first <= commit && run.since <= last;
+        for run in self.log.epochs_behind(last.prev()).filter(committed) {
+            if run.epoch > self.sessions.epochs().last() {
+                self.sessions.begin_epoch(run.epoch, run.since);
+            }
+        }
     }
 
     /// Exactly once: a block that the session's table knows is answered from it and not run again.
@@ -285,7 +309,7 @@ impl<M: StateMachine> Applier<'_, M> {
         Committed {
             first: block.first(),
             term: block.term(),
-            epoch: block.header().epoch,
+            epoch: self.sessions.epochs().at(block.first()),
             durability: if self.sync { Durability::Synced } else { Durability::Written },
             duplicates: outcome.duplicates,
             rejected: outcome.rejected,

@@ -72,9 +72,12 @@ pub fn begin_anew(
             Block::special(group, BlockKind::Membership, body.into())
         }
     };
+    // What it knew to be committed; of terms in between it has no word.
+    let since = commit.max(left.start.index).next();
+    block = block.begins_epoch(since);
     block.stamp(term, index, epoch);
     wal.append(group, &[block], false, true);
-    left.terms.push(TermRun { first: index, term, epoch });
+    left.terms.push(TermRun { first: index, term, epoch, since });
     left.last = index;
     (left.recovering, left.damaged) = (false, false);
     Forced { group, index, term, epoch }

@@ -183,10 +183,10 @@ impl<M: StateMachine> Shard<M> {
             }
             refused => Ok(AdminReply::refused(refused.to_string())),
         };
+        let leaves = if force { None } else { self.is_needed(local, steps) };
         // A replacement cannot wait for the other groups: those wait for it to take the new node in.
         let replaces = steps.iter().any(|step| matches!(step, Step::Replace { .. }));
-        let leaves = if force { None } else { self.is_needed(local, steps) };
-        if replaces && let Some(why) = leaves {
+        if replaces && let Some(why @ ChangeRefused::Needed { .. }) = leaves {
             return Ok(AdminReply::refused(why.to_string()));
         }
         let text = match found {
@@ -216,31 +216,49 @@ impl<M: StateMachine> Shard<M> {
             return None;
         }
         let first = &self.groups[0].raft;
-        let comes = steps.iter().find_map(|step| match step {
+        let mut comes = steps.iter().filter_map(|step| match step {
             Step::Add { node, .. } | Step::Replace { new: node, .. } => Some(*node),
             _ => None,
         });
-        let node = comes.filter(|&node| !first.membership().is_member(node))?;
+        let node = comes.find(|&node| !first.membership().is_member(node))?;
         Some(ChangeRefused::Apart { node, first: first.group() })
     }
 
     /// And stays in the first group until it is out of all of those: of one that it has not made yet it
-    /// would never hear, and might be one of the majority that it needs.
+    /// would never hear, and might be one of the majority that it needs. What a leader knows of a group
+    /// that has taken it out itself is out of date, and may stay so for ever: it does not decide.
     fn is_needed(&self, local: u32, steps: &[Step]) -> Option<ChangeRefused> {
-        let goes = steps.iter().find_map(|step| match step {
-            Step::Remove(node) | Step::Replace { old: node, .. } => Some(*node),
+        let comes = |gone: &NodeId| {
+            steps.iter().any(|step| match step {
+                Step::Add { node, .. } | Step::Replace { new: node, .. } => node == gone,
+                _ => false,
+            })
+        };
+        let goes = |step: &Step| match step {
+            Step::Remove(node) | Step::Replace { old: node, .. } => {
+                Some(*node).filter(|node| !comes(node))
+            }
             _ => None,
-        })?;
-        if local > 0 {
+        };
+        let leads = self.groups[0].raft.role() == Role::Leader;
+        if local > 0 || !leads || !steps.iter().any(|step| goes(step).is_some()) {
             return None;
         }
-        if self.groups[0].raft.role() == Role::Leader && !self.list_is_current() {
+        if !self.list_is_current() {
             return Some(ChangeRefused::NotYet);
         }
+        let me = self.config.node;
         let made = self.groups.iter().skip(self.config.configured() as usize);
-        let mut holds =
-            made.filter(|group| !group.ended && group.raft.membership().is_member(goes));
-        Some(ChangeRefused::Needed { node: goes, group: holds.next()?.raft.group() })
+        made.filter(|group| !group.ended).find_map(|group| {
+            let (members, group) = (group.raft.membership(), group.raft.group());
+            let knows = members.is_member(me);
+            let stays = |node: &NodeId| if knows { members.is_member(*node) } else { *node != me };
+            let node = steps.iter().filter_map(goes).find(stays)?;
+            Some(match knows {
+                true => ChangeRefused::Needed { node, group },
+                false => ChangeRefused::Outside { node, group },
+            })
+        })
     }
 
     /// The same for a group by its name.

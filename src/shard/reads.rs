@@ -353,7 +353,7 @@ fn answer<M: StateMachine>(
 ) {
     reply.clear();
     let index = group.applied;
-    let place = Place { epoch: group.raft.log().epoch_at(index), index };
+    let place = Place { epoch: group.sessions.epochs().at(index), index };
     // What the reader has read must be there still (durability.md R9).
     let parted = group.sessions.epochs().parted(after.epoch, after.index);
     let result = match parted.filter(|_| !mutants::is(Mutant::SilentGap)) {

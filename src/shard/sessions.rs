@@ -292,10 +292,15 @@ impl Sessions {
         &self.epochs
     }
 
-    /// A block of a higher recovery epoch than any before is applied at `first`.
-    pub fn begin_epoch(&mut self, epoch: u32, first: Index) {
-        self.epochs.note(epoch, first);
-        self.digest = mix(mix(self.digest, u64::from(epoch)), first.get());
+    /// A higher recovery epoch than any before begins at `since`.
+    pub fn begin_epoch(&mut self, epoch: u32, since: Index) {
+        self.epochs.note(epoch, since);
+    }
+
+    /// The entry that begins a recovery epoch is applied. Replicas may have noted the epoch before or
+    /// behind the same entries; here they agree.
+    pub fn mix_epoch(&mut self, first: &BlockHeader) {
+        self.digest = mix(mix(self.digest, u64::from(first.epoch)), first.since().get());
     }
 
     /// Which groups the shard has; empty in all groups but the one that keeps the list.

@@ -87,7 +87,7 @@ kinds! {
     /// A write lands elsewhere, and is reported as done.
     Misdirect = "misdirect", 1, "disk";
     /// All voters of a group lose power at once and no learner does: what the voters had not synced is
-    /// gone, and a learner may have it committed. Not drawn with the others, see [`blackouts`].
+    /// gone, and a learner may have it committed. Drawn apart from the others, see [`blackouts`].
     Blackout = "blackout", 0, "node";
     /// An operator changes the members: no fault of the plan, it goes on beside them.
     Members = "members", 0, "members";
@@ -102,10 +102,8 @@ pub struct Kinds(u32);
 impl Kinds {
     pub const NONE: Self = Self(0);
 
-    /// All but blackouts, which are asked for by their name: see the open points in invariants.md.
     pub fn all() -> Self {
-        let all = Kind::ALL.iter().fold(Self::NONE, |kinds, &kind| kinds.with(kind));
-        all.without(Kind::Blackout)
+        Kind::ALL.iter().fold(Self::NONE, |kinds, &kind| kinds.with(kind))
     }
 
     #[must_use]
@@ -128,8 +126,7 @@ impl Kinds {
         for name in text.split(',').filter(|name| !name.is_empty()) {
             let before = kinds;
             for &kind in Kind::ALL {
-                let grouped = name == "all" || kind.group() == name;
-                if kind.name() == name || (grouped && kind != Kind::Blackout) {
+                if name == "all" || kind.group() == name || kind.name() == name {
                     kinds = kinds.with(kind);
                 }
             }

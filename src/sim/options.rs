@@ -211,10 +211,7 @@ impl Shape {
             leaders: leaders(&mut rng, nodes),
             plan,
         };
-        // Not where groups come and go: what becomes of one whose making is lost is an open question
-        // (see the end of `docs::invariants`).
-        let made = shape.groups_all > shape.groups;
-        let may_part = shape.majority && shape.changes && !shape.all_sync() && !made;
+        let may_part = shape.majority && shape.changes && !shape.all_sync();
         if may_part && options.nemesis.has(Kind::Blackout) {
             let first = shape.plan.last().map_or(0, |last| last.number + 1);
             shape.plan.extend(blackouts(base.fork(BLACKOUTS), first, end));

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ids::{GroupId, Index, LogStart, NodeId, Term};
 use crate::machine::StateMachine;
 use crate::raft::ready::{PossibleLoss, Role};
-use crate::raft::{Body, Message, Raft};
+use crate::raft::{Body, Log, Message, Raft, TermRun};
 use crate::shard::GroupView;
 use crate::shard::forced::Forced;
 use crate::wire::client::Committed;
@@ -44,6 +44,8 @@ struct Entry {
     term: u32,
     /// Recovery epoch of its leader.
     epoch: u32,
+    /// The one under which its place is told: a later one that began with others in its place.
+    place: u32,
     /// Term of the node on which it was first seen committed.
     by: u32,
     /// Checksum of the body, at a block's first index; 0 = not seen yet or not a first index.
@@ -143,12 +145,25 @@ fn compare_epochs(index: u64, new: &Entry, last: Option<&Entry>, lost: Option<&E
         let what = format!("i{index} has e{}, behind e{}", new.epoch, last.epoch);
         return broken("epochs do not fall along a log", what);
     }
-    if let Some(lost) = lost.filter(|lost| new.epoch <= lost.epoch && new.term != lost.term) {
-        let (e, t) = (new.epoch, new.term);
-        let what = format!("i{index} is t{t} in e{e}, was t{} in e{}", lost.term, lost.epoch);
+    if let Some(lost) = lost.filter(|lost| new.place <= lost.place && new.term != lost.term) {
+        let (e, t) = (new.place, new.term);
+        let what = format!("i{index} is t{t} in e{e}, was t{} in e{}", lost.term, lost.place);
         return broken("an epoch and an index name one command", what);
     }
     Ok(())
+}
+
+/// The epoch under which whoever has committed so much tells of `index`.
+fn place_of(log: &Log, index: u64, commit: u64) -> u32 {
+    let begun = |run: &&TermRun| run.first.0 <= commit && run.since.0 <= index;
+    log.runs().iter().rfind(begun).map_or(log.start().epoch, |run| run.epoch)
+}
+
+/// An epoch begins, and with it what lies from `since` on.
+fn rename(committed: &mut [Entry], since: Index, epoch: u32) {
+    for entry in &mut committed[since.0 as usize - 1..] {
+        entry.place = entry.place.max(epoch);
+    }
 }
 
 /// See the module.
@@ -387,11 +402,15 @@ impl Oracle {
             let (term, epoch) = runs.get(run).map_or((0, 0), |run| (run.term.0 as u32, run.epoch));
             match truth.get(index as usize - 1) {
                 None => {
-                    let entry = Entry { term, epoch, by, sum: 0 };
+                    let place = place_of(raft.log(), index, commit);
+                    let entry = Entry { term, epoch, place, by, sum: 0 };
                     compare_epochs(index, &entry, truth.last(), lost.get(&index))
                         .map_err(|(rule, what)| (rule, format!("n{} g{group} {what}", node + 1)))?;
                     truth.push(entry);
                     *highest = epoch.max(*highest);
+                    if let Some(run) = runs.get(run).filter(|run| run.first.0 == index) {
+                        rename(truth, run.since, epoch);
+                    }
                 }
                 Some(entry) if (entry.term, entry.epoch) == (term, epoch) => {}
                 Some(entry) => {
@@ -498,7 +517,9 @@ impl Oracle {
         let (first, last) = (done.first.0, done.first.0 + count - 1);
         let stands = |index: u64| {
             let entry = truth.committed.get(index as usize - 1);
-            entry.is_some_and(|e| (u64::from(e.term), e.epoch) == (done.term.0, done.epoch))
+            // Answers may be from before a later epoch began where the entry stands.
+            let told = |e: &Entry| (e.epoch..=e.place).contains(&done.epoch);
+            entry.is_some_and(|e| u64::from(e.term) == done.term.0 && told(e))
         };
         if first == 0 || !stands(first) || !stands(last) {
             let what = format!("g{group} i{first}..i{last} of t{} e{}", done.term, done.epoch);
@@ -522,10 +543,10 @@ impl Oracle {
         self.groups[group.0 as usize].acknowledged
     }
 
-    /// Recovery epoch of a committed entry.
+    /// Recovery epoch of the place of a committed entry.
     pub fn epoch_of(&self, group: GroupId, index: Index) -> Option<u32> {
         let at = (index.0 as usize).checked_sub(1)?;
-        self.groups[group.0 as usize].committed.get(at).map(|entry| entry.epoch)
+        self.groups[group.0 as usize].committed.get(at).map(|entry| entry.place)
     }
 
     /// Whether the group has an entry of this epoch at `index`, as far as is known.
@@ -544,7 +565,7 @@ mod tests {
     use super::*;
 
     fn entry(term: u32, epoch: u32) -> Entry {
-        Entry { term, epoch, by: term, sum: 0 }
+        Entry { term, epoch, place: epoch, by: term, sum: 0 }
     }
 
     #[test]

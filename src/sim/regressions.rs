@@ -128,6 +128,11 @@ pub const REGRESSIONS: &[Regression] = &[
         options: everything,
         why: "the simulator: a replica that had parted behind two losses was judged at its start",
     },
+    Regression {
+        seed: 314165331,
+        options: everything,
+        why: "a winner's old entries stood where later ones were lost, under one epoch",
+    },
     Regression { seed: 5, options: whole, why: "much happens in it" },
 ];
 

@@ -202,12 +202,16 @@ impl<S: Subject> World<S> {
         }
     }
 
-    /// A node that has left the first group before it heard of a later one does not hear of it any more.
+    /// A node that has left the first group before it heard of a later one does not hear of it any more,
+    /// nor does one that has parted there, before a snapshot brings it back.
     pub(super) fn has_not_heard(&self, node: usize, group: usize) -> bool {
         let first = group % self.shape.shards as usize;
-        group >= self.shape.groups as usize
-            && !self.configurations[first].settled().is_member(super::network::node_id(node))
-            && self.view(node, group).is_none()
+        let may_miss = || {
+            let settled = self.configurations[first].settled();
+            let parted = self.view(node, first).is_some_and(|v| self.oracle.strays(v.raft()));
+            parted || !settled.is_member(super::network::node_id(node))
+        };
+        group >= self.shape.groups as usize && self.view(node, group).is_none() && may_miss()
     }
 
     /// A group that somebody has ended is nowhere any more, but where nobody can say it.

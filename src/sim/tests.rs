@@ -92,7 +92,7 @@ fn a_blackout_parts_learners_from_their_leaders_and_some_come_back() {
 
 #[test]
 fn blackouts_are_only_where_a_majority_may_lose_power_and_leave_other_seeds_alone() {
-    let with = Options { nemesis: Kinds::all().with(Kind::Blackout), ..Options::default() };
+    let with = Options { nemesis: Kinds::all(), ..Options::default() };
     let without = Options { nemesis: Kinds::all().without(Kind::Blackout), ..with.clone() };
     let mut seen = 0;
     for seed in 0..500 {
@@ -101,7 +101,6 @@ fn blackouts_are_only_where_a_majority_may_lose_power_and_leave_other_seeds_alon
             some.plan.iter().copied().partition(|fault| fault.kind == Kind::Blackout);
         assert_eq!(rest, none.plan);
         assert!(ours.is_empty() || (some.majority && some.changes && !some.all_sync()));
-        assert!(ours.is_empty() || some.groups == some.groups_all);
         seen += usize::from(!ours.is_empty());
     }
     assert!((3..50).contains(&seen), "{seen} of 500 seeds");

@@ -24,6 +24,8 @@ pub struct TermStart {
     pub term: Term,
     /// Recovery epoch of the term's leader.
     pub epoch: u32,
+    /// Where that epoch begins, if it does here ([`BlockHeader::since`]).
+    pub since: Index,
 }
 
 /// What the log says about one group.
@@ -262,7 +264,8 @@ impl RecoveredGroup {
             if header.group != group.0 || header.first != due.0 || count == 0 {
                 return Err("block out of place");
             }
-            let run = TermStart { first: due, term: Term(header.term), epoch: header.epoch };
+            let (term, epoch, since) = (Term(header.term), header.epoch, header.since());
+            let run = TermStart { first: due, term, epoch, since };
             match self.terms.last() {
                 Some(last) if (last.term, last.epoch) == (run.term, run.epoch) => {}
                 Some(last) if last.term >= run.term || last.epoch > run.epoch => {

@@ -32,6 +32,8 @@ pub struct Entry {
     pub epoch: u8,
     /// Number of the proposal; 0 = the no-op of a leader; from [`MEMBERS`] on a configuration.
     pub payload: u8,
+    /// Of a no-op that begins an epoch: where that begins; else 0.
+    pub since: u8,
 }
 
 /// A configuration as an entry: this, the voters' bits, and those of the outgoing half.
@@ -55,17 +57,23 @@ impl Entry {
     pub fn of(block: &Block) -> Self {
         let header = block.header();
         assert_eq!(block.count(), 1);
-        let mut payload = header.seq as u8;
+        let (mut payload, mut since) = (header.seq as u8, 0);
+        if block.kind() == BlockKind::Noop {
+            (payload, since) = (0, payload);
+        }
         if block.kind() == BlockKind::Membership {
             let found = Membership::decode(block.body()).expect("the core made it");
             assert!(found.learners.is_empty(), "members here vote");
             payload = MEMBERS | bits_of(&found.voters) | bits_of(&found.outgoing) << NODES;
         }
-        Self { term: header.term as u8, epoch: header.epoch as u8, payload }
+        Self { term: header.term as u8, epoch: header.epoch as u8, payload, since }
     }
 
     pub fn block(self, index: usize) -> Block {
         let mut block = proposal(self.payload);
+        if self.since > 0 {
+            block = block.begins_epoch(Index(self.since.into()));
+        }
         block.stamp(Term(self.term.into()), Index(index as u64), self.epoch.into());
         block
     }
@@ -122,8 +130,9 @@ impl Disk {
         for (i, entry) in self.log.iter().enumerate().skip(self.start) {
             let term = Term(entry.term.into());
             if terms.last().is_none_or(|run| run.term < term) {
-                let epoch = entry.epoch.into();
-                terms.push(TermRun { first: Index(i as u64 + 1), term, epoch });
+                let (epoch, first) = (entry.epoch.into(), Index(i as u64 + 1));
+                let since = entry.block(i + 1).header().since();
+                terms.push(TermRun { first, term, epoch, since });
             }
         }
         let last = Index(self.log.len() as u64);

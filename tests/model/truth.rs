@@ -22,6 +22,8 @@ pub struct Acknowledged {
     pub in_term: u8,
     /// Highest recovery epoch in which it is known to be committed.
     pub epoch: u8,
+    /// The one under which its place was told: a place is an epoch and an index.
+    pub place: u8,
 }
 
 /// See the module.
@@ -108,17 +110,41 @@ impl Truth {
         let in_term = node.raft.term().get() as u8;
         for (index, &entry) in (1u8..).zip(&node.log[..commit]) {
             let is_same = |a: &&mut Acknowledged| a.index == index && a.entry == entry;
-            if let Some(known) = self.acknowledged.iter_mut().find(is_same) {
+            let place = epoch_of_place(&node.log[..commit], index);
+            let mut is_known = false;
+            for known in self.acknowledged.iter_mut().filter(is_same) {
                 known.epoch = known.epoch.max(epoch);
+                is_known |= known.place == place;
+            }
+            if is_known {
                 continue;
             }
             // What was lost may be another entry in a later recovery epoch (durability.md R6, R9).
-            self.second_commit |=
-                self.acknowledged.iter().any(|a| a.index == index && a.epoch >= epoch);
-            self.acknowledged.push(Acknowledged { index, entry, in_term, epoch });
-            self.acknowledged.sort_by_key(|a| (a.index, a.epoch));
+            self.second_commit |= self.clashes(index, entry, place);
+            self.acknowledged.push(Acknowledged { index, entry, in_term, epoch, place });
+            self.acknowledged.sort_by_key(|a| (a.index, a.epoch, a.place));
         }
     }
+
+    /// Another entry has had the place; or has one of a later epoch, and this one is news.
+    fn clashes(&self, index: u8, entry: Entry, place: u8) -> bool {
+        let at_index = || self.acknowledged.iter().filter(|a| a.index == index);
+        let is_news = !at_index().any(|a| a.entry == entry);
+        let mut others = at_index().filter(|a| a.entry != entry);
+        others.any(|a| a.place == place || (is_news && a.place > place))
+    }
+}
+
+/// That of the last entry that begins one at or below `index`.
+fn epoch_of_place(log: &[Entry], index: u8) -> u8 {
+    let mut place = 0;
+    for (at, entry) in (1u8..).zip(log) {
+        let since = if entry.since > 0 { entry.since } else { at };
+        if since <= index {
+            place = place.max(entry.epoch);
+        }
+    }
+    place
 }
 
 /// True if the place is free or is this one's already.

@@ -8,7 +8,10 @@ const G: GroupId = GroupId(0);
 
 /// n2, with i1 of term 1 committed and i2..i5 of `term`, is offered what stands for i3 of term 2.
 fn offered(term: u64) -> (Raft, Ready) {
-    let run = |first, term| TermRun { first: Index(first), term: Term(term), epoch: 0 };
+    let run = |first, term| {
+        let (first, term) = (Index(first), Term(term));
+        TermRun { first, term, epoch: 0, since: first }
+    };
     let restored = Restored {
         hard_state: HardState { term: Term(2), vote: None, commit: Index(1) },
         terms: vec![run(1, 1), run(2, term)].into_iter().take(term as usize).collect(),

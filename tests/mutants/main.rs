@@ -8,6 +8,7 @@
 //! MUTANTS=vote-twice,recycle-early ...                          these
 //! ```
 
+mod epochs;
 mod installs;
 mod log;
 mod members;

@@ -18,7 +18,7 @@ pub fn a_learner_waits_to_be_found() {
     let membership = Membership { index: Index(1), learners: vec![NodeId(4)], ..of };
     let restored = Restored {
         hard_state: HardState { term: Term(1), vote: None, commit: Index(1) },
-        terms: vec![TermRun { first: Index(1), term: Term(1), epoch: 0 }],
+        terms: vec![TermRun { first: Index(1), term: Term(1), epoch: 0, since: Index(1) }],
         last: Index(1),
         memberships: vec![membership],
         ..Restored::default()

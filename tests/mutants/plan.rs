@@ -4,7 +4,7 @@ use ringraft::mutants::Mutant;
 use ringraft::sim::nemesis::Kinds;
 use ringraft::sim::options::Options;
 
-use super::{installs, members, reads, snapshots, stories};
+use super::{epochs, installs, members, reads, snapshots, stories};
 
 /// A search and its budget.
 pub enum Way {
@@ -78,6 +78,12 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::LeaseEndsByTimer => Some(Way::Story(reads::a_lease_does_not_outlast_a_jump)),
         M::FullForGood => sim("full,kill", 40),
         M::AloneBeforeOwnWrite | M::LeaderCountsUndurable => alone("kill,power", 40),
+        M::EpochFromItsEntry => {
+            Some(Way::Story(epochs::an_epoch_begins_where_its_leader_is_not_sure))
+        }
+        M::CommitBeforeItsEpoch => {
+            Some(Way::Story(epochs::what_an_epoch_renames_is_committed_with_its_entry))
+        }
         M::RecoverWithoutEpoch | M::SilentGap => alone("kill,rot", 60),
         M::SpeakBeforeSynced => sim("kill,latency,stall", 400),
         M::TruncateOnAnyAppend => sim("network,kill,power", 1500),

@@ -161,7 +161,7 @@ fn follower() -> (Raft, Ready) {
     let mut config = Config::new(NodeId(2), GroupId(0), voters, Incarnation(1));
     config.hibernate_after_us = 1;
     let (first, last) = (Index(1), Index(2));
-    let terms = vec![TermRun { first, term: Term(1), epoch: 0 }];
+    let terms = vec![TermRun { first, term: Term(1), epoch: 0, since: first }];
     let hard_state = HardState { term: Term(1), vote: None, commit: first };
     let restored = Restored { hard_state, terms, last, ..Restored::default() };
     (Raft::new(config, restored, Tick::ZERO), Ready::default())

@@ -159,21 +159,38 @@ fn a_slow_leader_is_asked_around_by_one_block_and_its_late_answer_counts() {
     assert_eq!(world.connects.len(), 3, "no connection was given up");
 }
 
+/// However long an answer takes (less than `resend_us`), alone or among others.
 #[test]
 fn whoever_is_slow_by_nature_is_not_doubted_for_long() {
-    let mut world = World::ready(3);
-    world.moods[0] = Mood::Mute;
-    let mut asked = Vec::new();
-    for seq in 1..=20 {
-        world.submit(0);
-        world.run(300_000, |_| false);
-        let answer = success(&world, seq);
-        world.say(0, &[answer]);
-        world.settle();
-        assert_eq!(world.done.len(), seq as usize);
-        asked.push(world.arrived.iter().filter(|a| a.0 != 0).count());
+    for (nodes, takes_us) in [(1, 250_000), (1, 900_000), (3, 300_000), (3, 900_000)] {
+        let mut world = World::ready(nodes);
+        world.moods[0] = Mood::Mute;
+        let mut sent = Vec::new();
+        for seq in 1..=20 {
+            world.submit(0);
+            world.run(takes_us, |_| false);
+            let answer = success(&world, seq);
+            world.say(0, &[answer]);
+            world.settle();
+            assert_eq!(world.done.len(), seq as usize);
+            sent.push(world.core.counters().blocks_sent);
+        }
+        assert_eq!(sent[19] - sent[9], 10, "from then on each leaves once: {sent:?}");
     }
-    assert_eq!(asked[10], asked[19], "from then on nobody else is asked: {asked:?}");
+}
+
+/// Nothing else is submitted, and the block had to wait before it was sent: n0 was busy.
+#[test]
+fn a_leader_that_falls_silent_behind_a_pause_is_doubted_as_soon() {
+    let mut world = World::ready(3);
+    world.moods[0] = Mood::Refuses(Refused::Busy);
+    world.submit(0);
+    world.settle();
+    world.moods[0] = Mood::Mute;
+    world.run(10_000, |_| false);
+    world.leaders.insert(0, Some(1));
+    world.run(220_000, |w| !w.done.is_empty());
+    assert_eq!(world.results(), [(1, true)]);
 }
 
 #[test]

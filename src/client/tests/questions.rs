@@ -60,6 +60,20 @@ fn a_query_survives_its_connection_and_a_mute_node() {
     assert_eq!(world.replies[1].result, Ok("from 2".into()));
 }
 
+/// The leader was busy first.
+#[test]
+fn a_leader_that_falls_silent_behind_a_pause_is_doubted_as_soon_by_a_question() {
+    let mut world = World::ready(3);
+    world.moods[0] = Mood::Refuses(Refused::Busy);
+    world.ask(0, QueryTarget::Leader);
+    world.settle();
+    world.moods[0] = Mood::Mute;
+    world.run(10_000, |_| false);
+    world.leaders.insert(0, Some(1));
+    world.run(220_000, |w| !w.replies.is_empty());
+    assert!(world.replies.first().is_some_and(|reply| reply.result.is_ok()));
+}
+
 #[test]
 fn a_query_ends_at_its_deadline() {
     let mut world = World::ready(3);

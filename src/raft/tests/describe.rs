@@ -139,6 +139,7 @@ fn describe_membership(membership: &Membership) -> String {
 fn describe_blocks(blocks: &[Block]) -> String {
     let epoch = |b: &Block| match b.header().epoch {
         0 => String::new(),
+        epoch if b.header().since() < b.first() => format!("e{epoch} since {}", b.header().since()),
         epoch => format!("e{epoch}"),
     };
     let one = |b: &Block| {

@@ -33,7 +33,7 @@ fn terms_are_known_for_the_whole_log_and_for_nothing_else() {
     );
 
     // A log whose front is gone still knows the term of the entry before it.
-    let runs = vec![TermRun { first: Index(3), term: Term(2), epoch: 0 }];
+    let runs = vec![TermRun { first: Index(3), term: Term(2), epoch: 0, since: Index(3) }];
     let start = LogStart { index: Index(4), term: Term(2), epoch: 0 };
     let log = Log::new(start, Index(9), runs, Index(6), Index(4));
     let known = [3, 4, 5, 9, 10].map(|i| log.term_at(Index(i)).is_some());
@@ -176,7 +176,7 @@ fn uncommitted_bytes_follow_commits_and_truncations() {
 
 #[test]
 fn a_restored_log_goes_on_behind_its_last_entry() {
-    let runs = vec![TermRun { first: Index(1), term: Term(2), epoch: 0 }];
+    let runs = vec![TermRun { first: Index(1), term: Term(2), epoch: 0, since: Index(1) }];
     let mut log = Log::new(LogStart::default(), Index(9), runs, Index(12), Index(0));
     assert_eq!((log.commit(), log.durable(), log.first_cached()), (Index(9), Index(9), Index(10)));
     log.append(block(10, 11, 2));
@@ -185,4 +185,23 @@ fn a_restored_log_goes_on_behind_its_last_entry() {
     log.write_started(Seq(2));
     log.check_invariants();
     assert_eq!(log.runs().len(), 2);
+}
+
+/// e1 begins with i6, since i4; e2 with i9.
+#[test]
+fn what_an_epoch_renames_is_told_to_be_committed_with_its_entry() {
+    let run = |first, term, epoch, since| {
+        let (first, since) = (Index(first), Index(since));
+        TermRun { first, term: Term(term), epoch, since }
+    };
+    let runs = vec![run(1, 1, 0, 1), run(3, 2, 0, 3), run(6, 4, 1, 4), run(9, 7, 2, 9)];
+    let mut log = Log::new(LogStart::default(), Index(10), runs, Index(10), Index(10));
+    let told = |log: &Log| [2, 3, 4, 5, 6, 8, 9, 10].map(|i| log.commit_within(Index(i)).get());
+    assert_eq!(told(&log), [2, 3, 3, 3, 6, 8, 9, 10]);
+    assert_eq!(log.known_committed(), Index(10));
+
+    log.begin_at(Index(5));
+    assert_eq!(told(&log), [2, 3, 3, 3, 6, 8, 9, 10], "it still knows where e1 begins");
+    log.begin_at(Index(7));
+    assert_eq!(told(&log), [0, 0, 0, 0, 0, 8, 9, 10], "not any more: they need a snapshot");
 }

@@ -221,7 +221,7 @@ fn a_heartbeat_meant_for_an_earlier_start_commits_nothing() {
 #[test]
 fn the_commit_hint_of_a_restart_is_announced_once() {
     let hard_state = HardState { term: Term(2), vote: None, commit: Index(3) };
-    let terms = vec![TermRun { first: Index(1), term: Term(2), epoch: 0 }];
+    let terms = vec![TermRun { first: Index(1), term: Term(2), epoch: 0, since: Index(1) }];
     let restored = Restored { hard_state, terms, last: Index(5), ..Restored::default() };
     let mut raft = Raft::new(config(), restored, Tick::ZERO);
     let mut ready = Ready::default();

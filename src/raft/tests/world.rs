@@ -99,7 +99,8 @@ impl Node {
         for block in self.disk.blocks.iter().filter(|b| b.first() > start.index) {
             if terms.last().is_none_or(|run| run.term < block.term()) {
                 let (term, epoch) = (block.term(), block.header().epoch);
-                terms.push(TermRun { first: block.first(), term, epoch });
+                let since = block.header().since();
+                terms.push(TermRun { first: block.first(), term, epoch, since });
             }
         }
         let last = self.disk.blocks.last().map_or(Index::ZERO, Block::last);

@@ -33,10 +33,14 @@ impl Epochs {
         self.0.last().map_or(0, |&(epoch, _)| epoch)
     }
 
-    /// A block of a higher epoch is applied at `first`.
-    pub(super) fn note(&mut self, epoch: u32, first: Index) {
+    /// A higher epoch begins at `since`. Where that is no higher index than where others begin, nothing
+    /// is told under those any more.
+    pub(super) fn note(&mut self, epoch: u32, since: Index) {
         assert!(epoch > self.last(), "epochs never fall along the log");
-        self.0.push((epoch, first));
+        while self.0.last().is_some_and(|&(_, first)| first >= since) {
+            self.0.pop();
+        }
+        self.0.push((epoch, since));
         if self.0.len() > EPOCHS_MAX {
             let (_, oldest) = self.0.remove(0);
             self.0[0].1 = oldest;
@@ -80,6 +84,18 @@ mod tests {
         );
         assert_eq!((told(3, 900), told(4, 900)), (None, None), "this replica may lag");
         assert_eq!(Epochs::default().parted(0, Index(9)), None);
+    }
+
+    #[test]
+    fn an_epoch_that_begins_as_low_as_others_takes_their_place() {
+        let epochs = epochs(&[(1, 118), (2, 200), (3, 300), (4, 200)]);
+        assert_eq!(epochs.entries(), [(1, Index(118)), (4, Index(200))]);
+        assert_eq!((epochs.at(Index(199)), epochs.at(Index(200))), (1, 4));
+        let told = |epoch, index| epochs.parted(epoch, Index(index)).map(|(e, i)| (e, i.0));
+        assert_eq!(
+            (told(2, 199), told(2, 200), told(3, 310)),
+            (None, Some((4, 200)), Some((4, 200)))
+        );
     }
 
     #[test]

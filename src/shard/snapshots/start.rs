@@ -137,8 +137,7 @@ pub fn meet(found: &RecoveredGroup, snapshot: Option<&Header>) -> Start {
     if mutants::is(Mutant::ForgetVoteAtStart) {
         hard_state.vote = None;
     }
-    let run = |&TermStart { first, term, epoch }: &TermStart| TermRun { first, term, epoch };
-    let terms: Vec<TermRun> = found.terms.iter().map(run).collect();
+    let terms: Vec<TermRun> = found.terms.iter().map(run_of).collect();
     let reaches = |header: &&Header| header.index >= cut_through.max(logged.index);
     let Some(header) = snapshot.filter(reaches) else {
         let is_lost = logged.index > Index::ZERO || cut_through > Index::ZERO;
@@ -235,6 +234,11 @@ fn agrees(found: &RecoveredGroup, logged: LogStart, at: LogStart) -> bool {
     }
 }
 
+fn run_of(found: &TermStart) -> TermRun {
+    let &TermStart { first, term, epoch, since } = found;
+    TermRun { first, term, epoch, since }
+}
+
 fn terms_behind(terms: &[TermRun], at: LogStart, last: Index) -> Vec<TermRun> {
     if last == at.index {
         return Vec::new();
@@ -261,7 +265,8 @@ mod tests {
         let hard_state = HardState { term: Term(5), vote: None, commit: Index(11) };
         let runs = [(first, 2), (21, 3)].into_iter().filter(|run| run.0 <= last);
         let terms = runs
-            .map(|(first, term)| TermStart { first: Index(first), term: Term(term), epoch: 0 })
+            .map(|(first, term)| (Index(first), Term(term)))
+            .map(|(first, term)| TermStart { first, term, epoch: 0, since: first })
             .collect();
         let (first, last) = (Index(first), Index(last));
         RecoveredGroup { hard_state, start, first, last, terms, ..RecoveredGroup::default() }

@@ -297,3 +297,84 @@ fn who_is_in_a_group_that_was_made_leaves_the_first_one_last() {
     leave(&mut c, 0).expect("it is in no group that was made");
     c.write(1, 2);
 }
+
+/// n1 leads the first group and was taken out of a group that was made. Of whoever leaves that later it
+/// hears nothing, so it does not say who is in it.
+#[test]
+fn who_is_out_of_a_group_that_was_made_does_not_say_who_is_in_it() {
+    let mut setup = Setup::new(1);
+    setup.nodes = 4;
+    let mut c = setup.start();
+    c.elect();
+    let list = c.leader(0).unwrap();
+    c.create(None, 1, 3).unwrap();
+    c.write(1, 1);
+    let leave = |c: &mut Cluster<Ledger>, group: u32, gone: NodeId| {
+        let (now, leader) = (c.now, c.led(group));
+        c.nodes[leader].woken = true;
+        let mover = c.nodes[leader].shard.as_mut().unwrap();
+        mover.change_group(now, GroupId(group), &[Step::Remove(gone)])
+    };
+    let out = |c: &Cluster<Ledger>, gone: NodeId| {
+        let leads = |i: &usize| c.has(*i, 1) && c.raft(*i, 1).role() == Role::Leader;
+        let Some(leader) = (0..4).find(leads) else { return false };
+        let raft = c.raft(leader, 1);
+        let members = raft.membership();
+        !members.is_joint() && members.index <= raft.commit() && !members.is_member(gone)
+    };
+    let me = NodeId(list as u32 + 1);
+    leave(&mut c, 1, me).expect("it leads only the other one");
+    c.run_until("it is out", 5000 * MS, |c| out(c, me));
+    let leader = c.led(1);
+    let gone = (0..4).find(|&i| i != list && i != leader).map(|i| NodeId(i as u32 + 1)).unwrap();
+    leave(&mut c, 1, gone).expect("three are left");
+    c.run_until("it is out, too", 5000 * MS, |c| out(c, gone));
+    c.run(3000 * MS);
+    let outside = ChangeRefused::Outside { node: gone, group: GroupId(1) };
+    assert_eq!(leave(&mut c, 0, gone), Err(outside));
+    let (now, heir) = (c.now, NodeId(leader as u32 + 1));
+    c.nodes[list].woken = true;
+    c.nodes[list].shard.as_mut().unwrap().transfer(now, GroupId(0), heir).unwrap();
+    c.run_until("a member leads", 3000 * MS, |c| c.leader(0) == Some(leader));
+    c.run(300 * MS);
+    leave(&mut c, 0, gone).expect("it is in no group that was made");
+}
+
+/// Before it has applied the list a leader says "try again"; who does not lead says who does; and each
+/// of several that leave at once is looked at.
+#[test]
+fn only_a_leader_that_knows_the_list_refuses_a_replacement_for_good() {
+    let mut setup = Setup::new(1);
+    setup.nodes = 4;
+    let mut c = setup.start();
+    c.elect();
+    let list = c.leader(0).unwrap();
+    let [old, other] = [1, 2].map(|n| NodeId(((list + n) % 4) as u32 + 1));
+    let ask = |c: &mut Cluster<Ledger>, i: usize, steps: &[Step]| {
+        let now = c.now;
+        c.nodes[i].woken = true;
+        c.nodes[i].shard.as_mut().unwrap().change_members(now, 0, steps, false, false)
+    };
+    let replace = [Step::Replace { old, new: NodeId(9), address: None }];
+    c.create(None, 1, 3).unwrap();
+    let reply = ask(&mut c, list, &replace).unwrap();
+    assert!(reply.data.get("again").is_some(), "{}", reply.text);
+    c.write(1, 1);
+    c.run(1000 * MS);
+    let reply = ask(&mut c, list, &replace).unwrap();
+    assert!(reply.data.get("again").is_none() && reply.text.contains("still in group 1"));
+    let hint = Some(NodeId(list as u32 + 1));
+    let reply = ask(&mut c, (list + 1) % 4, &replace);
+    assert_eq!(reply.err(), Some(Refused::NotLeader(hint)));
+    // One has left the group that was made, the other has not.
+    let (now, leader) = (c.now, c.led(1));
+    c.nodes[leader].woken = true;
+    let mover = c.nodes[leader].shard.as_mut().unwrap();
+    mover.change_group(now, GroupId(1), &[Step::Remove(old)]).unwrap();
+    c.run_until("its leader knows", 3000 * MS, |c| {
+        let raft = c.raft(list, 1);
+        !raft.membership().is_joint() && !raft.membership().is_member(old)
+    });
+    let reply = ask(&mut c, list, &[Step::Remove(old), Step::Remove(other)]).unwrap();
+    assert!(!reply.done && reply.data.get("needed").is_some(), "{}", reply.text);
+}

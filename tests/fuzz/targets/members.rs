@@ -60,7 +60,7 @@ fn start(members: Membership) {
     let index = Index(1);
     let restored = Restored {
         hard_state: HardState { term: Term(1), vote: None, commit: index },
-        terms: vec![TermRun { first: index, term: Term(1), epoch: 0 }],
+        terms: vec![TermRun { first: index, term: Term(1), epoch: 0, since: index }],
         last: index,
         memberships: vec![Membership { index, ..members }],
         ..Restored::default()
