@@ -179,6 +179,12 @@ mutants! {
     SnapshotAheadOfState = "snapshot-ahead-of-state",
     /// A snapshot says that its state lacks an entry that it was given (bug 18, etcd#13766).
     SnapshotBehindState = "snapshot-behind-state",
+    /// A log is cut further than where a follower will go on from the snapshot that it is being sent.
+    CutUnderTransfer = "cut-under-transfer",
+    /// A follower that cannot use its leader's snapshots asks for each of them.
+    RefusedAskedAgain = "refused-asked-again",
+    /// A leader does not hear that a follower cannot use a snapshot, and keeps the log behind it.
+    RefusedHoldsLog = "refused-holds-log",
     /// A chunk of a snapshot is taken for the next one, wherever it belongs (bug 17, logcabin#174).
     ChunkAnywhere = "chunk-anywhere",
     /// A change of voters is one entry, without a joint configuration (bug 19).

@@ -20,7 +20,7 @@
 //! it has may be committed later, and was perhaps counted. Why the other is dropped whole: it is too
 //! short, or has something else at `index`, and what follows that was never committed.
 
-use super::message::{Body, Offer};
+use super::message::{Body, CANNOT_USE, Offer};
 use super::{Install, InstallStep, Mutant, PersistOp, Raft, Ready, mutants};
 use crate::block::Block;
 use crate::ids::{Index, LogStart, NodeId, Tick};
@@ -130,7 +130,11 @@ impl Raft {
     ) {
         self.peers[i].progress.contact(now);
         if let super::progress::State::Snapshot { .. } = self.peers[i].progress.state() {
-            self.install_step(i, InstallStep::Held { index, offset }, ready);
+            let step = match offset {
+                CANNOT_USE => InstallStep::Refused { index },
+                _ => InstallStep::Held { index, offset },
+            };
+            self.install_step(i, step, ready);
         }
     }
 

@@ -52,7 +52,8 @@ pub enum Body {
     SnapshotOffer(Offer),
     /// Bytes of the snapshot of `index` that was offered, from `offset` on; they travel beside it.
     SnapshotChunk { index: Index, offset: u64, size: u64, checksum: u32 },
-    /// The follower holds the first `offset` bytes of the snapshot of `index`, durable.
+    /// The follower holds the first `offset` bytes of the snapshot of `index`, durable;
+    /// [`CANNOT_USE`]: it cannot use that one.
     SnapshotReply { index: Index, offset: u64 },
     /// The leader asks the receiver to campaign at once (dissertation §3.10).
     TimeoutNow,
@@ -62,6 +63,11 @@ pub enum Body {
     /// The leader's answer: `index`, for all reads up to `number`.
     ReadReply { number: u64, index: Index },
 }
+
+/// In place of an offset in [`Body::SnapshotReply`]: the snapshot is whole and does not go with this
+/// node's build or configuration. The largest offset that a message can have, and longer than any
+/// snapshot: who does not know the word takes it for nothing.
+pub const CANNOT_USE: u64 = u64::MAX / 2;
 
 /// A snapshot, named: two with equal names have equal bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

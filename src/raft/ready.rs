@@ -133,6 +133,8 @@ pub enum InstallStep {
     Send,
     /// The peer holds so many bytes of the snapshot of `index`.
     Held { index: Index, offset: u64 },
+    /// The peer cannot use the snapshot of `index`.
+    Refused { index: Index },
     /// The peer needs no snapshot from this node (any more).
     Stop,
     /// The leader offers a snapshot that is wanted.

@@ -32,6 +32,7 @@ const _: () = assert!(size_of::<PeerEntry>() == PEER_ENTRY_BYTES);
 
 /// No cluster lives to see it; a term near the end of its range would stop elections for good.
 const TERM_MAX: u64 = u64::MAX / 2;
+const _: () = assert!(crate::raft::message::CANNOT_USE <= TERM_MAX, "it must get through");
 
 const FLAG_PRE: u8 = 1;
 const FLAG_GRANTED: u8 = 2;

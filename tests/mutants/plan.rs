@@ -65,6 +65,13 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::SnapshotAheadOfState | M::SnapshotBehindState => sim("all", 200),
         M::SnapshotUnverified => Some(Way::Story(snapshots::damage_on_the_way_is_not_installed)),
         M::ChunkAnywhere => Some(Way::Story(snapshots::chunks_that_come_twice_are_taken_once)),
+        M::CutUnderTransfer => {
+            Some(Way::Story(snapshots::what_follows_a_snapshot_that_is_sent_stays_in_the_log))
+        }
+        M::RefusedHoldsLog => Some(Way::Story(snapshots::who_cannot_use_a_snapshot_holds_no_log)),
+        M::RefusedAskedAgain => {
+            Some(Way::Story(snapshots::who_cannot_use_a_snapshot_does_not_ask_for_each))
+        }
         M::TransferDropsProposals => {
             Some(Way::Story(snapshots::what_comes_during_a_transfer_is_refused))
         }

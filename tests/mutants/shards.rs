@@ -71,10 +71,18 @@ fn wal_config() -> WalConfig {
 
 impl Trio {
     pub fn new(adjust: impl Fn(&mut SnapshotConfig)) -> Self {
+        Self::of(|_, snapshots| adjust(snapshots))
+    }
+
+    /// The same with nodes, 1 to 3, that differ.
+    pub fn of(adjust: impl Fn(u32, &mut SnapshotConfig)) -> Self {
         let now = Tick(1);
-        let mut snapshots = SnapshotConfig::default();
-        adjust(&mut snapshots);
-        let mut shards: Vec<_> = (1..=3).map(|n| start(n, now, snapshots)).collect();
+        let one = |n| {
+            let mut snapshots = SnapshotConfig::default();
+            adjust(n, &mut snapshots);
+            start(n, now, snapshots)
+        };
+        let mut shards: Vec<_> = (1..=3).map(one).collect();
         for (n, shard) in (1..=3).zip(&mut shards) {
             for other in (1..=3).filter(|other| *other != n) {
                 shard.peer_connected(now, NodeId(other), Incarnation(1));
@@ -168,6 +176,12 @@ impl Trio {
     pub fn state(&self, i: usize) -> (u64, u64) {
         let view = self.shards[i].group(G).expect("it has the group");
         (view.applied().get(), view.machine().digest())
+    }
+
+    /// How long the leader's log is.
+    pub fn log_entries(&self) -> u64 {
+        let view = self.shards[0].group(G).expect("it has the group");
+        view.raft().last_index().since(view.raft().log().start().index)
     }
 
     /// Bytes that wait for the third.

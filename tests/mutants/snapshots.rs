@@ -18,7 +18,10 @@ fn soon(snapshots: &mut SnapshotConfig) {
 
 /// The third is away for so long that its leader has nothing but a snapshot for it.
 fn third_is_behind() -> Trio {
-    let mut trio = Trio::new(soon);
+    fall_behind(Trio::new(soon))
+}
+
+fn fall_behind(mut trio: Trio) -> Trio {
     trio.cuts = vec![(0, 2), (1, 2)];
     (1..=40).for_each(|seq| drop(trio.submit(seq)));
     trio.run(50);
@@ -57,6 +60,66 @@ pub fn chunks_that_come_twice_are_taken_once() {
     let seen = trio.snapshots(2);
     assert_eq!((seen.installed, seen.failed), (1, 0));
     assert_eq!(trio.state(2), trio.state(0));
+}
+
+/// Load goes on while the third gets its snapshot, and others are taken meanwhile: it goes on by the
+/// log from the one it got, and needs no second one.
+pub fn what_follows_a_snapshot_that_is_sent_stays_in_the_log() {
+    let slowly = |snapshots: &mut SnapshotConfig| {
+        soon(snapshots);
+        snapshots.window_bytes = u64::from(CHUNK);
+    };
+    let mut trio = fall_behind(Trio::new(slowly));
+    let taken = trio.snapshots(0).taken;
+    third_is_back(&mut trio);
+    let mut seq = 40;
+    while trio.snapshots(2).installed == 0 {
+        seq += 1;
+        drop(trio.submit(seq));
+        assert!(seq < 400, "it is never installed");
+    }
+    assert!(trio.snapshots(0).taken >= taken + 2, "the story needs a newer one");
+    trio.run(100);
+    assert_eq!(trio.snapshots(2).installed, 1);
+    assert_eq!(trio.state(2), trio.state(0));
+}
+
+/// The third has another configuration and cannot use what its leader has. It says so once, and does
+/// not have each new snapshot sent to it to find out; after a minute it tries another one.
+pub fn who_cannot_use_a_snapshot_does_not_ask_for_each() {
+    let odd = |n: u32, snapshots: &mut SnapshotConfig| {
+        soon(snapshots);
+        snapshots.config_hash = u64::from(n == 3);
+    };
+    let mut trio = fall_behind(Trio::of(odd));
+    third_is_back(&mut trio);
+    for seq in 41..=80 {
+        drop(trio.submit(seq));
+        trio.run(20);
+    }
+    let seen = trio.snapshots(2);
+    assert_eq!((seen.installed, seen.failed), (0, 1), "it found out once");
+    // A new link, and a newer snapshot is offered at once.
+    third_is_back(&mut trio);
+    trio.run(1000);
+    assert_eq!(trio.snapshots(2).failed, 1, "another one would be the same");
+    trio.run(60_000);
+    assert_eq!(trio.snapshots(2).failed, 2, "perhaps somebody has done something");
+}
+
+/// The same: its leader's log goes on being cut, though there is a snapshot that it was offered.
+pub fn who_cannot_use_a_snapshot_holds_no_log() {
+    let odd = |n: u32, snapshots: &mut SnapshotConfig| {
+        soon(snapshots);
+        snapshots.config_hash = u64::from(n == 3);
+    };
+    let mut trio = fall_behind(Trio::of(odd));
+    third_is_back(&mut trio);
+    trio.run(500);
+    (41..=80).for_each(|seq| drop(trio.submit(seq)));
+    trio.run(50);
+    let held = trio.log_entries();
+    assert!(held <= 16, "{held} entries are held for nobody");
 }
 
 /// While leadership is on its way to somebody who does not answer, every proposal gets an answer, and

@@ -4,6 +4,8 @@ use super::world::*;
 use crate::block::{BLOCK_BYTES_MAX, BlockBuilder, Command};
 use crate::client::*;
 use crate::ids::*;
+use crate::shard::sessions::SessionEntry;
+use crate::wire::client::Refused;
 
 #[test]
 fn the_window_fills_and_opens_again_in_order() {
@@ -142,6 +144,28 @@ fn the_deadline_comes_also_when_every_node_is_dead() {
     world.run(10_000_000, |w| !w.done.is_empty());
     assert_eq!(world.done[0].result, Err(ClientError::Timeout));
     assert!(world.connects.len() < 200, "{} connects in ten seconds", world.connects.len());
+}
+
+/// The number of a block that is refused late is used for a sign of life, which is as old as the block
+/// was: were it new, the block behind it would be overdue with nobody to end it, and the same alarm
+/// would ring for ever.
+#[test]
+fn a_block_behind_one_that_was_refused_late_ends_at_its_own_deadline() {
+    let patient = ClientConfig { resend_us: 60_000_000, doubt_us: 60_000_000, ..config(1) };
+    let mut world = World::with(patient);
+    world.settle();
+    world.moods[0] = Mood::Lossy;
+    let (first, second) = (world.submit(0), world.submit(0));
+    world.run(9_000_000, |_| false);
+    let refused = Refused::BadRequest;
+    world.say(0, &[crate::wire::client::Answer::at_the_door(GroupId(0), 1, refused)]);
+    world.settle();
+    assert_eq!(world.entries, [SessionEntry::KeepAlive], "it takes number 1");
+    world.run(2_000_000, |w| w.done.len() == 2);
+    assert_eq!(world.now, Tick(10_000_000));
+    let results: Vec<_> = world.done.iter().map(|d| (d.tag, &d.result)).collect();
+    let late = Err(ClientError::Timeout);
+    assert_eq!(results, [(first, &Err(ClientError::Refused(refused))), (second, &late)]);
 }
 
 #[test]

@@ -31,6 +31,7 @@ impl World {
                 InstallStep::Held { index, offset } => {
                     format!("holds {offset} of snapshot {index}")
                 }
+                InstallStep::Refused { index } => format!("refused {index}"),
                 InstallStep::Stop => "no snapshot any more".into(),
                 InstallStep::Offered(offer) => format!("wants snapshot {}", place(&offer.start)),
                 InstallStep::Chunk { index, offset, .. } => {

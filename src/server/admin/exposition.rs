@@ -288,7 +288,8 @@ impl Snapshot {
         count("snapshots_installed", "Installed in place of a log", None, |s| s.installed)?;
         count("snapshots_sent", "Bytes sent to followers", bytes(), |s| s.sent_bytes)?;
         count("snapshots_received", "Bytes from leaders", bytes(), |s| s.received_bytes)?;
-        count("snapshots_failed", "Files that failed or did not verify", None, |s| s.failed)
+        count("snapshots_failed", "Files that failed or did not verify", None, |s| s.failed)?;
+        count("snapshots_refused", "Told by followers that cannot use one", None, |s| s.refused)
     }
 
     fn shards(&self, page: &mut Page) -> Result<(), Error> {

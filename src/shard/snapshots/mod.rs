@@ -29,7 +29,7 @@ use std::collections::VecDeque;
 pub use self::files::{FileDone, FileName, FileOp, FileOpId};
 use self::pinned::Moving;
 use self::receive::Receiving;
-use self::send::Sending;
+use self::send::{Refuser, Sending};
 use self::start::Loaded;
 use self::take::Taking;
 use super::{Output, Shard};
@@ -104,6 +104,8 @@ pub struct SnapshotStats {
     pub received_bytes: u64,
     /// Operations that failed, and files that did not verify.
     pub failed: u64,
+    /// Times that a follower said that it cannot use what it was sent.
+    pub refused: u64,
 }
 
 /// Something with a snapshot's file that an operator may have to see to.
@@ -123,6 +125,8 @@ pub(super) struct Snapshots<M> {
     wanted: VecDeque<u32>,
     taking: Vec<Taking>,
     sending: Vec<Sending>,
+    /// Followers that cannot use what they would be sent.
+    refusers: Vec<Refuser>,
     receiving: Vec<Receiving<M>>,
     /// As [`Found::parts`].
     parts: Vec<(GroupId, Offer, u64)>,
@@ -149,6 +153,7 @@ impl<M> Snapshots<M> {
             wanted: VecDeque::new(),
             taking: Vec::new(),
             sending: Vec::new(),
+            refusers: Vec::new(),
             receiving: Vec::new(),
             parts,
             superseded: Vec::new(),
@@ -218,6 +223,7 @@ impl<M: StateMachine> Shard<M> {
         let group = self.config.group_at(local);
         let snapshots = &mut self.snapshots;
         snapshots.sending.retain(|sending| sending.group != group);
+        snapshots.refusers.retain(|refuser| refuser.group != group);
         let newest = self.groups[local as usize].snapshot.start.index;
         let mut files = vec![FileName::Making(group)];
         let published = snapshots.superseded.extract_if(.., |(id, _)| *id == group);
@@ -268,6 +274,7 @@ impl<M: StateMachine> Shard<M> {
         match step {
             InstallStep::Send => self.send_snapshot(now, local, peer),
             InstallStep::Held { index, offset } => self.peer_holds(now, group, peer, index, offset),
+            InstallStep::Refused { index } => self.peer_refuses(now, group, peer, index),
             InstallStep::Stop => self.stop_sending(|s| s.group == group && s.to == peer),
             InstallStep::Offered(offer) => self.snapshot_offered(now, local, peer, offer),
             InstallStep::Chunk { index, offset, size, checksum, block } => {

@@ -16,7 +16,7 @@ use crate::ids::{GroupId, Index, NodeId, Term, Tick};
 use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
 use crate::raft::Event;
-use crate::raft::message::{Body, Offer};
+use crate::raft::message::{Body, CANNOT_USE, Offer};
 use crate::raft::ready::Role;
 use crate::wal::DiskError;
 
@@ -91,7 +91,7 @@ impl<M: StateMachine> Shard<M> {
         let raft = &self.groups[local as usize].raft;
         let (group, term) = (raft.group(), raft.term());
         if self.is_refused(now, group, offer) {
-            return;
+            return self.say_refused(local, from, offer);
         }
         let under_way = self.snapshots.receiving.iter().position(|r| r.group == group);
         if let Some(at) = under_way {
@@ -278,10 +278,11 @@ impl<M: StateMachine> Shard<M> {
     }
 
     /// It is as it was written, and not for this build or this configuration. The leader could only
-    /// send the like of it again: it is told nothing, and offers it to deaf ears.
+    /// send the like of it again: it is told so.
     fn refuse_snapshot(&mut self, now: Tick, at: usize, error: &LoadError) {
-        let Receiving { group, offer, .. } = self.snapshots.receiving[at];
+        let Receiving { group, local, from, offer, .. } = self.snapshots.receiving[at];
         self.forget_receiving(at);
+        self.say_refused(local, from, offer);
         self.snapshots.refused.push((group, offer, now.plus(REFUSED_US)));
         let what = "the leader's snapshot cannot be used here; start the build and the \
                     configuration that go with it";
@@ -290,13 +291,19 @@ impl<M: StateMachine> Shard<M> {
         self.snapshots.rests_until = rests_until;
     }
 
+    fn say_refused(&mut self, local: u32, to: NodeId, offer: Offer) {
+        let (index, offset) = (offer.start.index, CANNOT_USE);
+        self.say(local, to, Body::SnapshotReply { index, offset });
+    }
+
     /// Whether the group is not asked for a snapshot for now, or not for this one.
     fn is_refused(&mut self, now: Tick, group: GroupId, offer: Offer) -> bool {
         let stands = |(of, refused, until): &(GroupId, Offer, Tick)| {
             *of != group || *refused == offer || now < *until
         };
         self.snapshots.refused.retain(stands);
-        self.snapshots.refused.iter().any(|(of, ..)| *of == group)
+        let refused = self.snapshots.refused.iter().any(|(of, ..)| *of == group);
+        refused && !mutants::is(Mutant::RefusedAskedAgain)
     }
 
     /// All of it has come, and it is not a snapshot: once more from the beginning.

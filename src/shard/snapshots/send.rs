@@ -4,15 +4,19 @@
 //! The follower's word rules: it names the offset that it holds durably, for this very snapshot, so
 //! that neither a restart there nor a lost message begins it again (bugs.md 40). What is lost shows
 //! as a pause; then the snapshot is offered once more, which asks for that word.
+//!
+//! The log stays as it is behind a snapshot that is sent, so that the follower can go on from there.
+//! Not for one that cannot use it, or that says nothing of it: nobody knows for how long.
 
 use bytes::{Bytes, BytesMut};
 
 use super::super::Shard;
 use super::super::transport::{self, Outgoing};
-use super::{FileDone, FileName, FileOp, FileOpId, TRANSFERS_MAX};
+use super::{FileDone, FileName, FileOp, FileOpId, TRANSFERS_MAX, Trouble};
 use crate::block::{Block, BlockKind};
 use crate::ids::{GroupId, Index, NodeId, Tick};
 use crate::machine::StateMachine;
+use crate::mutants::{self, Mutant};
 use crate::raft::Event;
 use crate::raft::message::{Body, Offer};
 use crate::wal::DiskError;
@@ -22,6 +26,17 @@ const PAUSE_RPC_TIMEOUTS: u64 = 4;
 
 /// After so many pauses without a word from the follower its place goes to another one that waits.
 const STUCK_PAUSES: u64 = 8;
+
+/// A follower that could not use what it was sent is left alone for so long, microseconds. Then it is
+/// offered what is the newest by then.
+const REFUSED_PAUSE_US: u64 = 10_000_000;
+
+/// A follower that could not use a snapshot of this group.
+pub(super) struct Refuser {
+    pub group: GroupId,
+    to: NodeId,
+    until: Tick,
+}
 
 /// One snapshot on its way to one follower.
 pub(super) struct Sending {
@@ -39,6 +54,8 @@ pub(super) struct Sending {
     moved_at: Tick,
     /// When it was last offered again.
     offered_at: Tick,
+    /// When the follower last said how far it is, or it began.
+    heard_at: Tick,
 }
 
 impl Sending {
@@ -52,7 +69,7 @@ impl<M: StateMachine> Shard<M> {
     pub(super) fn send_snapshot(&mut self, now: Tick, local: u32, to: NodeId) {
         let group = &self.groups[local as usize];
         let (id, offer, begins) = (group.raft.group(), group.snapshot, group.raft.log().start());
-        let pause = PAUSE_RPC_TIMEOUTS * self.config.raft.rpc_timeout_us;
+        let pause = self.offer_pause_us();
         let under_way = self.snapshots.sending.iter().position(|s| s.group == id && s.to == to);
         match under_way {
             // One that ends before the log begins would not be enough.
@@ -72,6 +89,10 @@ impl<M: StateMachine> Shard<M> {
             }
             None => {}
         }
+        let left_alone = |r: &Refuser| r.group == id && r.to == to && now < r.until;
+        if self.snapshots.refusers.iter().any(left_alone) {
+            return;
+        }
         if offer.start.index < begins.index || offer.size == 0 {
             return self.want_snapshot(local);
         }
@@ -88,10 +109,19 @@ impl<M: StateMachine> Shard<M> {
             self.snapshots.remove_superseded();
         }
         let (held, sent, reading) = (0, 0, None);
-        let (moved_at, offered_at) = (now, now);
-        let sending =
-            Sending { group: id, local, to, offer, held, sent, reading, moved_at, offered_at };
-        self.snapshots.sending.push(sending);
+        let (moved_at, offered_at, heard_at) = (now, now, now);
+        self.snapshots.sending.push(Sending {
+            group: id,
+            local,
+            to,
+            offer,
+            held,
+            sent,
+            reading,
+            moved_at,
+            offered_at,
+            heard_at,
+        });
         self.say(local, to, Body::SnapshotOffer(offer));
     }
 
@@ -129,9 +159,41 @@ impl<M: StateMachine> Shard<M> {
         if offset != sending.held {
             sending.moved_at = now;
         }
+        sending.heard_at = now;
         sending.held = offset;
         sending.sent = sending.sent.max(offset);
         self.send_on(at);
+    }
+
+    /// The follower cannot use this snapshot; the like of it would do it no good either.
+    pub(super) fn peer_refuses(&mut self, now: Tick, group: GroupId, peer: NodeId, index: Index) {
+        let mine = |s: &Sending| s.group == group && s.to == peer && s.offer.start.index == index;
+        let Some(at) = self.snapshots.sending.iter().position(mine) else { return };
+        if mutants::is(Mutant::RefusedHoldsLog) {
+            self.snapshots.sending[at].heard_at = now;
+            return;
+        }
+        self.stop_sending(mine);
+        let until = now.plus(REFUSED_PAUSE_US);
+        let refusers = &mut self.snapshots.refusers;
+        refusers.retain(|r| r.group != group || r.to != peer);
+        refusers.push(Refuser { group, to: peer, until });
+        self.snapshots.stats.refused += 1;
+        let what = "a follower cannot use the snapshot that it needs; start the build and the \
+                    configuration there that go with it";
+        let reason = format!("node {peer} refuses the one through {index}");
+        self.snapshots.troubles.push(Trouble { group, what, reason });
+    }
+
+    /// The lowest index of a snapshot of the group that is on its way to somebody who speaks of it.
+    pub(super) fn least_sent(&self, now: Tick, group: GroupId) -> Option<Index> {
+        let patience = STUCK_PAUSES * self.offer_pause_us();
+        let speaks = |s: &&Sending| s.group == group && now.since(s.heard_at) < patience;
+        self.snapshots.sending.iter().filter(speaks).map(|s| s.offer.start.index).min()
+    }
+
+    fn offer_pause_us(&self) -> u64 {
+        PAUSE_RPC_TIMEOUTS * self.config.raft.rpc_timeout_us
     }
 
     /// Reads the next chunk, one at a time, while the window has room and the link is not behind.
@@ -207,11 +269,14 @@ impl<M: StateMachine> Shard<M> {
     /// The link to a peer is lost: what was on its way to it is, too.
     pub(in super::super) fn stop_sending_to(&mut self, node: NodeId) {
         self.stop_sending(|s| s.to == node);
+        // It may come back as another build.
+        self.snapshots.refusers.retain(|refuser| refuser.to != node);
     }
 
     /// This node no longer leads the group.
     pub(in super::super) fn stop_sending_of(&mut self, group: GroupId) {
         self.stop_sending(|s| s.group == group);
+        self.snapshots.refusers.retain(|refuser| refuser.group != group);
     }
 }
 

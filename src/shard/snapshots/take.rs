@@ -257,7 +257,7 @@ impl<M: StateMachine> Shard<M> {
         let target = match all {
             // What is on its way to a follower would be sent for nothing, again and again.
             true if self.wal.is_crowded() => newest,
-            true => self.least_sent(raft, newest),
+            true => self.or_least_sent(now, raft, newest),
             false => self.tail_from(now, raft, newest),
         };
         // A group whose front is wanted gives up what it can; others are cut where a record ends.
@@ -283,13 +283,15 @@ impl<M: StateMachine> Shard<M> {
             let slowest = live.map(|(_, p)| p.matched()).min().unwrap_or(newest);
             target = target.min(slowest.max(back(entries)));
         }
-        self.least_sent(raft, target)
+        self.or_least_sent(now, raft, target)
     }
 
     /// `target`, or as far back as the log has to go on from a snapshot that is being sent.
-    fn least_sent(&self, raft: &Raft, target: Index) -> Index {
-        let sending = self.snapshots.sending.iter().filter(|s| s.group == raft.group());
-        sending.map(|s| s.offer.start.index).fold(target, Index::min)
+    fn or_least_sent(&self, now: Tick, raft: &Raft, target: Index) -> Index {
+        if mutants::is(Mutant::CutUnderTransfer) {
+            return target;
+        }
+        self.least_sent(now, raft.group()).map_or(target, |least| least.min(target))
     }
 }
 

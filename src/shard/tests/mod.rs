@@ -5,12 +5,14 @@
 //! acknowledge.rs: when a client hears; leaders.rs: changes of leader, sessions; limits.rs: caps and
 //! full disks; restart.rs: recovery and catching up; many.rs: groups by the thousand; hostile.rs:
 //! frames that no peer writes; questions.rs: queries and status; figures.rs: what is counted;
+//! files.rs: files of snapshots; snapshots.rs: followers that cannot use them;
 //! recovering.rs: lost memory; hibernation.rs: groups that sleep; reads.rs: who may answer, and who leads; sessions.rs: how they end;
 //! random.rs: everything at once.
 
 mod acknowledge;
 mod bytes;
 mod figures;
+mod files;
 mod hibernation;
 mod hostile;
 mod leaders;
@@ -24,4 +26,5 @@ mod recovering;
 mod restart;
 mod roster;
 mod sessions;
+mod snapshots;
 mod world;

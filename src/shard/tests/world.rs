@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 pub use super::bytes::{block, block_of, frames, submit_frame};
+use super::files::Files;
 use super::machine::Ledger;
 use crate::block::Block;
 use crate::ids::{GroupId, Incarnation, NodeId, Tick};
@@ -132,6 +133,7 @@ pub struct Node<M> {
     /// Bytes that were durable were damaged on purpose.
     rotten: bool,
     pub disk: Disk,
+    files: Files,
     /// When each operation under way completes.
     due: BTreeMap<OpId, Tick>,
     /// Nothing completes but what the story completes by hand.
@@ -156,6 +158,7 @@ impl<M> Node<M> {
             recovering: Suspect::Nothing,
             rotten: false,
             disk: Disk::new(wal),
+            files: Files::default(),
             due: BTreeMap::new(),
             disk_held: false,
             disk_full: false,
@@ -390,8 +393,10 @@ impl<M: StateMachine + 'static> Cluster<M> {
         let mut due = std::mem::take(&mut self.nodes[i].woken);
         due |= self.deliver(i);
         due |= self.complete_due(i);
-        let node = &self.nodes[i];
-        let Some(shard) = node.shard.as_ref().filter(|_| node.fatal.is_none()) else { return };
+        let node = &mut self.nodes[i];
+        let Some(shard) = node.shard.as_mut().filter(|_| node.fatal.is_none()) else { return };
+        let done = node.files.take_done().into_iter();
+        done.for_each(|(op, done)| shard.file_done(self.now, op, Ok(done)));
         if due || shard.deadline(self.now) <= self.now {
             self.turn(i);
         }
@@ -414,6 +419,7 @@ impl<M: StateMachine + 'static> Cluster<M> {
         node.transitions.append(&mut node.out.transitions);
         node.losses.append(&mut node.out.losses);
         node.disk.issue(&mut node.out.disk);
+        node.woken |= node.files.carry_out(&mut node.out.files);
         self.schedule_disk(i);
         self.send_to_peers(i);
         let shard = self.nodes[i].shard.as_mut().expect("up");
