@@ -463,6 +463,7 @@ impl Node {
                 InstallStep::Held { .. } | InstallStep::Chunk { .. } => {
                     unreachable!("in one piece")
                 }
+                InstallStep::Refused { .. } => unreachable!("all are of one build"),
             }
         }
         if let Some(read) = ready.reads.last() {
