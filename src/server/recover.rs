@@ -271,10 +271,11 @@ impl Stopped {
         let mut groups = log_starts(&mut wal, starts);
         for group in all.into_iter().filter(|group| !left.contains_key(group)) {
             let seen = found.groups.get(&group).map_or(0, |known| known.epoch);
-            let gone = (rot || is_lost) && !self.config.cluster.wal_sync;
-            let epoch = known_epoch(seen, self.directory.epoch(), gone);
             let known = groups.entry(group).or_default();
             let survivors = self.survivors(known, lost);
+            // Those who are given up may have begun epochs of which this node has not heard.
+            let gone = (rot || is_lost || survivors.is_some()) && !self.config.cluster.wal_sync;
+            let epoch = known_epoch(seen, self.directory.epoch(), gone);
             let me = NodeId(self.config.id);
             forced.push(begin_anew(&mut wal, me, group, known, epoch, survivors.as_ref()));
         }

@@ -84,8 +84,8 @@ pub fn begin_anew(
 }
 
 /// An epoch that no entry of the group can have been above: `found` in its log, whole or behind damage,
-/// or `recorded` in the boot record. Damage may have taken epochs that elections began, if the group
-/// does not sync and `may_be_gone`: those are few.
+/// or `recorded` in the boot record. Damage may have taken epochs that elections began, or those who are
+/// given up may have begun some, if the group does not sync and `may_be_gone`: those are few.
 pub fn known_epoch(found: u32, recorded: u32, may_be_gone: bool) -> u32 {
     let known = found.max(recorded);
     if may_be_gone { known | 0xff } else { known }
