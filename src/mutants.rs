@@ -123,6 +123,9 @@ mutants! {
     ExpiredAppliesAgain = "expired-applies-again",
     /// A reader that has read what is lost goes on behind it and is not told (durability.md R9).
     SilentGap = "silent-gap",
+    /// A session's floor passes over answers that are not on record, and nobody remembers (durability.md
+    /// R9).
+    MissingAnswersPass = "missing-answers-pass",
     /// An epoch begins with its leader's first entry, whatever the log before it replaces (durability.md
     /// R9).
     EpochFromItsEntry = "epoch-from-its-entry",

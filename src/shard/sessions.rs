@@ -163,6 +163,8 @@ struct Slot {
 struct Session {
     client: u64,
     floor: u64,
+    /// The floor has passed over numbers that are not on record, see [`Sessions::misses_answers_of`].
+    misses: bool,
     /// Sequence number `seq` lies at `seq & (len - 1)`; `len` is a power of two, at least the window.
     slots: Rc<[Slot]>,
     /// Index of the last block that was recorded. Ascends along the list.
@@ -175,6 +177,14 @@ struct Session {
 impl Session {
     fn slot(&self, seq: u64) -> &Slot {
         &self.slots[(seq & (self.slots.len() as u64 - 1)) as usize]
+    }
+
+    /// Whether the client has done with numbers that are not on record.
+    fn misses_answers_of(&self, request: &Request) -> bool {
+        let mut done = self.floor..request.floor();
+        // More than was ever under way is not looked through one by one.
+        let too_many = request.floor().saturating_sub(self.floor) > WINDOW_MAX;
+        self.misses || too_many || done.any(|seq| self.slot(seq).seq != seq)
     }
 
     fn judge(&self, request: &Request) -> Verdict {
@@ -399,16 +409,13 @@ impl Sessions {
     /// epoch above 0) that means that commands which it was told are committed are gone
     /// (durability.md R9). A number that the client gave up without an answer looks the same: then
     /// it is told of a loss that did not hit it, which is better than the other way round.
+    ///
+    /// The session remembers it: a block that a deposed leader had taken before the loss has an older
+    /// epoch, where nobody looks, and the ones behind it look like any others.
     pub fn misses_answers_of(&self, request: &Request) -> bool {
         match self.find(request.client) {
             None => request.continues,
-            Some(at) => {
-                let session = self.sessions.get(at as usize);
-                let mut done = session.floor..request.floor();
-                // More than was ever under way is not looked through one by one.
-                let too_many = request.floor().saturating_sub(session.floor) > WINDOW_MAX;
-                too_many || done.any(|seq| session.slot(seq).seq != seq)
-            }
+            Some(at) => self.sessions.get(at as usize).misses_answers_of(request),
         }
     }
 
@@ -424,8 +431,10 @@ impl Sessions {
         }
         assert!(self.restoring.is_none(), "a snapshot is half restored");
         assert_eq!(self.check(request), Verdict::New, "{request:?} must not be applied");
+        let misses = self.misses_answers_of(request) && !mutants::is(Mutant::MissingAnswersPass);
         let at = self.touch(request.client);
         let session = self.sessions.get_mut(at as usize);
+        session.misses = misses;
         session.floor = session.floor.max(request.floor());
         session.used = answer.first;
         self.answers += session.grow_for(request.seq);
@@ -455,8 +464,8 @@ impl Sessions {
             }
             None => {
                 let slots = [Slot::default(); WINDOW_MIN].into();
-                let used = Index::ZERO;
-                self.place(Session { client, floor: 1, slots, used, older: NONE, newer: NONE })
+                let (floor, misses, used) = (1, false, Index::ZERO);
+                self.place(Session { client, floor, misses, slots, used, older: NONE, newer: NONE })
             }
         }
     }

@@ -3,6 +3,7 @@
 use ringraft::ids::{GroupId, HardState, Incarnation, Index, NodeId, Term, Tick};
 use ringraft::raft::ready::{Ready, Role};
 use ringraft::raft::{Body, Config, Event, Message, Raft, Restored, TermRun};
+use ringraft::shard::sessions::{Answer, Request, SessionLimits, Sessions};
 
 const G: GroupId = GroupId(0);
 const FAR: Tick = Tick(1_000_000);
@@ -80,4 +81,15 @@ pub fn what_an_epoch_renames_is_committed_with_its_entry() {
         })
         .collect();
     assert_eq!(told, [(NodeId(2), Index(4)), (NodeId(3), Index(1))]);
+}
+
+/// Its client had the answers to 2 and 3 from a leader whose entries are lost.
+pub fn a_session_remembers_what_it_passed_over() {
+    let of = |seq| Request { client: 7, seq, pending: 0, continues: seq > 1 };
+    let mut sessions = Sessions::new(SessionLimits::default());
+    for (n, seq) in [(1, 1), (2, 4)] {
+        let answer = Answer { first: Index(n), ..Answer::default() };
+        sessions.record(&of(seq), answer);
+    }
+    assert!(sessions.misses_answers_of(&of(5)));
 }

@@ -78,6 +78,7 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::LeaseEndsByTimer => Some(Way::Story(reads::a_lease_does_not_outlast_a_jump)),
         M::FullForGood => sim("full,kill", 40),
         M::AloneBeforeOwnWrite | M::LeaderCountsUndurable => alone("kill,power", 40),
+        M::MissingAnswersPass => Some(Way::Story(epochs::a_session_remembers_what_it_passed_over)),
         M::EpochFromItsEntry => {
             Some(Way::Story(epochs::an_epoch_begins_where_its_leader_is_not_sure))
         }

@@ -5,8 +5,8 @@
 //!           u64 sessions  u64 epochs, then each epoch but the first: u64 epoch  u64 its first index
 //! groups    u64 size, and the list of the shard's groups (`roster/list.rs`). Left out, and version 2,
 //!           where that is empty
-//! sessions  u64 client  u64 floor  u64 used  u32 slots  u32 answers, then answers in the order of
-//!           numbers:
+//! sessions  u64 client  u64 floor  u64 used  u32 slots  u32 answers (bit 31: the floor has passed over
+//!           numbers that are not on record), then answers in the order of numbers:
 //!             u64 seq  u64 first  u64 term  u32 applied  u32 duplicates  u32 rejected  u32 0
 //! ```
 //!
@@ -26,6 +26,8 @@ pub(super) const HEAD_BYTES: usize = 56;
 pub(super) const EPOCH_BYTES: usize = 16;
 pub(super) const SESSION_BYTES: usize = 32;
 pub(super) const ANSWER_BYTES: usize = 40;
+/// Beside the number of answers.
+pub(super) const MISSES: u32 = 1 << 31;
 
 /// See the module. Holds the whole table until it is dropped.
 #[derive(Debug)]
@@ -61,7 +63,8 @@ impl FrozenSessions {
 fn put_session(session: &Session, into: &mut Vec<u8>) {
     let window = session.slots.len() as u64;
     put_u64s(into, &[session.client, session.floor, session.used.get()]);
-    put_u32s(into, &[window as u32, session.live().count() as u32]);
+    let misses = if session.misses { MISSES } else { 0 };
+    put_u32s(into, &[window as u32, session.live().count() as u32 | misses]);
     for seq in session.floor..session.floor + window {
         let slot = session.slot(seq);
         if slot.seq == seq {

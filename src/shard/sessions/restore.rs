@@ -2,7 +2,7 @@
 
 use super::epochs::EPOCHS_MAX;
 use super::frozen::{
-    ANSWER_BYTES, EPOCH_BYTES, GROUPS_VERSION, HEAD_BYTES, SESSION_BYTES, STATE_VERSION,
+    ANSWER_BYTES, EPOCH_BYTES, GROUPS_VERSION, HEAD_BYTES, MISSES, SESSION_BYTES, STATE_VERSION,
 };
 use super::{
     Answer, GroupList, NONE, NUMBERS_END, Session, Sessions, Slot, WINDOW_MAX, WINDOW_MIN,
@@ -36,6 +36,7 @@ enum Phase {
     Answers {
         client: u64,
         floor: u64,
+        misses: bool,
         used: Index,
         window: u32,
         answers: u32,
@@ -100,9 +101,10 @@ impl Restoring {
                     self.phase = session(table, item)?;
                     continue;
                 }
-                Phase::Answers { client, floor, used, window, .. } => {
+                Phase::Answers { client, floor, misses, used, window, .. } => {
                     let slots = slots(item, floor, window as usize)?.into();
-                    table.place(Session { client, floor, slots, used, older: NONE, newer: NONE });
+                    let (older, newer) = (NONE, NONE);
+                    table.place(Session { client, floor, misses, slots, used, older, newer });
                     self.left -= 1;
                 }
                 Phase::End => {}
@@ -167,6 +169,7 @@ fn session(table: &Sessions, item: &[u8]) -> Result<Phase, SnapshotError> {
     let mut head = Fields(item);
     let (client, floor, used) = (head.u64(), head.u64(), Index(head.u64()));
     let (window, answers) = (head.u32(), head.u32());
+    let (misses, answers) = (answers & MISSES != 0, answers & !MISSES);
     if client == 0 || table.by_client.contains_key(&client) {
         return damaged("a session's client");
     }
@@ -183,7 +186,7 @@ fn session(table: &Sessions, item: &[u8]) -> Result<Phase, SnapshotError> {
     if table.answers + u64::from(window) > table.limits.answers_max {
         return damaged("more answers than the limit");
     }
-    Ok(Phase::Answers { client, floor, used, window, answers })
+    Ok(Phase::Answers { client, floor, misses, used, window, answers })
 }
 
 fn slots(item: &[u8], floor: u64, window: usize) -> Result<Vec<Slot>, SnapshotError> {

@@ -196,6 +196,22 @@ fn numbers_leap_only_so_far() {
     assert_eq!(r.commit(8, (1 << 40) + 1, 0), Verdict::New);
 }
 
+/// durability.md R9. A deposed leader has taken block 4, whose client had had the answers to 2 and 3
+/// from the next one. Those are lost, and 4 is committed after all: in the epoch of before the loss,
+/// where nobody looks. Behind it the client is told.
+#[test]
+fn a_floor_that_passed_over_missing_answers_is_remembered() {
+    let of = |seq| Request { client: 7, seq, pending: 0, continues: true };
+    let mut r = replica();
+    r.commit(7, 1, 0);
+    assert!(!r.sessions.misses_answers_of(&of(2)) && r.sessions.misses_answers_of(&of(4)));
+    r.commit(7, 4, 0);
+    assert!(r.sessions.misses_answers_of(&of(5)), "2 and 3 are gone");
+    r.sessions.close(7);
+    r.commit(7, 10, 0);
+    assert!(!r.sessions.misses_answers_of(&of(11)), "that is its next session");
+}
+
 #[test]
 fn remembered_answers_are_bounded_over_all_sessions() {
     let mut r = Replica::new(1000, 2 * WINDOW_MAX);
