@@ -200,7 +200,7 @@ fn bad_requests_are_refused_and_slow_ones_hold_up_nobody_else() {
 #[test]
 fn a_stopped_process_answers_again_when_it_goes_on() {
     let mut stage = Stage::start(Spec::default(), "");
-    stage.cluster.node(2).signal(libc::SIGSTOP);
+    stage.cluster.node(2).pause();
     let mut waiting = connect(stage.ports[2]).unwrap();
     waiting.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
     waiting.set_read_timeout(Some(Duration::from_millis(100))).unwrap();

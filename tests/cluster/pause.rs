@@ -19,7 +19,7 @@ fn a_paused_follower_holds_nobody_up_and_catches_up_afterwards() {
     load.wait_for(100);
     let (leader, _) = cluster.leader();
     let sleeper = (leader + 1) % 3;
-    cluster.node(sleeper).signal(libc::SIGSTOP);
+    cluster.node(sleeper).pause();
     load.wait_for(1000);
     cluster.node(sleeper).signal(libc::SIGCONT);
     cluster.wait_for_catch_up(sleeper);
