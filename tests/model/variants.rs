@@ -128,7 +128,7 @@ pub fn snapshot_and_entries() -> World {
 /// A snapshot comes to a follower that has something else in its log.
 pub fn snapshot_over_conflict() -> World {
     let bounds = World { terms: 2, campaigns: 1, ..led("a snapshot over a conflict") };
-    World { proposals: 1, beats: 1, compactions: 1, messages: 4, ..bounds }
+    World { proposals: 1, beats: 2, compactions: 1, messages: 4, ..bounds }
 }
 
 /// Without `wal_sync`: a follower forgets, while the leader goes on.
