@@ -67,8 +67,9 @@ impl ClientCore {
             let block = SessionEntry::KeepAlive.block(group, self.config.session, session.next());
             session.push(now, block, OWN_TAG);
         }
-        let at = session.next_alarm(now, &self.config);
-        self.alarms.arm(session, at.min(session.keep_alive_at(keep_alive_us)));
+        let at = session.next_alarm(now, &self.config).min(session.keep_alive_at(keep_alive_us));
+        debug_assert!(at > now, "what was looked after would ring again, for ever");
+        self.alarms.arm(session, at);
         self.counters.retries += retries;
         self.soil(group);
         for slot in silent {
