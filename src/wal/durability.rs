@@ -37,6 +37,11 @@ use super::ops::{OpId, SegmentNo};
 use crate::ids::{Lsn, Tick};
 use crate::mutants::{self, Mutant};
 
+/// A background sync begins at one lag. While it is under way the log writes on, up to this many of
+/// them: then it waits, or a disk that takes seconds for a sync would let acknowledged commands pile
+/// up that a power cut takes along (durability.md R7; bug 28: a disk that never answers).
+const LAGS_MAX: u64 = 4;
+
 #[derive(Debug)]
 struct InFlight {
     op: OpId,
@@ -194,6 +199,17 @@ impl Marks {
         in_reach && (flush_waits || self.durable < self.wanted)
     }
 
+    /// Does what is written run so far ahead of what is durable that no more may be written until
+    /// a sync has completed (durability.md R7)? Not while everything written is durable.
+    pub fn is_too_far_ahead(&self, now: Tick, lag_us: u64, lag_bytes: u64) -> bool {
+        if self.parts.is_empty() || mutants::is(Mutant::WriteAheadOfSync) {
+            return false;
+        }
+        let age_max = lag_us.saturating_mul(LAGS_MAX);
+        let bytes_max = lag_bytes.saturating_mul(LAGS_MAX);
+        now >= self.since.plus(age_max) || self.written.since(self.durable) >= bytes_max
+    }
+
     /// The sync that `sync_due` asked for has been issued.
     pub fn sync_issued(&mut self, op: OpId, now: Tick) {
         assert!(self.syncing.is_none());
@@ -341,6 +357,27 @@ mod tests {
         m.sync_issued(OpId(5), Tick(0));
         m.synced();
         assert_eq!(m.durable(), Lsn(30));
+    }
+
+    #[test]
+    fn what_is_written_runs_at_most_four_lags_ahead_of_what_is_durable() {
+        let mut m = marks();
+        assert!(!m.is_too_far_ahead(Tick(NEVER), 0, 0), "nothing is at risk");
+        m.issued(OpId(1), S1, Lsn(39), false);
+        m.wrote(OpId(1), Tick(50));
+        let ahead = |m: &Marks, now| m.is_too_far_ahead(Tick(now), 100, 10);
+        assert!(!ahead(&m, 449));
+        assert!(ahead(&m, 450), "written at 50, and not synced for four lags");
+        assert_eq!(m.sync_due(Tick(450), 100, 10), Some(S1), "or it would wait for ever");
+        m.sync_issued(OpId(2), Tick(450));
+        m.issued(OpId(3), S1, Lsn(79), false);
+        m.wrote(OpId(3), Tick(451));
+        m.synced();
+        assert_eq!(m.durable(), Lsn(39));
+        assert!(ahead(&m, 451), "the sync covered the first flush alone: forty bytes are at risk");
+        m.sync_issued(OpId(4), Tick(451));
+        m.synced();
+        assert!(!ahead(&m, NEVER));
     }
 
     #[test]
