@@ -323,8 +323,8 @@ impl Wal {
         let Some(sealed) = self.writer.seal(self.marks.durable(), needed) else { return };
         let op = self.op();
         self.lingers_since = None;
-        self.marks.issued(op, sealed.segment, sealed.end, sealed.sync);
         let len = sealed.buffer.len();
+        self.marks.issued(op, sealed.segment, sealed.end, len as u64, sealed.sync);
         self.stats.flushes += 1;
         self.stats.bytes += len as u64;
         self.flush_commands.observe(sealed.commands);
@@ -530,7 +530,7 @@ impl Wal {
             segments: self.segments.refs.len() as u64,
             spares: self.segments.spares(),
             recycled: self.segments.recycled,
-            unsynced_bytes: self.marks.written().since(self.marks.durable()),
+            unsynced_bytes: self.marks.unsynced_bytes(),
             unsynced_since: self.marks.unsynced_since(),
             in_flight: self.marks.flushes_in_flight() as u64,
             ..self.stats
