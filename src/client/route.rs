@@ -40,6 +40,11 @@ pub(super) struct Map {
 }
 
 impl Map {
+    /// Nodes that have not refused this client.
+    pub fn takers(&self) -> usize {
+        self.nodes.iter().filter(|node| node.refused.is_none()).count()
+    }
+
     pub fn new(config: &ClientConfig) -> Self {
         let node = |n: &super::NodeAddress| Node {
             address: n.address.clone(),

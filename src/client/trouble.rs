@@ -105,10 +105,11 @@ impl ClientCore {
     fn look_after_questions(&mut self, now: Tick) {
         let ClientConfig { deadline_us, resend_us, doubt_us, .. } = self.config;
         let mut slots = Vec::new();
-        let links = &self.links;
+        let (links, others) = (&self.links, self.map.takers() > 1);
         self.questions.select(&mut slots, |q| {
             let overdue = q.since.plus(doubt_us) <= now && links[q.link as usize].heard <= q.since;
-            q.stage == question::Stage::Sent && !matches!(q.goal, Goal::Node(_)) && overdue
+            let may_move = others && !matches!(q.goal, Goal::Node(_));
+            q.stage == question::Stage::Sent && may_move && overdue
         });
         for slot in slots.drain(..) {
             self.doubt_silent_about(now, slot);

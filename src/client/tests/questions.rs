@@ -74,6 +74,18 @@ fn a_leader_that_falls_silent_behind_a_pause_is_doubted_as_soon_by_a_question() 
     assert!(world.replies.first().is_some_and(|reply| reply.result.is_ok()));
 }
 
+/// It would have the same work twice.
+#[test]
+fn a_query_that_takes_long_is_not_asked_again_where_nobody_else_is() {
+    let mut world = World::ready(1);
+    world.moods[0] = Mood::Mute;
+    world.ask(0, QueryTarget::Leader);
+    world.run(900_000, |w| w.core.counters().retries > 0);
+    assert_eq!(world.core.counters().retries, 0);
+    world.run(200_000, |w| w.core.counters().retries > 0);
+    assert_eq!(world.core.counters().retries, 1, "until the node counts as gone");
+}
+
 #[test]
 fn a_query_ends_at_its_deadline() {
     let mut world = World::ready(3);
