@@ -285,6 +285,8 @@ impl<M: StateMachine> Shard<M> {
         let decided = matches!(raft.role(), Role::Leader | Role::Follower);
         if decided && self.groups[local as usize].campaign_ends.is_some() {
             self.give_place_back(local);
+        // A leader's other news, such as that it hands over, are no elections.
+        self.stats.elections_won += u64::from(leads && leads_since.is_none());
         }
         let leads_since = &mut self.groups[local as usize].leads_since;
         *leads_since = leads.then(|| leads_since.unwrap_or(now));
@@ -446,7 +448,6 @@ impl<M: StateMachine> Shard<M> {
         let mut transitions = std::mem::take(&mut self.ready.transitions);
         for transition in &transitions {
             self.stats.campaigns += u64::from(transition.role == Role::Candidate);
-            self.stats.elections_won += u64::from(transition.role == Role::Leader);
             if transition.role != Role::Leader {
                 let local = local_of(transition.group, &self.config);
                 // Whoever it was handed to is about to lead.
