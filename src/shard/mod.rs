@@ -267,9 +267,7 @@ impl<M: StateMachine> Shard<M> {
 
     /// The one place where a group is stepped.
     fn step(&mut self, now: Tick, local: u32, event: Event<'_>) {
-        if self.groups[local as usize].raft.is_hibernating()
-            && let Some(by) = event.wakes()
-        {
+        if let Some(by) = self.groups[local as usize].raft.woken_by(&event) {
             self.wake(now, local, by);
         }
         let raft = &mut self.groups[local as usize].raft;
@@ -285,10 +283,10 @@ impl<M: StateMachine> Shard<M> {
         let decided = matches!(raft.role(), Role::Leader | Role::Follower);
         if decided && self.groups[local as usize].campaign_ends.is_some() {
             self.give_place_back(local);
-        // A leader's other news, such as that it hands over, are no elections.
-        self.stats.elections_won += u64::from(leads && leads_since.is_none());
         }
         let leads_since = &mut self.groups[local as usize].leads_since;
+        // A leader's other news, such as that it hands over, are no elections.
+        self.stats.elections_won += u64::from(leads && leads_since.is_none());
         *leads_since = leads.then(|| leads_since.unwrap_or(now));
         self.reschedule(local);
     }
