@@ -1,5 +1,7 @@
 //! `ringraft member`: who takes part in the groups.
 
+mod change;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -7,6 +9,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
+use self::change::{Change, Refusal};
 use super::{Failure, OutputArg, parse_address};
 use crate::client::NODES_MAX;
 use crate::client::operator::Operator;
@@ -137,6 +140,9 @@ struct Row {
     /// By its own word: what it has committed is not in its leader's log.
     #[serde(default)]
     parted: bool,
+    /// Who leaves when this one gets its vote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replaces: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -181,10 +187,11 @@ impl Members {
             let mark = if row.leads { "*" } else { "" };
             let silent = if row.live { "" } else { ", silent" };
             let parted = if row.parted { ", PARTED" } else { "" };
+            let replaces = row.replaces.map_or(String::new(), |old| format!(", replaces {old}"));
             let lag = self.last.saturating_sub(row.matched);
             let lag =
                 if row.matched > 0 && lag > 0 { format!(", lags {lag}") } else { String::new() };
-            format!("{}{mark} ({}{silent}{parted}{lag})", row.node, row.role)
+            format!("{}{mark} ({}{replaces}{silent}{parted}{lag})", row.node, row.role)
         };
         let members: Vec<_> = self.members.iter().map(member).collect();
         let open = if self.joint || !self.committed { "  changing" } else { "" };
@@ -193,50 +200,6 @@ impl Members {
             false => format!("  as node {} sees it: no leader answers", self.node),
         };
         format!("{group:<8} {:>8}  {}{open}{whose}\n", self.index, members.join("  "))
-    }
-}
-
-/// A change and how it shows that it is done.
-struct Change {
-    step: MemberStep,
-    /// Whom to watch, and what it is to be; `None`: gone.
-    goals: Vec<(u32, Option<&'static str>)>,
-    /// Addresses of nodes that may lead when it is done.
-    further: Vec<String>,
-    /// In one group only: it is no use to wait for the others.
-    alone: bool,
-}
-
-impl Change {
-    fn of(step: MemberStep) -> Self {
-        let (goals, further) = match &step {
-            MemberStep::Add { node, votes, client, .. } => {
-                let role = if *votes { "voter" } else { "learner" };
-                (vec![(*node, Some(role))], vec![client.clone()])
-            }
-            MemberStep::Remove { node } => (vec![(*node, None)], Vec::new()),
-            MemberStep::Promote { node } => (vec![(*node, Some("voter"))], Vec::new()),
-            MemberStep::Demote { node } => (vec![(*node, Some("learner"))], Vec::new()),
-            MemberStep::Replace { old, node, client, .. } => {
-                (vec![(*node, Some("voter")), (*old, None)], vec![client.clone()])
-            }
-        };
-        Self { step, goals, further, alone: false }
-    }
-
-    fn is_done(&self, members: &Members) -> bool {
-        let reached = |(node, role): &(u32, Option<&str>)| members.role(*node) == *role;
-        members.is_of_leader()
-            && members.committed
-            && !members.joint
-            && self.goals.iter().all(reached)
-    }
-
-    /// It was begun, now or at an earlier call.
-    fn is_begun(&self, members: &Members) -> bool {
-        let (node, role) = self.goals[0];
-        let now = members.role(node);
-        now == role || (role == Some("voter") && now == Some("joining"))
     }
 }
 
@@ -389,6 +352,9 @@ fn carry_out(change: &Change, args: &ChangeArgs) -> Result<(), Failure> {
         if !found.is_of_leader() {
             return Err(Failure::Run(format!("group {group}: no leader answers; try again later")));
         }
+        if let Some(why) = change.why_never(&found) {
+            return Err(Failure::Run(format!("group {group}: {why}")));
+        }
         if !change.is_begun(&found) {
             open.push(group);
         }
@@ -439,11 +405,14 @@ fn ask(
         let steps = vec![change.step.clone()];
         let request = AdminRequest::Change { steps, force, dry };
         let reply = operator.tell(group, None, request).map_err(failure)?;
-        let useless = change.alone && reply.data.get("needed").is_some();
-        let again = reply.data.get("again").is_some() && !useless && Instant::now() < until;
         if reply.done {
             return Ok(reply);
         }
+        let answer = Refusal::of(&reply, change.alone, dry);
+        if let Refusal::GoesWithTheOthers(means) = answer {
+            return Ok(AdminReply::done(means));
+        }
+        let again = answer == Refusal::ForNow && Instant::now() < until;
         // It may have been done: the answer was lost with its leader, and this is about a second copy.
         if !again && !dry && change.is_begun(&members(operator, group, until)?) {
             return Ok(reply);
@@ -496,7 +465,7 @@ fn wait(
 mod tests {
     use super::*;
 
-    fn seen_by(node: u32, leader: u32, ids: &[u32]) -> Members {
+    pub fn seen_by(node: u32, leader: u32, ids: &[u32]) -> Members {
         let row = |&node: &u32| Row {
             node,
             role: "voter".into(),
@@ -504,6 +473,7 @@ mod tests {
             matched: 0,
             live: true,
             parted: false,
+            replaces: None,
             peer: None,
             client: Some(format!("h{node}:2")),
         };

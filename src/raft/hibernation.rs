@@ -22,6 +22,12 @@
 //! would be above t. So whoever sleeps either has a living leader or is woken within an election
 //! timeout of L's.
 //!
+//! One message wakes nobody: the question for a pre-vote of a node that is in no configuration here, and
+//! whose log is no later (§5.4.1) than the sleeper's. All of a sleeper's log is committed, its configuration
+//! with it, so such a node has been taken out and was away when it was. Whoever has been taken in since
+//! has the entry that says so, and a later log. Nor does the argument above need it: the leader that has
+//! stepped down is known to its sleepers.
+//!
 //! A member that is away (no connection, or silent) need not confirm: it is not asleep when it comes
 //! back, and its coming back wakes the leader.
 
@@ -54,8 +60,8 @@ impl Hibernation {
 }
 
 impl Event<'_> {
-    /// Whether a sleeping group wakes before it is told this, and whose message it is.
-    pub fn wakes(&self) -> Option<Option<NodeId>> {
+    /// Whether this is something to be done, and whose message it is.
+    fn wakes(&self) -> Option<Option<NodeId>> {
         match self {
             Self::Propose { .. }
             | Self::ProposeMembership { .. }
@@ -72,6 +78,27 @@ impl Raft {
     #[inline]
     pub fn is_hibernating(&self) -> bool {
         self.hibernation.asleep
+    }
+
+    /// Whether the group sleeps and has to wake before it is told `event`; and whose message that is.
+    #[inline]
+    pub fn woken_by(&self, event: &Event<'_>) -> Option<Option<NodeId>> {
+        if !self.hibernation.asleep || self.sleeps_through(event) {
+            return None;
+        }
+        event.wakes()
+    }
+
+    /// A node that was taken out while it was away does not know it, and asks for votes as long as it
+    /// runs: no group would sleep beside it. What it asks is as if lost: see the module.
+    fn sleeps_through(&self, event: &Event<'_>) -> bool {
+        let Event::Receive { from, message, .. } = event else { return false };
+        let Body::VoteRequest { pre: true, last_index, last_term, .. } = message.body else {
+            return false;
+        };
+        let ours = (self.log.last_term(), self.log.last_index());
+        let is_behind = (last_term, last_index) <= ours;
+        is_behind && self.leader != Some(*from) && !self.may_need(*from)
     }
 
     /// Who agreed to the last offer to sleep.
@@ -288,7 +315,7 @@ impl Raft {
     pub(super) fn on_heard(&mut self, now: Tick, peer: NodeId, ready: &mut Ready) {
         let Some(i) = self.peer(peer) else { return };
         self.peers[i].absent = false;
-        if self.role == Role::Leader {
+        if self.role == Role::Leader && i < self.members {
             self.wake(now, Some(peer), &[], ready);
         }
     }

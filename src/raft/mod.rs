@@ -252,9 +252,7 @@ impl Raft {
 
     /// The only way in. See the module's contract.
     pub fn handle(&mut self, now: Tick, event: Event<'_>, ready: &mut Ready) {
-        if self.hibernation.asleep
-            && let Some(by) = event.wakes()
-        {
+        if let Some(by) = self.woken_by(&event) {
             self.wake(now, by, &[], ready);
         }
         match event {
@@ -333,7 +331,8 @@ impl Raft {
         blocks: &mut Vec<Block>,
         ready: &mut Ready,
     ) {
-        if from == self.config.id {
+        // What does not wake a sleeper is as if lost.
+        if from == self.config.id || self.hibernation.asleep {
             return;
         }
         // Also who is not in the configuration here: it may be in a later one.

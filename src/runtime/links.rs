@@ -26,8 +26,6 @@ const UNFINISHED_US: u64 = 5_000_000;
 const GREETINGS_MAX: usize = 1024;
 const DIAL_AGAIN_MIN_US: u64 = 50_000;
 const DIAL_AGAIN_MAX_US: u64 = 1_000_000;
-/// Lines about connections and roles in any second; what is over is counted.
-const LOG_LINES_PER_SECOND: u32 = 50;
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -170,8 +168,6 @@ pub struct Links {
     draining: bool,
     greetings: usize,
     unfinished: usize,
-    log_second: u64,
-    log_lines: u32,
 }
 
 impl Links {
@@ -193,8 +189,6 @@ impl Links {
             draining: false,
             greetings: 0,
             unfinished: 0,
-            log_second: 0,
-            log_lines: 0,
         }
     }
 
@@ -292,20 +286,6 @@ impl Links {
         }
     }
 
-    /// Keeps a flood of bad connections from becoming a flood of lines.
-    pub fn may_log(&mut self, now: Tick) -> bool {
-        let second = now.0 / 1_000_000;
-        if second != self.log_second {
-            let over = self.log_lines.saturating_sub(LOG_LINES_PER_SECOND);
-            if over > 0 {
-                warn!(lines = over, "lines left out in one second");
-            }
-            (self.log_second, self.log_lines) = (second, 0);
-        }
-        self.log_lines += 1;
-        self.log_lines <= LOG_LINES_PER_SECOND
-    }
-
     fn dial_of(&mut self, conn: ConnId) -> Option<&mut Dial> {
         self.dials.iter_mut().find(|dial| dial.conn == Some(conn))
     }
@@ -378,7 +358,7 @@ impl<M: StateMachine> Reactor<M> {
     pub(super) fn accepted(&mut self, now: Tick, listener: usize, socket: OwnedFd) {
         if self.net.count() >= self.links.connections_max + GREETINGS_MAX {
             // Dropped without a word on it: descriptors are kept for the log.
-            if self.links.may_log(now) {
+            if self.lines.links.may_log(now) {
                 warn!("connection dropped: limits.client_connections is reached");
             }
             return;
@@ -412,7 +392,7 @@ impl<M: StateMachine> Reactor<M> {
 
     fn greeted(&mut self, now: Tick, conn: ConnId, role: Role, hello: Hello) {
         if let Err(refusal) = self.links.check(role, &hello, self.net.count()) {
-            if self.links.may_log(now) {
+            if self.lines.links.may_log(now) {
                 let link = self.links.describe(conn);
                 warn!(%link, node = hello.node.map_or(0, |n| n.0), reason = %refusal, "refused");
             }
@@ -423,7 +403,8 @@ impl<M: StateMachine> Reactor<M> {
         }
         let Some(socket) = self.net.release(conn) else { return };
         self.links.set(conn, Link::None);
-        if self.links.routes.clone().hand_over(Arrival { socket, hello }).is_err() {
+        let refused = self.links.routes.clone().hand_over(Arrival { socket, hello }).is_err();
+        if refused && self.lines.links.may_log(now) {
             warn!(shard = hello.shard, "connection dropped: the shard's queue is full");
         }
     }
@@ -463,7 +444,7 @@ impl<M: StateMachine> Reactor<M> {
                 continue;
             }
             let address = dial.try_now(now);
-            if let Some(reason) = trouble.filter(|_| self.links.may_log(now)) {
+            if let Some(reason) = trouble.filter(|_| self.lines.links.may_log(now)) {
                 warn!(node = node.0, reason, "no link to peer");
             }
             let Some(address) = address else { continue };
@@ -509,7 +490,7 @@ impl<M: StateMachine> Reactor<M> {
             dial.pause_us = DIAL_AGAIN_MIN_US;
             dial.logged.clear();
         }
-        if self.links.may_log(now) {
+        if self.lines.links.may_log(now) {
             info!(node = node.0, incarnation = reply.incarnation.0, "peer connected");
         }
         self.shard.peer_connected(now, node, reply.incarnation);
@@ -518,7 +499,7 @@ impl<M: StateMachine> Reactor<M> {
 
     pub(super) fn closed(&mut self, now: Tick, conn: ConnId, reason: &str) {
         let is_ours = matches!(self.links.get(conn), Link::Dialling { .. } | Link::PeerOut { .. });
-        if reason == CUT_SHORT && !is_ours && self.links.may_log(now) {
+        if reason == CUT_SHORT && !is_ours && self.lines.links.may_log(now) {
             warn!(link = %self.links.describe(conn), reason, "connection closed");
         }
         // By the whole id: the slot may belong to the next connection already.
@@ -531,7 +512,7 @@ impl<M: StateMachine> Reactor<M> {
             dial.next_try = now.plus(dial.pause_us);
             let news = dial.logged != reason && !draining;
             dial.logged = reason.to_owned();
-            if news && self.links.may_log(now) {
+            if news && self.lines.links.may_log(now) {
                 warn!(node = node.0, reason, "no link to peer");
             }
             if was_up {

@@ -8,6 +8,7 @@ pub mod cold;
 pub mod disk;
 pub mod entropy;
 pub mod files;
+pub mod lines;
 pub mod links;
 pub mod lookup;
 pub mod machine;

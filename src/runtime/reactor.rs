@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use super::cold::{Cold, ColdReplies, ColdReply, FileJob, Job, PrepareJob};
 use super::disk::{Disk, DiskEvent, segment_path};
 use super::files::snapshot_dir;
+use super::lines::LogLines;
 use super::links::{Link, Links};
 use super::net::{ConnId, Net, NetEvent};
 use super::ring::{Completion, Ring};
@@ -34,6 +35,7 @@ pub struct Reactor<M> {
     disk: Disk,
     pub(super) shard: Shard<M>,
     pub(super) links: Links,
+    pub(super) lines: LogLines,
     port: Arc<ShardPort>,
     cold: Arc<Cold>,
     /// For the files of snapshots.
@@ -84,6 +86,7 @@ impl<M: StateMachine> Reactor<M> {
             disk: Disk::new(segment_dir.clone(), parts.fail_write_in),
             shard,
             links,
+            lines: LogLines::default(),
             port,
             cold,
             files,
@@ -120,8 +123,9 @@ impl<M: StateMachine> Reactor<M> {
                 error!(shard = %self.name, "{error}");
                 break Err(error);
             }
-            self.report_transitions();
-            self.report_recovery();
+            self.report_transitions(now);
+            self.report_recovery(now);
+            self.lines.tell_left_out(now, &self.name);
             self.change_links();
             self.start_disk();
             self.send_to_peers();
@@ -290,7 +294,7 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Says why, on the connection and in the log, and closes it.
     pub(super) fn complain(&mut self, conn: ConnId, reason: &str) {
-        if self.links.may_log(self.ring.now()) {
+        if self.lines.links.may_log(self.ring.now()) {
             warn!(shard = %self.name, link = %self.links.describe(conn), reason, "connection closed");
         }
         self.forget_link(conn);
@@ -379,23 +383,28 @@ impl<M: StateMachine> Reactor<M> {
         self.net.send(&mut self.ring, conn, full);
     }
 
-    fn report_transitions(&mut self) {
+    fn report_transitions(&mut self, now: Tick) {
+        // What nobody would see is not left out either.
+        let shown = tracing::enabled!(tracing::Level::INFO);
         for t in self.out.transitions.drain(..) {
             let leader = t.leader.map_or(0, |node| node.0);
-            if self.links.may_log(self.ring.now()) {
+            if shown && self.lines.roles.may_log(now) {
                 info!(shard = %self.name, group = t.group.0, term = t.term.0, role = ?t.role,
                     leader, reason = t.reason, "role");
             }
         }
         for t in self.out.troubles.drain(..) {
-            if self.links.may_log(self.ring.now()) {
+            if self.lines.snapshots.may_log(now) {
                 warn!(shard = %self.name, group = t.group.0, reason = t.reason, "{}", t.what);
             }
         }
     }
 
-    fn report_recovery(&mut self) {
+    fn report_recovery(&mut self, now: Tick) {
         for loss in self.out.losses.drain(..) {
+            if !self.lines.losses.may_log(now) {
+                continue;
+            }
             error!(shard = %self.name, group = loss.group.0, term = loss.term.0, epoch = loss.epoch,
                 "POSSIBLE DATA LOSS: so many voters had lost power without wal_sync that commands \
                  acknowledged before may be missing; what is left is the same on all nodes");
@@ -428,7 +437,7 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     fn sleep(&mut self, now: Tick) -> std::io::Result<()> {
-        let mut until = self.shard.deadline(now);
+        let mut until = self.shard.deadline(now).min(self.lines.deadline());
         if self.links.has_chores() || self.net.has_paused() || self.draining_until.is_some() {
             until = until.min(self.next_chores);
         }
@@ -452,6 +461,7 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Lets the kernel finish with every buffer before any is freed.
     fn wind_up(mut self) {
+        self.lines.tell_left_out(Tick(u64::MAX), &self.name);
         let _ = self.ring.submit();
         self.net.close_all("the node stops");
         let until = self.ring.now().plus(DRAIN_US);

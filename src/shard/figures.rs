@@ -116,8 +116,10 @@ impl<M: StateMachine> Shard<M> {
         figures
     }
 
+    /// Nodes that this shard is to be linked with: one that has left is missed by nobody.
     fn peer_figures(&self) -> Vec<PeerFigures> {
-        let figures = self.peers.iter().map(|peer| PeerFigures {
+        let wanted = self.peers.iter().filter(|peer| peer.is_wanted);
+        let figures = wanted.map(|peer| PeerFigures {
             node: peer.node,
             connected: peer.connected,
             lag_entries: 0,

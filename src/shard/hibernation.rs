@@ -244,14 +244,16 @@ impl<M: StateMachine> Shard<M> {
     }
 
     fn tell_group(&mut self, now: Tick, local: u32, peer: NodeId, news: News) {
-        let leads = self.groups[local as usize].raft.role() == Role::Leader;
+        let raft = &self.groups[local as usize].raft;
+        // Who takes no part in the group lacks nothing of it.
+        let concerned = raft.role() == Role::Leader && raft.may_need(peer);
         let event = match news {
             News::Connected(incarnation) => Event::PeerConnected { peer, incarnation },
             News::Disconnected => Event::PeerDisconnected { peer },
             News::Silent => Event::PeerSilent { peer },
             News::Heard => Event::PeerHeard { peer },
         };
-        if leads && matches!(news, News::Connected(_) | News::Heard) {
+        if concerned && matches!(news, News::Connected(_) | News::Heard) {
             self.wake(now, local, Some(peer));
         }
         self.step(now, local, event);

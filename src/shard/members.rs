@@ -51,6 +51,9 @@ struct MemberRow {
     matched: u64,
     /// It has answered the leader lately; true unless the leader answers.
     live: bool,
+    /// Who leaves when this one, which joins, gets its vote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,7 +162,11 @@ impl<M: StateMachine> Shard<M> {
         self.links.look_at
     }
 
-    /// Begins a change of a group's members, or says why not.
+    /// Begins a change of a group's members, or says why not. `dry`: only says it, and refuses what it
+    /// would refuse otherwise.
+    ///
+    /// A refusal's data: `again`, it may go later; `means`, it waits only for the same change of other
+    /// groups, and this is what it would mean; `needed`, for that of groups that were made.
     pub(super) fn change_members(
         &mut self,
         now: Tick,
@@ -173,12 +180,8 @@ impl<M: StateMachine> Shard<M> {
         let found = raft.preflight_change(now, steps);
         let refused = |refused: ChangeRefused| match refused {
             ChangeRefused::NotLeader(leader) => Err(Refused::NotLeader(leader)),
-            ChangeRefused::NotYet | ChangeRefused::UnderWay | ChangeRefused::Apart { .. } => {
+            ChangeRefused::NotYet | ChangeRefused::UnderWay => {
                 let again = serde_json::json!({ "again": true });
-                Ok(AdminReply::refused(refused.to_string()).with(again))
-            }
-            refused @ ChangeRefused::Needed { .. } => {
-                let again = serde_json::json!({ "again": true, "needed": true });
                 Ok(AdminReply::refused(refused.to_string()).with(again))
             }
             refused => Ok(AdminReply::refused(refused.to_string())),
@@ -193,12 +196,21 @@ impl<M: StateMachine> Shard<M> {
             Ok(found) if !found.is_safe() && !force => {
                 return refused(ChangeRefused::Quorum(found));
             }
-            Ok(found) if dry => return Ok(AdminReply::done(found.to_string())),
             Ok(found) => found.to_string(),
             Err(why) => return refused(why),
         };
-        if let Some(why) = self.is_apart(local, steps).or(leaves) {
-            return refused(why);
+        match self.is_apart(local, steps).or(leaves) {
+            // The same change of the other groups ends that; until then it is to be asked for again.
+            Some(why @ (ChangeRefused::Apart { .. } | ChangeRefused::Needed { .. })) => {
+                let mut waits = serde_json::json!({ "again": true, "means": text });
+                if let ChangeRefused::Needed { .. } = why {
+                    waits["needed"] = true.into();
+                }
+                return Ok(AdminReply::refused(why.to_string()).with(waits));
+            }
+            Some(why) => return refused(why),
+            None if dry => return Ok(AdminReply::done(text)),
+            None => {}
         }
         let mut answer = None;
         let answered = &mut answer;
@@ -287,9 +299,10 @@ impl<M: StateMachine> Shard<M> {
             let progress = raft.progress().find(|(id, _)| *id == node);
             let own = if node == raft.id() && leads { raft.durable_index().get() } else { 0 };
             let address = membership.address(node);
+            let joining = membership.joining.iter().find(|joining| joining.node == node);
             MemberRow {
                 node: node.0,
-                role: if membership.joining.iter().any(|joining| joining.node == node) {
+                role: if joining.is_some() {
                     "joining"
                 } else if membership.voters.contains(&node) {
                     "voter"
@@ -301,6 +314,7 @@ impl<M: StateMachine> Shard<M> {
                 leads: raft.leader() == Some(node),
                 matched: progress.map_or(own, |(_, progress)| progress.matched().get()),
                 live: !leads || raft.is_live(now, node),
+                replaces: joining.and_then(|joining| joining.replaces).map(|old| old.0),
                 peer: address.map(|address| address.peer.clone()),
                 client: address.map(|address| address.client.clone()),
             }

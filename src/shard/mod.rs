@@ -267,9 +267,7 @@ impl<M: StateMachine> Shard<M> {
 
     /// The one place where a group is stepped.
     fn step(&mut self, now: Tick, local: u32, event: Event<'_>) {
-        if self.groups[local as usize].raft.is_hibernating()
-            && let Some(by) = event.wakes()
-        {
+        if let Some(by) = self.groups[local as usize].raft.woken_by(&event) {
             self.wake(now, local, by);
         }
         let raft = &mut self.groups[local as usize].raft;
@@ -287,6 +285,8 @@ impl<M: StateMachine> Shard<M> {
             self.give_place_back(local);
         }
         let leads_since = &mut self.groups[local as usize].leads_since;
+        // A leader's other news, such as that it hands over, are no elections.
+        self.stats.elections_won += u64::from(leads && leads_since.is_none());
         *leads_since = leads.then(|| leads_since.unwrap_or(now));
         self.reschedule(local);
     }
@@ -446,7 +446,6 @@ impl<M: StateMachine> Shard<M> {
         let mut transitions = std::mem::take(&mut self.ready.transitions);
         for transition in &transitions {
             self.stats.campaigns += u64::from(transition.role == Role::Candidate);
-            self.stats.elections_won += u64::from(transition.role == Role::Leader);
             if transition.role != Role::Leader {
                 let local = local_of(transition.group, &self.config);
                 // Whoever it was handed to is about to lead.

@@ -19,7 +19,8 @@ pub struct ShardStats {
     pub turns: u64,
     /// Elections on this node after which acknowledged commands may be missing.
     pub possible_data_loss: u64,
-    /// Elections that this node stood in, and those it won.
+    /// Elections that this node stood in, and those it won: once for each group and term that it
+    /// came to lead, by whatever way.
     pub campaigns: u64,
     pub elections_won: u64,
     /// Questions answered, by their [`Consistency`](crate::wire::client::Consistency).

@@ -49,7 +49,9 @@ pub enum AdminRequest {
         #[serde(default)]
         dry: bool,
     },
-    /// Changes the members (§6); only the leader answers. `dry`: says only what it would mean.
+    /// Changes the members (§6); only the leader answers. `dry`: says only what it would mean, or why
+    /// it would be refused. A refusal's data: `{"again": whether it may go later}`; with `means` (what
+    /// it would mean) if it waits for nothing but the same change of other groups of the shard.
     Change {
         steps: Vec<MemberStep>,
         #[serde(default)]

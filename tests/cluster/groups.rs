@@ -104,6 +104,11 @@ fn groups_come_and_go_under_load_and_what_is_gone_stays_gone() {
         |more: &[&str]| cluster.operate("member", &[&["remove", "--node", "3"], more].concat());
     let (code, why) = leave(&["--group", "0"]).unwrap_err();
     assert!(code == 1 && why.contains("still in group 2"), "{code}: {why}");
+    let (code, why) = leave(&["--group", "0", "--dry-run"]).unwrap_err();
+    assert!(code == 1 && why.contains("still in group 2"), "{code}: {why}");
+    let would = leave(&["--dry-run"]).unwrap();
+    assert!(would.contains("4 groups: 3 voters"), "the first groups go last: {would}");
+    assert_eq!(voters(&cluster, "2"), [1, 2, 3]);
     tell(&leave(&[]).unwrap());
     for group in ["0", "1", "2", "4"] {
         assert_eq!(voters(&cluster, group), [1, 2]);

@@ -44,6 +44,11 @@ fn a_fourth_node_joins_under_load_and_then_the_others_leave_the_leader_first() {
     tell(&join(&cluster, fourth));
     load.wait_for(300);
     assert_eq!(voters(&cluster, "2"), [1, 2, 3, 4]);
+    // It is in already: it takes nobody's place, and nobody waits for that.
+    let (peer, client) = (cluster.peer_address(fourth), cluster.client_address(fourth));
+    let place = ["replace", "--old", "3", "--node", "4", "--peer", &peer, "--client", &client];
+    let why = member(&cluster, &place).unwrap_err();
+    assert!(why.contains("member remove --node 3"), "{why}");
     let (leader, term) = cluster.leader();
     tell(&remove(&cluster, leader));
     load.wait_for_newer_term(0, term);

@@ -6,4 +6,5 @@ mod describe;
 mod random;
 mod rules;
 mod script;
+mod sleep;
 mod world;

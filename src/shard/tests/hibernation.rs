@@ -2,6 +2,7 @@
 
 use super::world::{Cluster, MS, Setup, block};
 use crate::ids::{GroupId, NodeId, Tick};
+use crate::membership::Step;
 use crate::raft::ready::Role;
 use crate::shard::tests::machine::Ledger;
 
@@ -156,6 +157,42 @@ fn a_follower_that_restarts_is_noticed_and_disturbs_nobody() {
     assert_eq!((c.raft(leader, 0).role(), c.raft(leader, 0).term()), (Role::Leader, term));
     c.converge();
     sleep_again(&mut c);
+}
+
+/// Story: n4 is down and is taken out. When it is back it knows nothing of that, and asks for votes in each
+/// group several times a second, for ever; each question woke its group, so that none slept any more.
+#[test]
+fn groups_sleep_on_beside_a_node_that_was_removed_while_it_was_away() {
+    let mut setup = setup(6);
+    setup.nodes = 4;
+    let mut c = asleep(setup);
+    let gone = 3;
+    c.kill(gone);
+    c.elect();
+    let groups = c.setup.shard.groups;
+    for group in 0..groups {
+        let leader = c.leader(group).unwrap();
+        c.nodes[leader].woken = true;
+        let (now, step) = (c.now, [Step::Remove(NodeId(gone as u32 + 1))]);
+        let mover = c.nodes[leader].shard.as_mut().unwrap();
+        mover.change_group(now, GroupId(group), &step).expect("three answer");
+    }
+    let sleeps = |c: &Cluster<Ledger>, i: usize| c.shard(i).hibernating() == groups as usize;
+    c.run_until("those that are left sleep", 20_000 * MS, |c| (0..gone).all(|i| sleeps(c, i)));
+    c.boot(gone);
+    let until = c.now.plus(3000 * MS);
+    c.run_until("nothing wakes anybody", 3001 * MS, |c| {
+        assert!((0..gone).all(|i| sleeps(c, i)), "{} us before the end", until.since(c.now));
+        c.now >= until
+    });
+    assert!(c.nodes[gone].sent > 100, "it has asked all the time: {}", c.nodes[gone].sent);
+    // Nor does it disturb anybody who is awake.
+    let leader = c.leader(2).unwrap();
+    let (term, client) = (c.raft(leader, 2).term(), c.client(leader));
+    c.submit(client, &[block(2, 9, 1)]);
+    assert!(c.answer(client).result.is_ok());
+    c.run_until("they sleep again", 3000 * MS, |c| (0..gone).all(|i| sleeps(c, i)));
+    assert_eq!((c.leader(2), c.raft(leader, 2).term()), (Some(leader), term));
 }
 
 /// Between its end and its new start less than an election timeout passes: silence alone would not

@@ -9,6 +9,7 @@ use crate::raft::ChangeRefused;
 use crate::raft::ready::Role;
 use crate::shard::roster::{Asked, RosterRefused};
 use crate::shard::tests::machine::Ledger;
+use crate::wire::admin::AdminReply;
 use crate::wire::client::Refused;
 
 type Asking = Result<Asked, RosterRefused>;
@@ -332,12 +333,58 @@ fn who_is_out_of_a_group_that_was_made_does_not_say_who_is_in_it() {
     c.run(3000 * MS);
     let outside = ChangeRefused::Outside { node: gone, group: GroupId(1) };
     assert_eq!(leave(&mut c, 0, gone), Err(outside));
+    let reply = ask(&mut c, list, 0, &[Step::Remove(gone)], true);
+    let asked = reply.expect("it leads");
+    assert!(!asked.done && asked.data.is_null() && asked.text.contains("cannot know"));
     let (now, heir) = (c.now, NodeId(leader as u32 + 1));
     c.nodes[list].woken = true;
     c.nodes[list].shard.as_mut().unwrap().transfer(now, GroupId(0), heir).unwrap();
     c.run_until("a member leads", 3000 * MS, |c| c.leader(0) == Some(leader));
     c.run(300 * MS);
     leave(&mut c, 0, gone).expect("it is in no group that was made");
+}
+
+fn ask(
+    c: &mut Cluster<Ledger>,
+    i: usize,
+    group: u32,
+    steps: &[Step],
+    dry: bool,
+) -> Result<AdminReply, Refused> {
+    let now = c.now;
+    c.nodes[i].woken = true;
+    c.nodes[i].shard.as_mut().unwrap().change_members(now, group, steps, false, dry)
+}
+
+/// Story: `--dry-run` said yes, and of the groups that the command then went through the last one
+/// refused, when the others had changed. What only waits for the others says what it would mean.
+#[test]
+fn who_asks_whether_a_change_would_go_hears_what_the_change_would() {
+    let mut setup = Setup::new(1);
+    setup.nodes = 4;
+    let mut c = setup.start();
+    c.elect();
+    let list = c.leader(0).unwrap();
+    let gone = NodeId(((list + 1) % 4) as u32 + 1);
+    c.create(None, 1, 3).unwrap();
+    c.write(1, 1);
+    c.run(1000 * MS);
+    let comes = Step::Add { node: NodeId(9), votes: true, address: None };
+    let leader = c.led(1);
+    for (i, group, step, why, means) in [
+        (list, 0, Step::Remove(gone), "still in group 1", "become 3"),
+        (leader, 1, comes, "not a member of group 0", "become 5"),
+    ] {
+        let steps = [step];
+        let before = c.raft(i, group).last_index();
+        let looked = ask(&mut c, i, group, &steps, true).expect("it leads");
+        assert!(!looked.done && looked.text.contains(why), "{}", looked.text);
+        assert!(looked.data["means"].as_str().is_some_and(|text| text.contains(means)));
+        assert_eq!(ask(&mut c, i, group, &steps, false), Ok(looked), "the same, in earnest");
+        assert_eq!(c.raft(i, group).last_index(), before);
+    }
+    let fine = ask(&mut c, leader, 1, &[Step::Remove(gone)], true).expect("it leads");
+    assert!(fine.done && c.raft(leader, 1).membership().is_member(gone), "{}", fine.text);
 }
 
 /// Before it has applied the list a leader says "try again"; who does not lead says who does; and each
@@ -350,11 +397,7 @@ fn only_a_leader_that_knows_the_list_refuses_a_replacement_for_good() {
     c.elect();
     let list = c.leader(0).unwrap();
     let [old, other] = [1, 2].map(|n| NodeId(((list + n) % 4) as u32 + 1));
-    let ask = |c: &mut Cluster<Ledger>, i: usize, steps: &[Step]| {
-        let now = c.now;
-        c.nodes[i].woken = true;
-        c.nodes[i].shard.as_mut().unwrap().change_members(now, 0, steps, false, false)
-    };
+    let ask = |c: &mut Cluster<Ledger>, i: usize, steps: &[Step]| ask(c, i, 0, steps, false);
     let replace = [Step::Replace { old, new: NodeId(9), address: None }];
     c.create(None, 1, 3).unwrap();
     let reply = ask(&mut c, list, &replace).unwrap();
