@@ -30,6 +30,7 @@ fn thirty_seeds_of_trouble_break_no_rule() {
     assert!(sum.kills > 100 && sum.power_losses > 30, "{sum:?}");
     assert!(sum.acknowledged > 1000 && sum.answered_retries > 20, "{sum:?}");
     assert!(sum.elections > 200 && sum.resets > 100 && sum.frames_lost > 500, "{sum:?}");
+    assert!(sum.installs > 50 && sum.resumes > 0, "{sum:?}");
 }
 
 #[test]
