@@ -36,6 +36,8 @@ macro_rules! mutants {
 mutants! {
     /// A follower's word and a vote leave before the write they speak for is done (bugs 2, 3).
     ReplyBeforeWrite = "reply-before-write",
+    /// A log without sync writes and acknowledges on, however far behind its syncs are (R7).
+    WriteAheadOfSync = "write-ahead-of-sync",
     /// The log's files are opened without O_DSYNC, and a sync does nothing: a database on a laptop.
     NoSync = "no-sync",
     /// A node that lost power votes like any other (durability.md R4 left out; nats-server#7567).

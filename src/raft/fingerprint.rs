@@ -6,6 +6,7 @@
 //! | left out | why |
 //! |---|---|
 //! | times (deadlines, last contact, waiting since, back-off) | `forget_time` sets them to 0 after every event, so they are equal. Who uses it chooses by the `now` of the next event what has run out: 0 nothing, far ahead everything. The protocol's safety rests on no clock, so more schedules than real ones may be tried |
+//! | whether it keeps up with its leader | it is told to operators, and decides nothing |
 //! | the random state | it only draws timeouts, which are times |
 //! | absolute sequence numbers | only their distance from what is persisted is ever compared; it is kept |
 //! | the node's configuration, but for the incarnation | it does not change while a model runs |

@@ -229,6 +229,7 @@ impl Raft {
             if last == self.log.last_index() {
                 self.log.commit_to(last);
             }
+            self.note_leader_at(now, last);
             self.hibernation.asleep = true;
         }
         self.send(i, Seq::ZERO, Body::HibernateReply { round, asleep }, 0..0, ready);

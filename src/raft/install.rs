@@ -21,6 +21,7 @@
 //! short, or has something else at `index`, and what follows that was never committed.
 
 use super::message::{Body, CANNOT_USE, Offer};
+use super::pace::Pace;
 use super::{Install, InstallStep, Mutant, PersistOp, Raft, Ready, mutants};
 use crate::block::Block;
 use crate::ids::{Index, LogStart, NodeId, Tick};
@@ -71,6 +72,7 @@ impl Raft {
             return;
         }
         if self.wants_snapshot(&offer.start) {
+            self.pace = Pace::Unknown;
             self.install_step(i, InstallStep::Offered(offer), ready);
         } else if self.is_parted() {
             // It has to reach further.

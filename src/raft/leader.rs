@@ -1,5 +1,6 @@
 //! What a leader does: takes proposals on, replicates, commits, and makes sure that it still leads.
 
+use super::pace::Pace;
 use super::progress::State;
 use super::{BlockRange, Body, Fetch, InstallStep, Mutant, Raft, Ready, Role, mutants};
 use crate::block::Block;
@@ -10,6 +11,7 @@ impl Raft {
     pub(super) fn become_leader(&mut self, now: Tick, loss: bool, ready: &mut Ready) {
         self.role = Role::Leader;
         self.leader = Some(self.config.id);
+        self.pace = Pace::Level;
         self.transition("won the election", ready);
         let since = self.begin_epoch(loss, ready);
         self.abandon_rounds();

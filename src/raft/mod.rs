@@ -48,6 +48,7 @@ mod links;
 pub mod log;
 mod membership;
 pub mod message;
+mod pace;
 pub mod progress;
 mod promotion;
 pub mod quorum;
@@ -78,6 +79,7 @@ use crate::mutants::{self, Mutant};
 use crate::rng::Rng;
 use hibernation::Hibernation;
 use membership::{History, Standing};
+use pace::Pace;
 use promotion::CatchUp;
 use quorum::{Ballot, JointConfig};
 use read_index::{Reads, Waits};
@@ -186,6 +188,7 @@ pub struct Raft {
     /// This node is stopping and does not want to lead any more.
     retired: bool,
     disk_watch: DiskWatch,
+    pace: Pace,
     /// With leases: no vote before this, because an earlier start may have promised a leader not to.
     silent_until: Tick,
     rng: Rng,
@@ -237,6 +240,7 @@ impl Raft {
             transfer: None,
             retired: false,
             disk_watch: DiskWatch::default(),
+            pace: Pace::default(),
             silent_until: Tick::ZERO,
             config,
         };
@@ -364,6 +368,7 @@ impl Raft {
                 self.note_answer(&message, commit, last);
                 let prev = (prev_index, prev_term);
                 self.on_append(now, i, prev, (commit, last), blocks, ready);
+                self.note_leader_at(now, last);
             }
             Body::Heartbeat { commit, context, last } => {
                 if self.refuses_second_leader(i) {
@@ -373,6 +378,7 @@ impl Raft {
                 let commit =
                     if message.echo == self.config.incarnation { commit } else { Index(0) };
                 self.on_heartbeat(now, i, commit, context, ready);
+                self.note_leader_at(now, last);
             }
             Body::Hibernate { last, round } => {
                 if !self.refuses_second_leader(i) {

@@ -51,6 +51,9 @@ pub struct Figures {
     /// them.
     pub leaderless: u32,
     pub leaderless_groups: Vec<u32>,
+    /// Groups in which this node takes part and does not keep up with their leader, and the first few.
+    pub behind: u32,
+    pub behind_groups: Vec<u32>,
     /// Groups that re-sync after a loss (durability.md R4).
     pub recovering: u32,
     /// Groups whose committed entries are not their leader's.
@@ -134,11 +137,12 @@ impl<M: StateMachine> Shard<M> {
         }
         // Whoever takes no part in a group any more, or not yet, hears of no leader.
         let takes_part = raft.membership().is_member(raft.id());
+        let id = raft.group().0;
         if takes_part && raft.leader().is_none() {
-            figures.leaderless += 1;
-            if figures.leaderless_groups.len() < NAMED_MAX {
-                figures.leaderless_groups.push(raft.group().0);
-            }
+            name(id, &mut figures.leaderless, &mut figures.leaderless_groups);
+        }
+        if takes_part && !raft.keeps_up() {
+            name(id, &mut figures.behind, &mut figures.behind_groups);
         }
         figures.parted += u32::from(raft.is_parted());
         let (commit, last) = (raft.commit().0, raft.last_index().0);
@@ -165,5 +169,13 @@ impl<M: StateMachine> Shard<M> {
                 last,
             });
         }
+    }
+}
+
+/// Counts a group, and keeps the first few.
+fn name(group: u32, count: &mut u32, names: &mut Vec<u32>) {
+    *count += 1;
+    if names.len() < NAMED_MAX {
+        names.push(group);
     }
 }

@@ -344,7 +344,7 @@ impl<M: StateMachine> Shard<M> {
 
     /// Whether what recovery found is durable, and not only written: a killed process may have left
     /// it in a volatile cache. The log syncs it first thing.
-    fn is_recovered(&self) -> bool {
+    pub fn is_recovered(&self) -> bool {
         self.wal.durable() >= self.recovered || mutants::is(Mutant::SpeakBeforeSynced)
     }
 

@@ -1,7 +1,7 @@
 //! What is checked of a node after each of its turns.
 
 use super::members::is_quorum;
-use super::node::{CLIENT_BLOCKS_MAX, PEER_EGRESS_MAX, STAGED_MAX};
+use super::node::{CLIENT_BLOCKS_MAX, PEER_EGRESS_MAX, STAGED_MAX, SYNC_LAG_BYTES};
 use super::oracle::{Lost, Seen};
 use super::subject::{Observed, Subject};
 use super::trace::What;
@@ -18,6 +18,8 @@ const TURN_BYTES_MAX: usize = 40 << 10;
 /// A leader whose disk has completed nothing for two election timeouts tries for one to hand over,
 /// and perhaps before for another because it was asked to; by its own clock, and a turn may be late.
 const STANDS_STILL_US: u64 = 2_000_000;
+/// Four lags, and the flushes that were under way when the log began to wait.
+const UNSYNCED_MAX: u64 = 4 * SYNC_LAG_BYTES + 6 * (8 << 10);
 /// The shards' own invariants are checked once in so many turns.
 const INVARIANTS_EVERY: u64 = 64;
 
@@ -98,6 +100,10 @@ impl<S: Subject> World<S> {
         let staged = shard.wal().staged_bytes();
         if staged > 2 * STAGED_MAX {
             broken = Some(("queues are bounded", format!("{staged} bytes wait for the log")));
+        }
+        let unsynced = shard.wal().stats().unsynced_bytes;
+        if unsynced > UNSYNCED_MAX {
+            broken = Some(("what is not synced is bounded (R7)", format!("{unsynced} bytes")));
         }
         if self.stats.turns.is_multiple_of(INVARIANTS_EVERY) {
             shard.check_invariants();

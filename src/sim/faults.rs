@@ -441,6 +441,9 @@ impl<S: Subject> World<S> {
             let disk = &mut self.hosts[host].disk;
             match fault.kind {
                 Kind::Latency => disk.set_spikes(50 + amount % 500, 2_000 + amount % 200_000),
+                Kind::Stall if amount.is_multiple_of(3) => {
+                    disk.stall_syncs_until(Tick(self.now + fault.lasts));
+                }
                 Kind::Stall => disk.stall_until(Tick(self.now + fault.lasts)),
                 Kind::Full => {
                     disk.fill(true);

@@ -74,7 +74,7 @@ kinds! {
     Stuck = "stuck", 2, "network";
     /// The disk takes long.
     Latency = "latency", 4, "disk";
-    /// The disk does nothing for a while.
+    /// The disk does nothing for a while, or completes no sync.
     Stall = "stall", 3, "disk";
     /// The disk is full.
     Full = "full", 3, "disk";

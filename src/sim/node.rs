@@ -198,12 +198,14 @@ pub(super) fn wal_config(shape: &Shape, shard: u32) -> WalConfig {
         segments_max: 2000,
         spare_segments: 1,
         sync_lag_us: 100_000,
-        sync_lag_bytes: 16 << 10,
+        sync_lag_bytes: SYNC_LAG_BYTES,
         staged_bytes_max: STAGED_MAX,
         ..WalConfig::default()
     }
 }
 
+/// Written and unsynced bytes from which on a log syncs without being asked to.
+pub(super) const SYNC_LAG_BYTES: u64 = 16 << 10;
 /// The largest number of bytes that a leader takes on beyond its commit index.
 pub(super) const UNCOMMITTED_MAX: u64 = 6 << 10;
 /// Bytes of blocks to one follower that wait for their answer.

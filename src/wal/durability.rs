@@ -37,11 +37,17 @@ use super::ops::{OpId, SegmentNo};
 use crate::ids::{Lsn, Tick};
 use crate::mutants::{self, Mutant};
 
+/// A background sync begins at one lag. While it is under way the log writes on, up to this many of
+/// them: then it waits, or a disk that takes seconds for a sync would let acknowledged commands pile
+/// up that a power cut takes along (durability.md R7; bug 28: a disk that never answers).
+const LAGS_MAX: u64 = 4;
+
 #[derive(Debug)]
 struct InFlight {
     op: OpId,
     segment: SegmentNo,
     end: Lsn,
+    bytes: u64,
     sync: bool,
     written: bool,
 }
@@ -51,6 +57,8 @@ struct InFlight {
 struct Part {
     segment: SegmentNo,
     end: Lsn,
+    /// Of its flushes. Positions are no measure of it: each start skips some.
+    bytes: u64,
     /// Durable by its own writes; waits only for what lies before it.
     dsync: bool,
 }
@@ -92,7 +100,7 @@ impl Marks {
     /// it may still lie in a volatile cache. Synced before anything after it counts as durable.
     pub fn doubt(&mut self, segment: SegmentNo, end: Lsn) {
         assert!(end > self.written && self.in_flight.is_empty());
-        self.parts.push_back(Part { segment, end, dsync: false });
+        self.parts.push_back(Part { segment, end, bytes: 0, dsync: false });
         self.written = end;
         self.wanted = end;
     }
@@ -119,11 +127,16 @@ impl Marks {
         self.wanted = self.wanted.max(end);
     }
 
-    /// A flush has been issued.
-    pub fn issued(&mut self, op: OpId, segment: SegmentNo, end: Lsn, sync: bool) {
+    /// Bytes that are written and not durable, without what an earlier start had written.
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+
+    /// A flush of `bytes` that ends at `end` has been issued.
+    pub fn issued(&mut self, op: OpId, segment: SegmentNo, end: Lsn, bytes: u64, sync: bool) {
         let last = self.in_flight.back().map_or(self.written, |flush| flush.end);
         assert!(end > last, "flushes are issued in the order of their positions");
-        self.in_flight.push_back(InFlight { op, segment, end, sync, written: false });
+        self.in_flight.push_back(InFlight { op, segment, end, bytes, sync, written: false });
     }
 
     /// Is `op` a flush in flight?
@@ -154,7 +167,7 @@ impl Marks {
     }
 
     fn settle(&mut self, flush: InFlight, now: Tick) {
-        let InFlight { segment, end, sync, .. } = flush;
+        let InFlight { segment, end, bytes, sync, .. } = flush;
         if self.parts.is_empty() {
             if sync || mutants::is(Mutant::UnsyncedIsDurable) {
                 self.durable = self.durable.max(end);
@@ -163,8 +176,11 @@ impl Marks {
             self.since = now;
         }
         match self.parts.back_mut() {
-            Some(part) if part.segment == segment && part.dsync == sync => part.end = end,
-            _ => self.parts.push_back(Part { segment, end, dsync: sync }),
+            Some(part) if part.segment == segment && part.dsync == sync => {
+                part.end = end;
+                part.bytes += bytes;
+            }
+            _ => self.parts.push_back(Part { segment, end, bytes, dsync: sync }),
         }
     }
 
@@ -174,8 +190,7 @@ impl Marks {
         if self.syncing.is_some() {
             return None;
         }
-        let lagging =
-            now >= self.since.plus(lag_us) || self.written.since(self.durable) >= lag_bytes;
+        let lagging = now >= self.since.plus(lag_us) || self.unsynced_bytes() >= lag_bytes;
         (lagging || self.someone_waits()).then_some(front.segment)
     }
 
@@ -192,6 +207,17 @@ impl Marks {
         };
         let flush_waits = self.in_flight.front().is_some_and(|flush| flush.sync);
         in_reach && (flush_waits || self.durable < self.wanted)
+    }
+
+    /// Does what is written run so far ahead of what is durable that no more may be written until
+    /// a sync has completed (durability.md R7)? Not while everything written is durable.
+    pub fn is_too_far_ahead(&self, now: Tick, lag_us: u64, lag_bytes: u64) -> bool {
+        if self.parts.is_empty() || mutants::is(Mutant::WriteAheadOfSync) {
+            return false;
+        }
+        let age_max = lag_us.saturating_mul(LAGS_MAX);
+        let bytes_max = lag_bytes.saturating_mul(LAGS_MAX);
+        now >= self.since.plus(age_max) || self.unsynced_bytes() >= bytes_max
     }
 
     /// The sync that `sync_due` asked for has been issued.
@@ -214,8 +240,9 @@ impl Marks {
         assert!(sync.through > self.durable && sync.through <= self.written);
         self.durable = sync.through;
         // What was written meanwhile in a merged part stays, with an age that is not too young.
-        while let Some(part) = self.parts.front() {
+        while let Some(part) = self.parts.front_mut() {
             if part.end > sync.through && !part.dsync {
+                part.bytes = part.bytes.min(part.end.since(sync.through));
                 break;
             }
             self.durable = self.durable.max(part.end);
@@ -261,8 +288,8 @@ mod tests {
     #[test]
     fn flush_7_complete_before_flush_6_moves_nothing() {
         let mut m = marks();
-        m.issued(OpId(6), S1, Lsn(10), true);
-        m.issued(OpId(7), S1, Lsn(20), true);
+        m.issued(OpId(6), S1, Lsn(10), 10, true);
+        m.issued(OpId(7), S1, Lsn(20), 10, true);
         m.wrote(OpId(7), Tick(0));
         assert_eq!((m.written(), m.durable()), (Lsn(0), Lsn(0)));
         m.wrote(OpId(6), Tick(0));
@@ -273,8 +300,8 @@ mod tests {
     #[test]
     fn a_vote_behind_unsynced_bytes_waits_for_their_sync() {
         let mut m = marks();
-        m.issued(OpId(1), S1, Lsn(10), false);
-        m.issued(OpId(2), S1, Lsn(20), true);
+        m.issued(OpId(1), S1, Lsn(10), 10, false);
+        m.issued(OpId(2), S1, Lsn(20), 10, true);
         m.wrote(OpId(2), Tick(0));
         assert_eq!(due(&m), None, "a sync now would not cover flush 1");
         m.wrote(OpId(1), Tick(0));
@@ -288,10 +315,10 @@ mod tests {
     #[test]
     fn a_sync_waits_until_it_can_serve_the_one_that_waits_for_it() {
         let mut m = marks();
-        m.issued(OpId(1), S1, Lsn(10), false);
+        m.issued(OpId(1), S1, Lsn(10), 10, false);
         m.wrote(OpId(1), Tick(0));
-        m.issued(OpId(2), S1, Lsn(20), false);
-        m.issued(OpId(3), S1, Lsn(30), true);
+        m.issued(OpId(2), S1, Lsn(20), 10, false);
+        m.issued(OpId(3), S1, Lsn(30), 10, true);
         assert_eq!(due(&m), None, "flush 2 would need a second one");
         m.wrote(OpId(2), Tick(0));
         assert_eq!(due(&m), Some(S1));
@@ -300,11 +327,11 @@ mod tests {
     #[test]
     fn what_is_written_after_a_sync_was_issued_is_not_covered_by_it() {
         let mut m = marks();
-        m.issued(OpId(1), S1, Lsn(10), false);
+        m.issued(OpId(1), S1, Lsn(10), 10, false);
         m.wrote(OpId(1), Tick(5));
         assert_eq!(m.sync_due(Tick(5), 0, NEVER), Some(S1));
         m.sync_issued(OpId(2), Tick(5));
-        m.issued(OpId(3), S1, Lsn(20), false);
+        m.issued(OpId(3), S1, Lsn(20), 10, false);
         m.wrote(OpId(3), Tick(6));
         m.synced();
         assert_eq!((m.written(), m.durable()), (Lsn(20), Lsn(10)));
@@ -314,9 +341,9 @@ mod tests {
     #[test]
     fn a_synced_flush_that_completes_during_the_sync_becomes_durable_with_it() {
         let mut m = marks();
-        m.issued(OpId(1), S1, Lsn(10), false);
+        m.issued(OpId(1), S1, Lsn(10), 10, false);
         m.wrote(OpId(1), Tick(0));
-        m.issued(OpId(2), S1, Lsn(20), true);
+        m.issued(OpId(2), S1, Lsn(20), 10, true);
         assert_eq!(due(&m), Some(S1), "side by side with the O_DSYNC write");
         m.sync_issued(OpId(3), Tick(0));
         m.wrote(OpId(2), Tick(0));
@@ -328,9 +355,9 @@ mod tests {
     #[test]
     fn unsynced_bytes_in_two_segments_need_two_syncs() {
         let mut m = marks();
-        m.issued(OpId(1), S1, Lsn(10), false);
-        m.issued(OpId(2), S2, Lsn(20), false);
-        m.issued(OpId(3), S2, Lsn(30), true);
+        m.issued(OpId(1), S1, Lsn(10), 10, false);
+        m.issued(OpId(2), S2, Lsn(20), 10, false);
+        m.issued(OpId(3), S2, Lsn(30), 10, true);
         for op in 1..=3 {
             m.wrote(OpId(op), Tick(0));
         }
@@ -344,10 +371,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_runs_at_most_four_lags_ahead_of_what_is_durable() {
+        let mut m = marks();
+        assert!(!m.is_too_far_ahead(Tick(NEVER), 0, 0), "nothing is at risk");
+        m.issued(OpId(1), S1, Lsn(39), 39, false);
+        m.wrote(OpId(1), Tick(50));
+        let ahead = |m: &Marks, now| m.is_too_far_ahead(Tick(now), 100, 10);
+        assert!(!ahead(&m, 449));
+        assert!(ahead(&m, 450), "written at 50, and not synced for four lags");
+        assert_eq!(m.sync_due(Tick(450), 100, 10), Some(S1), "or it would wait for ever");
+        m.sync_issued(OpId(2), Tick(450));
+        m.issued(OpId(3), S1, Lsn(79), 40, false);
+        m.wrote(OpId(3), Tick(451));
+        m.synced();
+        assert_eq!(m.durable(), Lsn(39));
+        assert!(ahead(&m, 451), "the sync covered the first flush alone: forty bytes are at risk");
+        m.sync_issued(OpId(4), Tick(451));
+        m.synced();
+        assert!(!ahead(&m, NEVER));
+    }
+
+    #[test]
     fn the_background_sync_comes_by_age_or_by_bytes_and_never_without_need() {
         let mut m = marks();
         assert_eq!((m.sync_due(Tick(NEVER), 0, 0), m.deadline(100)), (None, None));
-        m.issued(OpId(1), S1, Lsn(10), false);
+        m.issued(OpId(1), S1, Lsn(10), 10, false);
         m.wrote(OpId(1), Tick(50));
         assert_eq!(m.deadline(100), Some(Tick(150)));
         assert_eq!(m.sync_due(Tick(149), 100, 11), None);

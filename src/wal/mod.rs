@@ -96,6 +96,8 @@ pub struct Wal {
     lingers_since: Option<Tick>,
     /// The flush that went out last had waited too long, and others wait behind it.
     is_late: bool,
+    /// Nothing is written until a sync has completed (durability.md R7).
+    is_ahead: bool,
     poisoned: Option<WalError>,
     stats: WalStats,
     flush_commands: Histogram,
@@ -174,6 +176,7 @@ impl Wal {
             next_op: 1,
             lingers_since: None,
             is_late: false,
+            is_ahead: false,
             poisoned: None,
             stats: WalStats::default(),
             flush_commands: Histogram::default(),
@@ -278,6 +281,8 @@ impl Wal {
         }
         self.writer.note_waiting(now);
         self.is_late &= self.writer.front().is_some();
+        let (lag_us, lag_bytes) = (self.config.sync_lag_us, self.config.sync_lag_bytes);
+        self.is_ahead = self.marks.is_too_far_ahead(now, lag_us, lag_bytes);
         while self.may_flush() && self.front_is_due(now) {
             let full = self.writer.front_is_full();
             self.issue_flush(now, ops);
@@ -285,8 +290,7 @@ impl Wal {
                 break;
             }
         }
-        let lag = (self.config.sync_lag_us, self.config.sync_lag_bytes);
-        if let Some(segment) = self.marks.sync_due(now, lag.0, lag.1) {
+        if let Some(segment) = self.marks.sync_due(now, lag_us, lag_bytes) {
             let op = self.op();
             self.marks.sync_issued(op, now);
             self.stats.syncs += 1;
@@ -294,10 +298,12 @@ impl Wal {
         }
     }
 
-    /// Something is staged, its segment is there, and the disk has room for another flush.
+    /// Something is staged, its segment is there, the disk has room for another flush, and syncs
+    /// keep up.
     fn may_flush(&self) -> bool {
         let free = self.marks.flushes_in_flight() < self.config.depth as usize;
-        free && self.writer.front().is_some_and(|front| self.segments.is_ready(front.segment))
+        free && !self.is_ahead
+            && self.writer.front().is_some_and(|front| self.segments.is_ready(front.segment))
     }
 
     fn front_is_due(&mut self, now: Tick) -> bool {
@@ -317,8 +323,8 @@ impl Wal {
         let Some(sealed) = self.writer.seal(self.marks.durable(), needed) else { return };
         let op = self.op();
         self.lingers_since = None;
-        self.marks.issued(op, sealed.segment, sealed.end, sealed.sync);
         let len = sealed.buffer.len();
+        self.marks.issued(op, sealed.segment, sealed.end, len as u64, sealed.sync);
         self.stats.flushes += 1;
         self.stats.bytes += len as u64;
         self.flush_commands.observe(sealed.commands);
@@ -524,7 +530,7 @@ impl Wal {
             segments: self.segments.refs.len() as u64,
             spares: self.segments.spares(),
             recycled: self.segments.recycled,
-            unsynced_bytes: self.marks.written().since(self.marks.durable()),
+            unsynced_bytes: self.marks.unsynced_bytes(),
             unsynced_since: self.marks.unsynced_since(),
             in_flight: self.marks.flushes_in_flight() as u64,
             ..self.stats

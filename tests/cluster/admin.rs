@@ -14,8 +14,8 @@ use crate::openmetrics::Page;
 use crate::process::{PATIENCE, eventually};
 
 /// A cluster whose nodes have admin ports.
-struct Stage {
-    cluster: Cluster,
+pub struct Stage {
+    pub cluster: Cluster,
     ports: Vec<u16>,
 }
 
@@ -33,7 +33,7 @@ impl Stage {
         Self { cluster, ports }
     }
 
-    fn start(spec: Spec, extra: &str) -> Self {
+    pub fn start(spec: Spec, extra: &str) -> Self {
         let mut stage = Self::prepare(spec, extra);
         (0..3).for_each(|node| stage.cluster.start_node(node));
         stage.cluster.wait_for_leaders();
@@ -54,7 +54,7 @@ impl Stage {
         self.get(node, "/health/ready")
     }
 
-    fn wait_for(&self, node: usize, path: &str, status: u16, words: &str) {
+    pub fn wait_for(&self, node: usize, path: &str, status: u16, words: &str) {
         eventually(&format!("{path} says {status} {words:?}"), PATIENCE, || {
             self.get(node, path).filter(|(s, body)| *s == status && body.contains(words))
         });

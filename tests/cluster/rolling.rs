@@ -1,29 +1,31 @@
 //! All nodes are restarted one after another while clients write: nobody gets an error, and nobody
 //! waits for an election timeout.
 
+use crate::admin::Stage;
 use crate::check::verify;
 use crate::cluster::{Cluster, DEFAULT, PATIENT, Spec, Timing};
 use crate::load::{Load, STEADY};
 use crate::process::{ringraft, tell};
 
 fn rolling_restart(timing: Timing) {
-    let mut cluster = Cluster::start(Spec { timing, groups: 4, ..Spec::default() });
-    let load = Load::start(&cluster, STEADY);
+    let mut stage = Stage::start(Spec { timing, groups: 4, ..Spec::default() }, "");
+    let load = Load::start(&stage.cluster, STEADY);
     load.wait_for(200);
     load.forget_pauses();
     for node in 0..3 {
-        let led = (0..4).filter(|&group| cluster.leader_of(group).is_some_and(|l| l.0 == node));
+        let led =
+            (0..4).filter(|&group| stage.cluster.leader_of(group).is_some_and(|l| l.0 == node));
         let led = led.count();
-        let process = cluster.terminate(node);
+        let process = stage.cluster.terminate(node);
         let handed = process.said(&["hands over"]);
         assert!(handed || led == 0, "{:#?}", process.lines());
         load.wait_for(200);
-        cluster.start_node(node);
-        cluster.wait_for_catch_up(node);
+        stage.cluster.start_node(node);
+        stage.wait_for(node, "/health/ready", 200, "ready");
         load.wait_for(200);
     }
     let pause = load.longest_pause();
-    let verified = verify(&cluster, &[&load.finish()]);
+    let verified = verify(&stage.cluster, &[&load.finish()]);
     assert_eq!(verified.unknown, 0, "{verified:?}");
     tell(&format!(
         "rolling restart, election timeout {} ms at least: longest pause {} ms, {verified:?}",

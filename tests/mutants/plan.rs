@@ -105,6 +105,7 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         | M::RotIsTornTail
         | M::ForgetDurableMark => in_log(300),
         M::UncommittedWithoutBound => Some(Way::Story(stories::a_leader_alone_takes_on_so_much)),
+        M::WriteAheadOfSync => Some(Way::Story(stories::a_log_runs_so_far_ahead_of_its_syncs)),
         M::EgressWithoutBound => Some(Way::Story(stories::a_stuck_peer_costs_so_much_memory)),
         M::HeartbeatsBehindBulk => Some(Way::Story(stories::a_full_link_still_gets_heartbeats)),
         M::DedupForgets => Some(Way::Story(stories::an_event_id_is_new_once)),

@@ -7,6 +7,7 @@ use ringraft::machine::events::{EventLimits, EventStore};
 use ringraft::raft::harness::sample_block;
 use ringraft::raft::ready::{Ready, Role};
 use ringraft::raft::{Body, Config, Event, Message, Raft, Restored, TermRun};
+use ringraft::wal::{DiskDone, DiskOp, LogIdentity, Wal, WalConfig};
 
 use super::shards::{LIMIT, Trio};
 
@@ -198,4 +199,29 @@ pub fn a_sleeper_notices_that_its_leader_has_begun_anew() {
     let peer = NodeId(1);
     raft.handle(Tick(2000), Event::PeerConnected { peer, incarnation: Incarnation(2) }, &mut ready);
     assert!(raft.deadline() < Tick(1_000_000), "nobody leads it");
+}
+
+/// A disk that writes and never syncs is given four lags of bytes, and what was under way (R7).
+pub fn a_log_runs_so_far_ahead_of_its_syncs() {
+    let config = WalConfig { sync_lag_bytes: 64 << 10, ..WalConfig::default() };
+    let mut wal = Wal::create(config, LogIdentity { cluster: 1, node: 1, disk: 1 }, 1);
+    let mut ops = Vec::new();
+    for turn in 1..=200 {
+        let mut blocks = [sample_block(GroupId(0), 1, 8 << 10)];
+        blocks[0].stamp(Term(1), Index(turn), 0);
+        wal.append(GroupId(0), &blocks, false, false);
+        wal.flush(Tick(turn), &mut ops);
+        for op in ops.drain(..) {
+            let id = op.id();
+            let done = match op {
+                DiskOp::Write { buffer, .. } => DiskDone::Written { buffer },
+                DiskOp::Prepare { .. } => DiskDone::Prepared,
+                DiskOp::Sync { .. } | DiskOp::Read { .. } => continue,
+            };
+            let _ = wal.complete(Tick(turn), id, Ok(done)).expect("a sound disk");
+        }
+    }
+    let ahead = wal.written().since(wal.durable());
+    assert!(ahead > 128 << 10, "it was offered enough: {ahead} bytes");
+    assert!(ahead <= (4 * 64 + 16) << 10, "{ahead} bytes are written and not synced");
 }

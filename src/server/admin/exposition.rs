@@ -110,6 +110,9 @@ impl Snapshot {
         let leaderless = self.sum(|f| f.leaderless.into());
         let help = "Groups of which this node knows no leader";
         page.gauge("raft_groups_without_leader", help, None, leaderless)?;
+        let behind = self.sum(|f| f.behind.into());
+        let help = "Groups in which this node does not keep up with their leader";
+        page.gauge("raft_groups_behind", help, None, behind)?;
         let recovering = self.sum(|f| f.recovering.into());
         let help = "Groups that re-sync after a loss and do not vote plainly";
         page.gauge("raft_groups_recovering", help, None, recovering)?;

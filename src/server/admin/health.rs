@@ -32,7 +32,8 @@ pub fn live(state: &State) -> Answer {
 }
 
 /// Ready: every group of this node has a leader that this node knows, so that a client is served
-/// here or sent to the right place.
+/// here or sent to the right place, and this node keeps up with it, so that another one may stop: a
+/// majority that counts this node commits at once.
 pub fn ready(state: &State) -> Answer {
     match reason(state) {
         None => Answer::text(200, "ready"),
@@ -51,7 +52,8 @@ fn reason(state: &State) -> Option<String> {
         return Some(format!("shard {shard} does not answer"));
     }
     let reports = state.shards.iter().flatten();
-    reports.clone().find_map(not_recovered).or_else(|| reports.clone().find_map(leaderless))
+    let reasons = [not_recovered, leaderless, behind];
+    reasons.iter().find_map(|reason| reports.clone().find_map(reason))
 }
 
 fn not_recovered(report: &ShardReport) -> Option<String> {
@@ -61,13 +63,20 @@ fn not_recovered(report: &ShardReport) -> Option<String> {
 
 fn leaderless(report: &ShardReport) -> Option<String> {
     let figures = &report.figures;
-    let (shard, without, all) = (report.shard, figures.leaderless, figures.groups);
-    let named: Vec<_> = figures.leaderless_groups.iter().map(u32::to_string).collect();
-    let more = if without as usize > named.len() { ", ..." } else { "" };
+    some_groups(report, figures.leaderless, "know no leader", &figures.leaderless_groups)
+}
+
+fn behind(report: &ShardReport) -> Option<String> {
+    let figures = &report.figures;
+    some_groups(report, figures.behind, "do not keep up with their leader", &figures.behind_groups)
+}
+
+fn some_groups(report: &ShardReport, count: u32, what: &str, first: &[u32]) -> Option<String> {
+    let (shard, all) = (report.shard, report.figures.groups);
+    let named: Vec<_> = first.iter().map(u32::to_string).collect();
+    let more = if count as usize > named.len() { ", ..." } else { "" };
     let named = named.join(", ");
-    (without > 0).then(|| {
-        format!("{without} of {all} groups of shard {shard} know no leader: {named}{more}")
-    })
+    (count > 0).then(|| format!("{count} of {all} groups of shard {shard} {what}: {named}{more}"))
 }
 
 #[cfg(test)]
@@ -104,6 +113,11 @@ mod tests {
         let without = state(vec![shard(0, &[]), shard(1, &[3, 5, 7])]);
         let why = "not ready: 3 of 10 groups of shard 1 know no leader: 3, 5, ...";
         assert_eq!(told(&without), (200, 503, why.into()));
+        let mut late = state(vec![shard(0, &[])]);
+        let figures = &mut late.shards[0].as_mut().unwrap().figures;
+        (figures.behind, figures.behind_groups) = (1, vec![4]);
+        let why = "not ready: 1 of 10 groups of shard 0 do not keep up with their leader: 4";
+        assert_eq!(told(&late), (200, 503, why.into()));
         let mut unsynced = state(vec![shard(0, &[])]);
         unsynced.shards[0].as_mut().unwrap().figures.recovered = false;
         let why = "not ready: shard 0 is syncing what it recovered";

@@ -97,6 +97,33 @@ fn without_sync_a_block_is_answered_when_it_is_written() {
     assert!(c.nodes.iter().any(|node| !node.disk.at_risk.is_empty()));
 }
 
+/// Bug 28 and durability.md R7: writes that complete are no progress for ever.
+///
+/// 1. The leader's syncs hang; its writes go on, and what is acknowledged piles up.
+/// 2. Four lags later it writes no more, so that nothing more is acknowledged here.
+/// 3. Two election timeouts later it is not the leader any more.
+#[test]
+fn without_sync_a_leader_whose_syncs_hang_gives_up() {
+    let mut setup = Setup::new(1);
+    setup.shard.wal_sync = false;
+    setup.wal.sync_lag_us = 20 * MS;
+    let (mut c, leader, _) = three(setup);
+    let client = c.client(leader);
+    c.hold_disk(leader);
+    let mut seq = 0;
+    for _ in 0..2000 {
+        if c.leader(0) != Some(leader) {
+            break;
+        }
+        seq += 1;
+        c.submit(client, &[block(0, 9, seq)]);
+        c.run(MS);
+        c.complete_by_hand(leader, |op| matches!(op, DiskOp::Write { .. }));
+    }
+    assert!(seq > 80, "it goes on for four lags");
+    c.run_until("another one leads", 3000 * MS, |c| c.leader(0).is_some_and(|i| i != leader));
+}
+
 #[test]
 fn without_sync_a_vote_still_waits_for_stable_storage() {
     let mut setup = Setup::new(1);

@@ -74,6 +74,31 @@ fn a_follower_that_is_cut_off_lags_and_a_cut_off_node_knows_no_leader() {
     });
 }
 
+/// Whoever stops the next node before that leaves a majority that cannot commit.
+#[test]
+fn who_begins_anew_is_behind_until_it_has_what_its_leader_has() {
+    let mut c = elected(1);
+    let leader = c.leader(0).unwrap();
+    let lost = (0..3).find(|&i| i != leader).unwrap();
+    let behind = |c: &Cluster<Ledger>, node| {
+        let f = figures(c, node);
+        (f.behind, f.behind_groups)
+    };
+    c.run_until("all keep up", 1000 * MS, |c| (0..3).all(|i| behind(c, i).0 == 0));
+    c.kill(lost);
+    let client = c.client(leader);
+    for seq in 1..=20 {
+        c.submit(client, &[block(0, 9, seq)]);
+        assert!(c.answer(client).result.is_ok());
+    }
+    let committed = c.raft(leader, 0).commit();
+    c.boot(lost);
+    assert_eq!(behind(&c, lost), (1, vec![0]));
+    c.run_until("it keeps up", 1000 * MS, |c| behind(c, lost).0 == 0);
+    assert!(c.raft(lost, 0).commit() >= committed, "not by a word alone");
+    assert_eq!(behind(&c, leader), (0, vec![]));
+}
+
 /// It is ready all the same: nobody is sent to it for that group.
 #[test]
 fn who_was_taken_out_of_a_group_does_not_count_as_without_a_leader() {

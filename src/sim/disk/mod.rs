@@ -182,6 +182,7 @@ pub struct Disk {
     next_due: u64,
     latency: Latency,
     stalled_until: u64,
+    syncs_stalled_until: u64,
     faults: Faults,
     misdirected: Option<Misdirected>,
 }
@@ -201,6 +202,7 @@ impl Disk {
             next_due: IDLE,
             latency: Latency { min: 100, max: 200, spike_permille: 0, spike_us: 0 },
             stalled_until: 0,
+            syncs_stalled_until: 0,
             faults: Faults::default(),
             misdirected: None,
         }
@@ -215,9 +217,20 @@ impl Disk {
             let due = now.0 + self.draw_latency(&op);
             let (order, covers) = (self.issued, self.media.completed());
             self.issued += 1;
-            self.next_due = self.next_due.min(due);
-            self.in_flight.push(InFlight { due, order, covers, misdirected, fails, op });
+            let op = InFlight { due, order, covers, misdirected, fails, op };
+            self.next_due = self.next_due.min(self.due(&op));
+            self.in_flight.push(op);
         }
+    }
+
+    /// When it completes, unless the whole disk stands still.
+    fn due(&self, op: &InFlight) -> u64 {
+        let held = matches!(op.op, DiskOp::Sync { .. });
+        op.due.max(if held { self.syncs_stalled_until } else { 0 })
+    }
+
+    fn first_due(&self) -> u64 {
+        self.in_flight.iter().map(|op| self.due(op)).min().unwrap_or(IDLE)
     }
 
     fn draw_latency(&mut self, op: &DiskOp) -> u64 {
@@ -278,10 +291,10 @@ impl Disk {
         if self.next_log_due() > now.0 {
             return None;
         }
-        let first = |(_, op): &(usize, &InFlight)| (op.due, op.order);
+        let first = |(_, op): &(usize, &InFlight)| (self.due(op), op.order);
         let (at, _) = self.in_flight.iter().enumerate().min_by_key(first)?;
         let done = self.in_flight.swap_remove(at);
-        self.next_due = self.in_flight.iter().map(|op| op.due).min().unwrap_or(IDLE);
+        self.next_due = self.first_due();
         let id = done.op.id();
         Some((id, self.finish(done)))
     }
@@ -402,6 +415,12 @@ impl Disk {
         self.stalled_until = until.0;
     }
 
+    /// No sync completes before `until`; writes do. A log without `wal_sync` would go on for ever.
+    pub fn stall_syncs_until(&mut self, until: Tick) {
+        self.syncs_stalled_until = until.0;
+        self.next_due = self.first_due();
+    }
+
     /// The next operation of this class fails with EIO, or all from now on. A failed write leaves
     /// some of its sectors. A failed sync leaves what it covered in doubt: a later sync that
     /// succeeds says nothing about it (bug 1).
@@ -469,6 +488,7 @@ impl Disk {
     pub fn heal(&mut self) {
         self.faults = Faults::default();
         self.stalled_until = 0;
+        self.stall_syncs_until(Tick::ZERO);
         self.latency.spike_permille = 0;
     }
 }

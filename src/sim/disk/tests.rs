@@ -278,6 +278,25 @@ fn operations_complete_in_the_order_of_their_latency_and_a_stall_holds_them_all(
 }
 
 #[test]
+fn where_syncs_stand_still_writes_go_on() {
+    let mut d = Desk::new(3);
+    d.disk.set_latency(10, 20);
+    d.write(S1, 0, &[1; 512], false);
+    d.finish();
+    d.sync(S1);
+    d.write(S1, 512, &[1; 512], false);
+    let before = d.disk.next_due();
+    d.disk.stall_syncs_until(Tick(10_000));
+    assert_eq!(d.disk.next_due().0.max(before.0), d.disk.next_due().0, "never earlier");
+    assert!(d.disk.next_due() < Tick(10_000), "the write");
+    assert!(d.disk.take_due(Tick(9_999)).is_some());
+    assert_eq!((d.disk.next_due(), d.disk.take_due(Tick(9_999)).is_none()), (Tick(10_000), true));
+    d.disk.heal();
+    assert!(d.disk.next_due() < Tick(10_000), "until the disk is healed");
+    assert_eq!(d.finish().len(), 1);
+}
+
+#[test]
 fn a_misdirected_write_lands_elsewhere_in_its_segment() {
     for seed in 0..30 {
         let mut d = Desk::new(seed);
