@@ -30,7 +30,6 @@ fn thirty_seeds_of_trouble_break_no_rule() {
     assert!(sum.kills > 100 && sum.power_losses > 30, "{sum:?}");
     assert!(sum.acknowledged > 1000 && sum.answered_retries > 20, "{sum:?}");
     assert!(sum.elections > 200 && sum.resets > 100 && sum.frames_lost > 500, "{sum:?}");
-    assert!(sum.installs > 50 && sum.resumes > 0, "{sum:?}");
 }
 
 #[test]
@@ -89,6 +88,23 @@ fn a_blackout_parts_learners_from_their_leaders_and_some_come_back() {
         }
     }
     assert!(sum.parted > 0 && sum.returned > 0 && sum.losses > 0, "{sum:?}");
+}
+
+/// Story: links break and followers are cut off while they are sent snapshots, which are small here, so
+/// that most come whole or not at all; and where one did not, it is gone on with.
+#[test]
+fn transfers_of_snapshots_that_broke_off_go_on() {
+    let options = Options { nemesis: Kinds::parse("network").unwrap(), ..Options::default() };
+    let mut sum = Stats::default();
+    for seed in 1..200 {
+        let outcome = run(seed, &options);
+        well(&outcome);
+        sum.add(&outcome.stats);
+        if sum.resumes >= 2 {
+            break;
+        }
+    }
+    assert!(sum.installs > sum.resumes && sum.resumes >= 2, "{sum:?}");
 }
 
 #[test]
