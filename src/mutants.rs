@@ -190,6 +190,13 @@ mutants! {
     RefusedAskedAgain = "refused-asked-again",
     /// A leader does not hear that a follower cannot use a snapshot, and keeps the log behind it.
     RefusedHoldsLog = "refused-holds-log",
+    /// A leader forgets what it was sending as soon as the link breaks, and offers its newest snapshot
+    /// when it is there again (bug 40).
+    OfferGoesWithLink = "offer-goes-with-link",
+    /// A follower that is offered what it has a part of begins anew (bug 40, renegade#634).
+    ResumeFromZero = "resume-from-zero",
+    /// A follower that does not come back holds a snapshot, and the log behind it, for ever.
+    KeptForEver = "kept-for-ever",
     /// A chunk of a snapshot is taken for the next one, wherever it belongs (bug 17, logcabin#174).
     ChunkAnywhere = "chunk-anywhere",
     /// A change of voters is one entry, without a joint configuration (bug 19).

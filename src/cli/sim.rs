@@ -294,7 +294,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
          quietest seed), {} kills, \
          {} power losses ({} sectors lost), {} damages ({} found), {} possible losses told, \
          {} replicas parted, {} came back, {} starts, {} changes of members, {} groups made, {} ended; \
-         {} snapshots, {} restored, {} installed; {} blocks acknowledged of {} asked, {} sent \
+         {} snapshots, {} restored, {} installed, {} resumed; {} blocks acknowledged of {} asked, {} sent \
          again, {} answered from the table, {} sessions over; {} of {} reads answered (linearizable {}, follower {}, \
          lease {}, stale {}); {} transfers; {} elections, {} groups put to sleep, {} messages; {} violations",
         stats.seeds,
@@ -317,6 +317,7 @@ fn summary(stats: &Stats, violations: usize, began: Instant, jobs: usize) -> Str
         stats.snapshots,
         stats.restored,
         stats.installs,
+        stats.resumes,
         stats.acknowledged,
         stats.asked,
         stats.retries,

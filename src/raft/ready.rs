@@ -128,8 +128,8 @@ pub struct Install {
 /// See [`Install`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstallStep {
-    /// This leader's log begins behind what the peer needs: send the newest snapshot. Comes again
-    /// with every heartbeat until the peer has it.
+    /// This leader's log begins behind what the peer needs: send the newest snapshot, or
+    /// the one that the peer has a part of. Comes again with every heartbeat until the peer has it.
     Send,
     /// The peer holds so many bytes of the snapshot of `index`.
     Held { index: Index, offset: u64 },

@@ -104,7 +104,7 @@ impl<M: StateMachine> Shard<M> {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.node == node) else { return };
         (peer.connected, peer.since) = (false, now);
         peer.egress.clear();
-        self.stop_sending_to(node);
+        self.keep_sending_to(node);
         self.hear_of_loss(now, node);
     }
 

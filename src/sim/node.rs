@@ -530,6 +530,7 @@ impl<S: Subject> World<S> {
         let snapshots = shard.snapshot_stats();
         self.stats.snapshots += snapshots.taken;
         self.stats.installs += snapshots.installed;
+        self.stats.resumes += snapshots.resumed;
     }
 
     pub(super) fn pause(&mut self, node: usize) {

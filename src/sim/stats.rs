@@ -30,6 +30,8 @@ pub struct Stats {
     /// Snapshots taken, and installed in place of a log.
     pub snapshots: u64,
     pub installs: u64,
+    /// Transfers of snapshots that went on where they were when they had broken off.
+    pub resumes: u64,
     /// Changes of members that were begun.
     pub changes: u64,
     /// Groups that came after the start, and groups that are over.
@@ -88,6 +90,7 @@ impl Stats {
             restored,
             snapshots,
             installs,
+            resumes,
             changes,
             groups_made,
             groups_ended,
@@ -130,6 +133,7 @@ impl Stats {
         self.restored += restored;
         self.snapshots += snapshots;
         self.installs += installs;
+        self.resumes += resumes;
         self.changes += changes;
         self.groups_made += groups_made;
         self.groups_ended += groups_ended;

@@ -90,6 +90,23 @@ fn a_blackout_parts_learners_from_their_leaders_and_some_come_back() {
     assert!(sum.parted > 0 && sum.returned > 0 && sum.losses > 0, "{sum:?}");
 }
 
+/// Story: links break and followers are cut off while they are sent snapshots, which are small here, so
+/// that most come whole or not at all; and where one did not, it is gone on with.
+#[test]
+fn transfers_of_snapshots_that_broke_off_go_on() {
+    let options = Options { nemesis: Kinds::parse("network").unwrap(), ..Options::default() };
+    let mut sum = Stats::default();
+    for seed in 1..200 {
+        let outcome = run(seed, &options);
+        well(&outcome);
+        sum.add(&outcome.stats);
+        if sum.resumes >= 2 {
+            break;
+        }
+    }
+    assert!(sum.installs > sum.resumes && sum.resumes >= 2, "{sum:?}");
+}
+
 #[test]
 fn blackouts_are_only_where_a_majority_may_lose_power_and_leave_other_seeds_alone() {
     let with = Options { nemesis: Kinds::all(), ..Options::default() };

@@ -68,6 +68,10 @@ pub fn way(mutant: Mutant) -> Option<Way> {
         M::CutUnderTransfer => {
             Some(Way::Story(snapshots::what_follows_a_snapshot_that_is_sent_stays_in_the_log))
         }
+        M::OfferGoesWithLink | M::ResumeFromZero => {
+            Some(Way::Story(snapshots::a_transfer_goes_on_when_its_link_is_back))
+        }
+        M::KeptForEver => Some(Way::Story(snapshots::who_does_not_come_back_holds_no_log)),
         M::RefusedHoldsLog => Some(Way::Story(snapshots::who_cannot_use_a_snapshot_holds_no_log)),
         M::RefusedAskedAgain => {
             Some(Way::Story(snapshots::who_cannot_use_a_snapshot_does_not_ask_for_each))

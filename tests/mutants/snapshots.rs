@@ -122,6 +122,48 @@ pub fn who_cannot_use_a_snapshot_holds_no_log() {
     assert!(held <= 16, "{held} entries are held for nobody");
 }
 
+/// The third gets a part of a snapshot; then its link breaks, and newer ones are published.
+fn third_has_a_part() -> Trio {
+    let slowly = |snapshots: &mut SnapshotConfig| {
+        soon(snapshots);
+        snapshots.window_bytes = u64::from(CHUNK);
+    };
+    let mut trio = fall_behind(Trio::new(slowly));
+    third_is_back(&mut trio);
+    while trio.snapshots(2).received_bytes < 2 * u64::from(CHUNK) {
+        trio.run(1);
+    }
+    let taken = trio.snapshots(0).taken;
+    trio.cuts = vec![(0, 2), (1, 2), (2, 0), (2, 1)];
+    for (at, peer) in [(0, 3), (1, 3), (2, 1), (2, 2)] {
+        trio.shards[at].peer_disconnected(trio.now, NodeId(peer));
+    }
+    (41..=80).for_each(|seq| drop(trio.submit(seq)));
+    trio.run(50);
+    assert!(trio.snapshots(0).taken >= taken + 2 && trio.snapshots(2).installed == 0);
+    trio
+}
+
+/// It comes back soon, and goes on where it was (bug 40).
+pub fn a_transfer_goes_on_when_its_link_is_back() {
+    let mut trio = third_has_a_part();
+    third_is_back(&mut trio);
+    trio.run(400);
+    assert_eq!(trio.snapshots(2).installed, 1);
+    let seen = trio.snapshots(0);
+    assert!(seen.resumed == 1 && seen.resumed_bytes >= u64::from(CHUNK), "{seen:?}");
+    assert_eq!(trio.state(2), trio.state(0));
+}
+
+/// It does not come back: what it would have needed goes.
+pub fn who_does_not_come_back_holds_no_log() {
+    let mut trio = third_has_a_part();
+    assert!(trio.log_entries() > 40, "it is waited for");
+    trio.run(11_000);
+    let held = trio.log_entries();
+    assert!(held <= 16, "{held} entries are held for nobody");
+}
+
 /// While leadership is on its way to somebody who does not answer, every proposal gets an answer, and
 /// what is answered with a place in the log has that place (bug 39).
 pub fn what_comes_during_a_transfer_is_refused() {

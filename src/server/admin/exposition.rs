@@ -290,6 +290,9 @@ impl Snapshot {
         count("snapshots_written", "Bytes of snapshots taken", bytes(), |s| s.taken_bytes)?;
         count("snapshots_installed", "Installed in place of a log", None, |s| s.installed)?;
         count("snapshots_sent", "Bytes sent to followers", bytes(), |s| s.sent_bytes)?;
+        count("snapshots_resumed", "Transfers gone on with", None, |s| s.resumed)?;
+        let help = "Bytes that these found at the follower already";
+        count("snapshots_resumed", help, bytes(), |s| s.resumed_bytes)?;
         count("snapshots_received", "Bytes from leaders", bytes(), |s| s.received_bytes)?;
         count("snapshots_failed", "Files that failed or did not verify", None, |s| s.failed)?;
         count("snapshots_refused", "Told by followers that cannot use one", None, |s| s.refused)

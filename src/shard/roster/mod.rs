@@ -222,7 +222,9 @@ impl<M: StateMachine> Shard<M> {
         let empty = (self.machines)(id);
         let mut group = Group::new(raft, empty, &self.config);
         if let Some(loaded) = loaded {
-            group.snapshot = loaded.offer;
+            // That the node has begun anew is no reason for a newer one: who has a part of this one
+            // would have to begin anew as well.
+            (group.snapshot, group.snapshot_at) = (loaded.offer, now);
             group.restore(loaded.machine, loaded.sessions, loaded.offer.start.index);
         }
         self.groups.push(group);

@@ -6,6 +6,7 @@
 //! take     freeze ─▶ slices, a few a turn ─▶ g7.making ─▶ log durable through the index (R8)?
 //!            ─▶ sync, rename, sync the directory ─▶ the log's record of its beginning ─▶ segments
 //! send     Offer ─▶ Held ─▶ chunks, a window of them ─▶ Held … ─▶ the follower replicates on
+//!            link lost ─▶ kept for a while, and the log with it ─▶ the same Offer again
 //! receive  Offer ─▶ .part, each chunk synced before it is acknowledged ─▶ whole: read back,
 //!            verified, restored beside the live state ─▶ published ─▶ swapped in ─▶ record, reply
 //! start    newest whole file + log (`start`)
@@ -60,7 +61,8 @@ pub struct SnapshotConfig {
     pub config_hash: u64,
     /// Most bytes of a slice, of a write, and of a chunk on the wire; a multiple of 8.
     pub chunk_bytes: u32,
-    /// Bytes under way to one follower of one group.
+    /// Bytes under way to one follower, those of all groups together: its heartbeats wait behind them
+    /// (1 MiB takes 84 ms at 100 Mbit/s). At least a chunk.
     pub window_bytes: u64,
 }
 
@@ -101,6 +103,10 @@ pub struct SnapshotStats {
     /// Installed in place of a log.
     pub installed: u64,
     pub sent_bytes: u64,
+    /// Times that one was gone on with that a follower had a part of already.
+    pub resumed: u64,
+    /// The bytes of these parts: what was not sent again.
+    pub resumed_bytes: u64,
     pub received_bytes: u64,
     /// Operations that failed, and files that did not verify.
     pub failed: u64,
@@ -130,7 +136,7 @@ pub(super) struct Snapshots<M> {
     receiving: Vec<Receiving<M>>,
     /// As [`Found::parts`].
     parts: Vec<(GroupId, Offer, u64)>,
-    /// Files that go as soon as no follower is sent them.
+    /// Files that go as soon as no follower is sent them, or has a part of them.
     superseded: Vec<(GroupId, Index)>,
     /// Nothing new is begun before.
     rests_until: Tick,
@@ -179,7 +185,7 @@ impl<M> Snapshots<M> {
         self.ops.push(FileOp::Remove { op, file });
     }
 
-    /// A file that a newer one has replaced goes, unless a follower is being sent it.
+    /// A file that a newer one has replaced goes, unless a follower is being sent it or has a part.
     fn retire(&mut self, group: GroupId, index: Index) {
         if index > Index::ZERO && !self.superseded.contains(&(group, index)) {
             self.superseded.push((group, index));
@@ -210,10 +216,11 @@ impl<M> Snapshots<M> {
             || self.taking.iter().any(Taking::wants_a_turn)
     }
 
-    /// When it is to be looked again whether one is to be begun.
+    /// When it is to be looked again whether one is to be begun, or let go of.
     pub fn deadline(&self) -> Tick {
         let waits = !self.wanted.is_empty() && self.taking.len() < AT_ONCE;
-        if waits { self.rests_until } else { Tick(u64::MAX) }
+        let begins = if waits { self.rests_until } else { Tick(u64::MAX) };
+        self.sending.iter().map(Sending::kept_until).fold(begins, Tick::min)
     }
 }
 
@@ -259,6 +266,7 @@ impl<M: StateMachine> Shard<M> {
             self.on_install(now, install);
         }
         self.ready.installs.clear();
+        self.look_after_sending(now);
         self.look_after_receiving(now);
         self.look_at_log(now);
         self.apply_written();

@@ -96,12 +96,13 @@ impl<M: StateMachine> Shard<M> {
         let under_way = self.snapshots.receiving.iter().position(|r| r.group == group);
         if let Some(at) = under_way {
             let known = &mut self.snapshots.receiving[at];
-            if known.offer == offer {
+            let same = known.offer == offer;
+            if same && !mutants::is(Mutant::ResumeFromZero) {
                 (known.from, known.term, known.moved_at) = (from, term, now);
                 return self.reply_held(now, at);
             }
             // The same leader's older offer comes late; another leader's is all there is now.
-            let older = known.term == term && offer.start.index <= known.offer.start.index;
+            let older = known.term == term && offer.start.index <= known.offer.start.index && !same;
             if older || !known.is_filling() {
                 return;
             }
@@ -124,7 +125,7 @@ impl<M: StateMachine> Shard<M> {
         let parts = self.snapshots.parts.extract_if(.., |part| part.0 == group);
         let mut held = 0;
         for (_, of, bytes) in parts.collect::<Vec<_>>() {
-            if of == offer {
+            if of == offer && !mutants::is(Mutant::ResumeFromZero) {
                 held = bytes;
             } else {
                 self.snapshots.remove(FileName::Part(group, of));
@@ -355,6 +356,21 @@ impl<M: StateMachine> Shard<M> {
         }
         for at in 0..self.snapshots.receiving.len() {
             self.publish_received(now, at);
+        }
+        self.drop_parts();
+    }
+
+    /// Parts go that would not bring their group further any more.
+    fn drop_parts(&mut self) {
+        let mut at = 0;
+        while let Some(&(group, offer, _)) = self.snapshots.parts.get(at) {
+            let raft = self.local(group).map(|local| &self.groups[local as usize].raft);
+            if raft.is_none_or(|raft| raft.wants_snapshot(&offer.start)) {
+                at += 1;
+                continue;
+            }
+            self.snapshots.parts.swap_remove(at);
+            self.snapshots.remove(FileName::Part(group, offer));
         }
     }
 

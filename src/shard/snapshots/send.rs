@@ -5,8 +5,18 @@
 //! that neither a restart there nor a lost message begins it again (bugs.md 40). What is lost shows
 //! as a pause; then the snapshot is offered once more, which asks for that word.
 //!
-//! The log stays as it is behind a snapshot that is sent, so that the follower can go on from there.
-//! Not for one that cannot use it, or that says nothing of it: nobody knows for how long.
+//! ```text
+//!            offered again: n3 is back                 n3 needs none, or says nothing for 10 s
+//!          ┌───────────────────────────┐             ┌───────────────────────────────────────▶ gone
+//!          ▼                           │             │
+//! ──▶ Asked ── "I hold 300 of 900" ─▶ Goes ── link lost ─▶ Kept
+//!       └── link lost, nothing is held ─▶ gone   (newer ones are published meanwhile, and not offered)
+//! ```
+//!
+//! The log stays as it is behind a snapshot that is sent, so that the follower can go on from there:
+//! as long as it has a part of it and its last word is no older than [`KEPT_US`], whatever became of
+//! the link, for half a snapshot is worth nothing without the other half. Not for one that cannot use
+//! it, and less long for one that says nothing of it: nobody knows for how long.
 
 use bytes::{Bytes, BytesMut};
 
@@ -19,6 +29,7 @@ use crate::machine::StateMachine;
 use crate::mutants::{self, Mutant};
 use crate::raft::Event;
 use crate::raft::message::{Body, Offer};
+use crate::raft::progress::State;
 use crate::wal::DiskError;
 
 /// A pause of so many rpc timeouts, and the snapshot is offered again.
@@ -26,6 +37,11 @@ const PAUSE_RPC_TIMEOUTS: u64 = 4;
 
 /// After so many pauses without a word from the follower its place goes to another one that waits.
 const STUCK_PAUSES: u64 = 8;
+
+/// A snapshot that a follower has a part of, and the log behind it, are kept for it so long after its
+/// last word, microseconds. Long enough for a process to begin anew; by a link that breaks more often
+/// than a whole snapshot takes the follower still gets one, however many newer ones are published.
+const KEPT_US: u64 = 10_000_000;
 
 /// A follower that could not use what it was sent is left alone for so long, microseconds. Then it is
 /// offered what is the newest by then.
@@ -44,7 +60,8 @@ pub(super) struct Sending {
     local: u32,
     pub to: NodeId,
     pub offer: Offer,
-    /// What the follower holds.
+    stage: Stage,
+    /// What the follower holds, by its last word.
     held: u64,
     /// Through here chunks were sent.
     sent: u64,
@@ -58,36 +75,39 @@ pub(super) struct Sending {
     heard_at: Tick,
 }
 
+/// See the drawing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It was offered, and the follower has not said yet where it begins or goes on.
+    Asked,
+    /// Chunks are on their way.
+    Goes,
+    /// The link is lost. The follower has a part.
+    Kept,
+}
+
 impl Sending {
     pub fn waits_for(&self, op: FileOpId) -> bool {
         self.reading.is_some_and(|(reading, _)| reading == op)
     }
+
+    /// When a follower that is away has lost its claim.
+    pub fn kept_until(&self) -> Tick {
+        let ends = self.stage == Stage::Kept && !mutants::is(Mutant::KeptForEver);
+        if ends { self.heard_at.plus(KEPT_US) } else { Tick(u64::MAX) }
+    }
 }
 
 impl<M: StateMachine> Shard<M> {
-    /// The follower needs a snapshot: it is offered the newest, unless one is on its way.
+    /// The follower needs a snapshot: it is offered the newest, unless one is on its way or kept.
     pub(super) fn send_snapshot(&mut self, now: Tick, local: u32, to: NodeId) {
         let group = &self.groups[local as usize];
         let (id, offer, begins) = (group.raft.group(), group.snapshot, group.raft.log().start());
-        let pause = self.offer_pause_us();
-        let under_way = self.snapshots.sending.iter().position(|s| s.group == id && s.to == to);
-        match under_way {
-            // One that ends before the log begins would not be enough.
-            Some(at) if self.snapshots.sending[at].offer.start.index < begins.index => {
-                self.snapshots.sending.swap_remove(at);
-                self.snapshots.remove_superseded();
-            }
-            Some(at) => {
-                let sending = &mut self.snapshots.sending[at];
-                if now.since(sending.moved_at.max(sending.offered_at)) >= pause {
-                    sending.offered_at = now;
-                    sending.sent = sending.held;
-                    let offer = sending.offer;
-                    self.say(local, to, Body::SnapshotOffer(offer));
-                }
-                return;
-            }
-            None => {}
+        let mine = |s: &Sending| s.group == id && s.to == to;
+        // One that ends before the log begins would not be enough.
+        self.stop_sending(|s| mine(s) && s.offer.start.index < begins.index);
+        if let Some(at) = self.snapshots.sending.iter().position(mine) {
+            return self.offer_again(now, at);
         }
         let left_alone = |r: &Refuser| r.group == id && r.to == to && now < r.until;
         if self.snapshots.refusers.iter().any(left_alone) {
@@ -98,23 +118,17 @@ impl<M: StateMachine> Shard<M> {
         }
         // Who cannot be reached takes no place from those who can: four of them would otherwise keep
         // everybody else waiting for ever.
-        let connected = |node| self.peers.iter().any(|peer| peer.node == node && peer.connected);
-        if !connected(to) {
+        if !self.is_linked_with(to) || !self.finds_place(now) {
             return;
         }
-        if self.snapshots.sending.len() >= TRANSFERS_MAX {
-            let stuck = |s: &Sending| now.since(s.moved_at) >= STUCK_PAUSES * pause;
-            let Some(at) = self.snapshots.sending.iter().position(stuck) else { return };
-            self.snapshots.sending.swap_remove(at);
-            self.snapshots.remove_superseded();
-        }
-        let (held, sent, reading) = (0, 0, None);
+        let (stage, held, sent, reading) = (Stage::Asked, 0, 0, None);
         let (moved_at, offered_at, heard_at) = (now, now, now);
         self.snapshots.sending.push(Sending {
             group: id,
             local,
             to,
             offer,
+            stage,
             held,
             sent,
             reading,
@@ -123,6 +137,44 @@ impl<M: StateMachine> Shard<M> {
             heard_at,
         });
         self.say(local, to, Body::SnapshotOffer(offer));
+    }
+
+    /// The very same one: after a pause, or because the follower is back.
+    fn offer_again(&mut self, now: Tick, at: usize) {
+        let pause = self.offer_pause_us();
+        let Sending { local, to, offer, stage, moved_at, offered_at, .. } =
+            self.snapshots.sending[at];
+        let is_back = stage == Stage::Kept && self.is_linked_with(to);
+        let paused = stage != Stage::Kept && now.since(moved_at.max(offered_at)) >= pause;
+        if !is_back && !paused {
+            return;
+        }
+        let sending = &mut self.snapshots.sending[at];
+        if is_back {
+            (sending.stage, sending.moved_at) = (Stage::Asked, now);
+        }
+        sending.offered_at = now;
+        sending.sent = sending.held;
+        self.say(local, to, Body::SnapshotOffer(offer));
+    }
+
+    fn is_linked_with(&self, node: NodeId) -> bool {
+        self.peers.iter().any(|peer| peer.node == node && peer.connected)
+    }
+
+    /// Whether one more may begin; one that is stuck gives its place up. A kept one has none, until its
+    /// follower is back: so there are never more than [`TRANSFERS_MAX`] to one node, kept or not.
+    fn finds_place(&mut self, now: Tick) -> bool {
+        let has_place = |s: &&Sending| s.stage != Stage::Kept || self.is_linked_with(s.to);
+        if self.snapshots.sending.iter().filter(has_place).count() < TRANSFERS_MAX {
+            return true;
+        }
+        let patience = STUCK_PAUSES * self.offer_pause_us();
+        let stuck = |s: &Sending| s.stage != Stage::Kept && now.since(s.moved_at) >= patience;
+        let Some(at) = self.snapshots.sending.iter().position(stuck) else { return false };
+        self.snapshots.sending.swap_remove(at);
+        self.snapshots.remove_superseded();
+        true
     }
 
     /// A small message about a snapshot, if this node may speak.
@@ -147,10 +199,14 @@ impl<M: StateMachine> Shard<M> {
         let Some(at) = self.snapshots.sending.iter().position(mine) else { return };
         let sending = &mut self.snapshots.sending[at];
         let Offer { start, size, .. } = sending.offer;
-        if start.index != index || offset > size {
+        if start.index != index || offset > size || sending.stage == Stage::Kept {
             return;
         }
-        if offset < sending.held && sending.held == size {
+        if sending.stage == Stage::Asked {
+            (sending.stage, sending.sent) = (Stage::Goes, offset);
+            self.snapshots.stats.resumed += u64::from(offset > 0);
+            self.snapshots.stats.resumed_bytes += offset;
+        } else if offset < sending.held && sending.held == size {
             // It had all of it and threw it away: what lies here may be damaged. A new one is taken.
             let local = sending.local;
             self.stop_sending(mine);
@@ -185,10 +241,13 @@ impl<M: StateMachine> Shard<M> {
         self.snapshots.troubles.push(Trouble { group, what, reason });
     }
 
-    /// The lowest index of a snapshot of the group that is on its way to somebody who speaks of it.
+    /// The lowest index of a snapshot of the group that somebody speaks of, or has a part of.
     pub(super) fn least_sent(&self, now: Tick, group: GroupId) -> Option<Index> {
-        let patience = STUCK_PAUSES * self.offer_pause_us();
-        let speaks = |s: &&Sending| s.group == group && now.since(s.heard_at) < patience;
+        let stuck = STUCK_PAUSES * self.offer_pause_us();
+        let patience = |s: &Sending| if s.held > 0 { KEPT_US } else { stuck };
+        let for_ever = |s: &Sending| s.stage == Stage::Kept && mutants::is(Mutant::KeptForEver);
+        let speaks =
+            |s: &&Sending| s.group == group && (now.since(s.heard_at) < patience(s) || for_ever(s));
         self.snapshots.sending.iter().filter(speaks).map(|s| s.offer.start.index).min()
     }
 
@@ -196,24 +255,43 @@ impl<M: StateMachine> Shard<M> {
         PAUSE_RPC_TIMEOUTS * self.config.raft.rpc_timeout_us
     }
 
-    /// Reads the next chunk, one at a time, while the window has room and the link is not behind.
+    /// Goes on with what is sent to this one's follower, in turn: all of that shares one window, behind
+    /// which that follower's heartbeats have to wait.
     fn send_on(&mut self, at: usize) {
+        let (to, count) = (self.snapshots.sending[at].to, self.snapshots.sending.len());
+        for next in (1..=count).map(|step| (at + step) % count) {
+            if self.snapshots.sending[next].to == to {
+                self.read_chunk(next);
+            }
+        }
+    }
+
+    /// Reads the next chunk, one at a time, while the window has room and the link is not behind.
+    fn read_chunk(&mut self, at: usize) {
         let config = &self.config.snapshots;
-        let sending = &self.snapshots.sending[at];
-        let Sending { group, to, offer, held, sent, .. } = *sending;
+        let Sending { group, to, offer, stage, sent, reading, .. } = self.snapshots.sending[at];
         let peer = self.peers.iter().find(|peer| peer.node == to);
         let busy = peer.is_none_or(|peer| {
             !peer.connected || peer.egress_bytes() > self.config.peer_egress_bytes_max as u64 / 2
         });
-        let open = sent < offer.size && sent - held < config.window_bytes;
-        if sending.reading.is_some() || busy || !open {
+        let len = u64::from(config.chunk_bytes).min(offer.size - sent);
+        let under_way = self.under_way_to(to);
+        let room = under_way == 0 || under_way + len <= config.window_bytes;
+        if stage != Stage::Goes || reading.is_some() || len == 0 || busy || !room {
             return;
         }
-        let len = u64::from(config.chunk_bytes).min(offer.size - sent) as u32;
-        let file = FileName::Snapshot(group, offer.start.index);
+        let (file, len) = (FileName::Snapshot(group, offer.start.index), len as u32);
         let op = self.snapshots.op();
         self.snapshots.sending[at].reading = Some((op, sent));
         self.snapshots.ops.push(FileOp::Read { op, file, offset: sent, len });
+    }
+
+    /// Bytes of snapshots that a node has not acknowledged, and those that are read for it.
+    pub(in super::super) fn under_way_to(&self, node: NodeId) -> u64 {
+        let chunk = u64::from(self.config.snapshots.chunk_bytes);
+        let read = |s: &Sending| if s.reading.is_some() { chunk } else { 0 };
+        let to_it = self.snapshots.sending.iter().filter(|s| s.to == node);
+        to_it.map(|s| s.sent - s.held + read(s)).sum()
     }
 
     pub(super) fn chunk_read(&mut self, now: Tick, at: usize, result: Result<FileDone, DiskError>) {
@@ -266,11 +344,40 @@ impl<M: StateMachine> Shard<M> {
         self.snapshots.remove_superseded();
     }
 
-    /// The link to a peer is lost: what was on its way to it is, too.
-    pub(in super::super) fn stop_sending_to(&mut self, node: NodeId) {
-        self.stop_sending(|s| s.to == node);
+    /// The link to a peer is lost, and what was on it; what the peer has of a snapshot is not.
+    pub(in super::super) fn keep_sending_to(&mut self, node: NodeId) {
+        let forgets = mutants::is(Mutant::OfferGoesWithLink);
+        self.stop_sending(|s| s.to == node && (s.held == 0 || forgets));
+        for kept in self.snapshots.sending.iter_mut().filter(|s| s.to == node) {
+            (kept.stage, kept.sent, kept.reading) = (Stage::Kept, kept.held, None);
+        }
         // It may come back as another build.
         self.snapshots.refusers.retain(|refuser| refuser.to != node);
+    }
+
+    /// What is sent or kept for nobody goes, and the log behind it: its follower has got all it lacks
+    /// from the log or is no member any more, or was away for too long.
+    pub(super) fn look_after_sending(&mut self, now: Tick) {
+        let mut at = 0;
+        while let Some(sending) = self.snapshots.sending.get(at) {
+            if !self.is_over(now, sending) {
+                at += 1;
+                continue;
+            }
+            let local = self.snapshots.sending.swap_remove(at).local;
+            self.snapshots.remove_superseded();
+            self.cut_log(now, local, false);
+        }
+    }
+
+    fn is_over(&self, now: Tick, sending: &Sending) -> bool {
+        let raft = &self.groups[sending.local as usize].raft;
+        let follower = raft.progress().find(|(node, _)| *node == sending.to);
+        let lacks = follower.is_some_and(|(_, progress)| progress.state() != State::Replicate);
+        // The log had to be cut: there were no files left for it.
+        let is_short = sending.offer.start.index < raft.log().start().index;
+        let is_kept = sending.stage == Stage::Kept;
+        !lacks || now >= sending.kept_until() || (is_kept && is_short)
     }
 
     /// This node no longer leads the group.

@@ -15,11 +15,9 @@ use crate::raft;
 use crate::raft::ready::{PossibleLoss, Role, Transition};
 use crate::shard::sessions::SessionLimits;
 use crate::shard::snapshots::SnapshotConfig;
-use crate::shard::{Output, Recovered, Shard, ShardConfig};
+use crate::shard::{Output, Shard, ShardConfig};
 use crate::wal::tests::disk::{Disk, Image, Rng};
-use crate::wal::{
-    DiskErrorKind, DiskOp, LogIdentity, OpId, Suspect, Wal, WalConfig, WalError, recover,
-};
+use crate::wal::{DiskErrorKind, DiskOp, OpId, Suspect, WalConfig, WalError};
 use crate::wire::client::{Answer, AnswerEntry, read_query, read_status_reply};
 use crate::wire::frame::{Frame, FrameError, FrameKind};
 
@@ -131,9 +129,9 @@ pub struct Node<M> {
     /// The boot record's word (durability.md R3).
     pub recovering: Suspect,
     /// Bytes that were durable were damaged on purpose.
-    rotten: bool,
+    pub(super) rotten: bool,
     pub disk: Disk,
-    files: Files,
+    pub files: Files,
     /// When each operation under way completes.
     due: BTreeMap<OpId, Tick>,
     /// Nothing completes but what the story completes by hand.
@@ -146,7 +144,7 @@ pub struct Node<M> {
     pub turns: u64,
     /// Messages that it gave to the wires.
     pub sent: u64,
-    out: Output,
+    pub(super) out: Output,
     pub woken: bool,
 }
 
@@ -188,7 +186,7 @@ pub struct Client {
 
 pub struct Cluster<M> {
     pub setup: Setup,
-    machine: fn(GroupId) -> M,
+    pub(super) machine: fn(GroupId) -> M,
     pub nodes: Vec<Node<M>>,
     wires: Vec<Vec<Wire>>,
     pub clients: Vec<Client>,
@@ -199,37 +197,12 @@ pub struct Cluster<M> {
 
 /// Starting, ending and connecting nodes.
 impl<M: StateMachine + 'static> Cluster<M> {
-    fn id(i: usize) -> NodeId {
+    pub(super) fn id(i: usize) -> NodeId {
         NodeId(i as u32 + 1)
     }
 
     pub fn is_up(&self, i: usize) -> bool {
         self.nodes[i].shard.is_some()
-    }
-
-    /// Starts a node on what its disk holds.
-    pub fn boot(&mut self, i: usize) {
-        assert!(!self.is_up(i));
-        let (now, id, epoch) = (self.now, Self::id(i), self.rng.next());
-        let mut config = self.setup.shard.clone();
-        let node = &mut self.nodes[i];
-        node.incarnation += 1;
-        (config.node, config.incarnation) = (id, Incarnation(node.incarnation));
-        let identity = LogIdentity { cluster: 7, node: id.0, disk: u128::from(id.0) };
-        let mut image = node.disk.after_kill();
-        let mut found = recover(self.setup.wal, identity, &mut image).expect("the log is readable");
-        let rot = matches!(found.verdict, crate::wal::Verdict::Rot { .. });
-        assert!(!rot || node.rotten, "an honest disk does not rot");
-        if rot {
-            node.recovering = Suspect::Everything;
-        }
-        config.suspect = node.recovering;
-        let groups: Recovered =
-            found.groups.iter().map(|(&id, g)| (id, crate::shard::restored(g))).collect();
-        let wal = Wal::resume(self.setup.wal, identity, epoch, &mut found);
-        node.shard = Some(Shard::new(config, wal, groups, self.machine, now));
-        (node.fatal, node.out, node.woken) = (None, Output::default(), true);
-        self.connect_all();
     }
 
     /// kill -9: what was written stays, what was under way is lost with the process.
@@ -279,7 +252,7 @@ impl<M: StateMachine + 'static> Cluster<M> {
         }
     }
 
-    fn connect_all(&mut self) {
+    pub(super) fn connect_all(&mut self) {
         for from in 0..self.nodes.len() {
             for to in (0..self.nodes.len()).filter(|&to| to != from) {
                 self.connect(from, to);
