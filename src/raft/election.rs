@@ -1,5 +1,6 @@
 //! Terms, votes and timeouts (§5.2, §5.4.1; pre-vote and check-quorum: dissertation §9.6, §6.2).
 
+use super::pace::Pace;
 use super::quorum::{Ballot, VoteResult};
 use super::{Body, Mutant, Raft, Ready, Role, mutants};
 use crate::ids::{Index, NodeId, Seq, Term, Tick};
@@ -47,6 +48,7 @@ impl Raft {
     /// would give up one that nobody has heard of yet. Where all of three votes were needed and a
     /// write took 300 ms such rounds had no end.
     pub(super) fn on_election_due(&mut self, now: Tick, ready: &mut Ready) {
+        self.pace = Pace::Unknown;
         if !self.may_campaign() {
             // It waits to be found; whom it took for the leader is no advice for clients any more.
             return self.become_follower(now, self.term, None, "its leader is silent", ready);

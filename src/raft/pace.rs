@@ -4,14 +4,16 @@
 //! A follower that begins anew is given rounds, as its leader gives them to learners (dissertation
 //! §4.2.1): each goes to where the leader's log ended when the round began. A round that took less
 //! than an election timeout, or ends where the leader's log ends now, shows that it keeps up. That
-//! stays so, however busy the group is, until a snapshot has to be sent or the node begins anew.
+//! stays so, however busy the group is, until its leader is lost, a snapshot has to be sent or the node
+//! begins anew. Whose own disk stands still keeps up with nobody.
 
 use super::{Raft, Role};
 use crate::ids::{Index, Tick};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// Nothing was heard of a leader since the start, or a snapshot is on its way.
+    /// Nothing was heard of a leader since the start, or for an election timeout; or a snapshot is on
+    /// its way.
     #[default]
     Unknown,
     /// On a round.
@@ -44,8 +46,8 @@ impl Raft {
 
     /// A leader does, and a follower that has had what its leader has; not one that is RECOVERING or
     /// parted.
-    pub fn keeps_up(&self) -> bool {
+    pub fn keeps_up(&self, now: Tick) -> bool {
         let level = self.role == Role::Leader || self.pace == Pace::Level;
-        level && self.recovery.is_none() && !self.is_parted()
+        level && self.recovery.is_none() && !self.is_parted() && !self.is_disk_stalled(now)
     }
 }

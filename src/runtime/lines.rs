@@ -31,7 +31,7 @@ impl Lines {
     /// Whether a line may be written now. If not, it is counted.
     pub fn may_log(&mut self, now: Tick) -> bool {
         let second = now.get() / SECOND_US;
-        if second != self.second {
+        if second > self.second {
             (self.second, self.written) = (second, 0);
         }
         if self.written < self.a_second {

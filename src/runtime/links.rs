@@ -528,7 +528,9 @@ impl<M: StateMachine> Reactor<M> {
             match change {
                 LinkChange::Open { node, address } => self.open_link(node, address.as_ref()),
                 LinkChange::Close { node } => {
-                    info!(node = node.0, "no group here needs this node any more");
+                    if self.lines.links.may_log(self.ring.now()) {
+                        info!(node = node.0, "no group here needs this node any more");
+                    }
                     let at = self.links.dials.iter().position(|dial| dial.node == node);
                     let Some(dial) = at.map(|at| self.links.dials.swap_remove(at)) else {
                         continue;
@@ -556,9 +558,10 @@ impl<M: StateMachine> Reactor<M> {
             }
             (Some(_), _) => {}
             (None, Some(address)) => self.links.dials.push(Dial::new(node, &address.peer)),
-            (None, None) => {
+            (None, None) if self.lines.links.may_log(self.ring.now()) => {
                 warn!(node = node.0, "nothing says where this node is: add it to cluster.nodes")
             }
+            (None, None) => {}
         }
     }
 

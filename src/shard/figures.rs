@@ -111,7 +111,7 @@ impl<M: StateMachine> Shard<M> {
         };
         (figures.clients, figures.client_egress_bytes) = self.clients.figures();
         for local in self.living() {
-            self.add_group(local, per_group, &mut figures);
+            self.add_group(now, local, per_group, &mut figures);
         }
         figures
     }
@@ -128,7 +128,7 @@ impl<M: StateMachine> Shard<M> {
         figures.collect()
     }
 
-    fn add_group(&self, local: usize, per_group: bool, figures: &mut Figures) {
+    fn add_group(&self, now: Tick, local: usize, per_group: bool, figures: &mut Figures) {
         let group = &self.groups[local];
         let raft = &group.raft;
         match raft.role() {
@@ -143,7 +143,7 @@ impl<M: StateMachine> Shard<M> {
         if takes_part && raft.leader().is_none() {
             name(id, &mut figures.leaderless, &mut figures.leaderless_groups);
         }
-        if takes_part && !raft.keeps_up() {
+        if takes_part && !raft.keeps_up(now) {
             name(id, &mut figures.behind, &mut figures.behind_groups);
         }
         figures.parted += u32::from(raft.is_parted());

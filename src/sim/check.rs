@@ -18,8 +18,8 @@ const TURN_BYTES_MAX: usize = 40 << 10;
 /// A leader whose disk has completed nothing for two election timeouts tries for one to hand over,
 /// and perhaps before for another because it was asked to; by its own clock, and a turn may be late.
 const STANDS_STILL_US: u64 = 2_000_000;
-/// Four lags, and the flushes that were under way when the log began to wait.
-const UNSYNCED_MAX: u64 = 4 * SYNC_LAG_BYTES + 6 * (8 << 10);
+/// Four lags, and the flush that reached them.
+const UNSYNCED_MAX: u64 = 4 * SYNC_LAG_BYTES + (8 << 10);
 /// The shards' own invariants are checked once in so many turns.
 const INVARIANTS_EVERY: u64 = 64;
 

@@ -18,6 +18,8 @@ use crate::ids::{GroupId, Index};
 use crate::wire::client::{Consistency, Place, Query, Refused, read_query, write_query_after};
 use crate::wire::frame::Frame;
 
+/// No lease is longer than an election timeout, by whichever clock.
+const LEASE_MAX_US: u64 = 150_000;
 /// Without an answer a question is given up after this long, microseconds.
 const PATIENCE: (u64, u64) = (1_500_000, 3_000_000);
 /// A refusal is followed by a pause.
@@ -235,8 +237,11 @@ impl<S: Subject> World<S> {
     ) {
         let Open { ask, consistency, floor, after, heard, .. } = *open;
         let group = ask.group;
-        if consistency != Consistency::Stale {
-            self.judge_late_answer(group, ask.asked_at);
+        match consistency {
+            Consistency::Stale => {}
+            // A leader that is cut off does not hear of the end of its group, and keeps its lease.
+            Consistency::Lease => self.judge_late_answer(group, ask.asked_at, LEASE_MAX_US),
+            _ => self.judge_late_answer(group, ask.asked_at, 0),
         }
         // Whoever was told of a loss stands in the new epoch, before its beginning.
         let epoch = self.oracle.epoch_of(group, after.index);

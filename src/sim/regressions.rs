@@ -133,6 +133,11 @@ pub const REGRESSIONS: &[Regression] = &[
         options: everything,
         why: "a winner's old entries stood where later ones were lost, under one epoch",
     },
+    Regression {
+        seed: 21124014538625964,
+        options: everything,
+        why: "the simulator: a group ended within the lease of a leader that was cut off",
+    },
     Regression { seed: 5, options: whole, why: "much happens in it" },
 ];
 

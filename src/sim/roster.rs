@@ -192,10 +192,11 @@ impl<S: Subject> World<S> {
         self.lives.iter_mut().for_each(|life| life.ended[node] = false);
     }
 
-    /// A client was answered what it asked at `asked_at`.
-    pub(super) fn judge_late_answer(&mut self, group: GroupId, asked_at: u64) {
+    /// A client was answered what it asked at `asked_at`, by somebody who may not know of an end for so
+    /// long.
+    pub(super) fn judge_late_answer(&mut self, group: GroupId, asked_at: u64, unknown_us: u64) {
         let over = self.lives[group.0 as usize].over_since;
-        if over.is_some_and(|over| asked_at > over) {
+        if over.is_some_and(|over| asked_at > over + unknown_us) {
             let what =
                 format!("g{group} answers what was asked at {asked_at} us, over since {over:?}");
             self.fail("a group that is over answers nobody", what);

@@ -436,7 +436,7 @@ impl<S: Subject> World<S> {
                 if self.healed_at.is_some_and(|healed| open.ask.asked_at >= healed) {
                     self.progressed[group.0 as usize] = true;
                 }
-                self.judge_late_answer(group, open.ask.asked_at);
+                self.judge_late_answer(group, open.ask.asked_at, 0);
                 let count = open.block.count();
                 let judged = self.oracle.acknowledged(group, count, open.floor, &done);
                 // Committed, answered and ended in one turn: nobody has seen the commit.

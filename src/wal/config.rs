@@ -28,7 +28,8 @@ pub struct WalConfig {
     /// Segments prepared ahead of the one in use; at least 1.
     pub spare_segments: u32,
     /// Oldest age of written but unsynced bytes before a background sync, microseconds
-    /// (durability.md R7). Where syncs take longer, nothing more is written from four times this on.
+    /// (durability.md R7). Where that sync takes three times this, nothing more is written before it is
+    /// done.
     pub sync_lag_us: u64,
     /// Most written but unsynced bytes before a background sync (R7); from four times as many on
     /// nothing more is written before the sync is done.

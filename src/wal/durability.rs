@@ -59,6 +59,8 @@ struct Part {
     end: Lsn,
     /// Of its flushes. Positions are no measure of it: each start skips some.
     bytes: u64,
+    /// When the oldest of its bytes that no sync covers was written.
+    since: Tick,
     /// Durable by its own writes; waits only for what lies before it.
     dsync: bool,
 }
@@ -66,6 +68,7 @@ struct Part {
 #[derive(Debug)]
 struct Syncing {
     op: OpId,
+    segment: SegmentNo,
     through: Lsn,
     issued: Tick,
 }
@@ -77,8 +80,6 @@ pub(super) struct Marks {
     in_flight: VecDeque<InFlight>,
     parts: VecDeque<Part>,
     syncing: Option<Syncing>,
-    /// Age of the oldest part.
-    since: Tick,
     /// Sync up to here without waiting for the lag.
     wanted: Lsn,
 }
@@ -91,7 +92,6 @@ impl Marks {
             in_flight: VecDeque::new(),
             parts: VecDeque::new(),
             syncing: None,
-            since: Tick::ZERO,
             wanted: Lsn::ZERO,
         }
     }
@@ -100,7 +100,7 @@ impl Marks {
     /// it may still lie in a volatile cache. Synced before anything after it counts as durable.
     pub fn doubt(&mut self, segment: SegmentNo, end: Lsn) {
         assert!(end > self.written && self.in_flight.is_empty());
-        self.parts.push_back(Part { segment, end, bytes: 0, dsync: false });
+        self.parts.push_back(Part { segment, end, bytes: 0, since: Tick::ZERO, dsync: false });
         self.written = end;
         self.wanted = end;
     }
@@ -119,7 +119,7 @@ impl Marks {
 
     /// Since when something is written but not durable.
     pub fn unsynced_since(&self) -> Option<Tick> {
-        (!self.parts.is_empty()).then_some(self.since)
+        self.parts.front().map(|part| part.since)
     }
 
     /// Asks for a sync of everything before `end`, as soon as it is written.
@@ -168,19 +168,16 @@ impl Marks {
 
     fn settle(&mut self, flush: InFlight, now: Tick) {
         let InFlight { segment, end, bytes, sync, .. } = flush;
-        if self.parts.is_empty() {
-            if sync || mutants::is(Mutant::UnsyncedIsDurable) {
-                self.durable = self.durable.max(end);
-                return;
-            }
-            self.since = now;
+        if self.parts.is_empty() && (sync || mutants::is(Mutant::UnsyncedIsDurable)) {
+            self.durable = self.durable.max(end);
+            return;
         }
         match self.parts.back_mut() {
             Some(part) if part.segment == segment && part.dsync == sync => {
                 part.end = end;
                 part.bytes += bytes;
             }
-            _ => self.parts.push_back(Part { segment, end, bytes, dsync: sync }),
+            _ => self.parts.push_back(Part { segment, end, bytes, since: now, dsync: sync }),
         }
     }
 
@@ -190,7 +187,7 @@ impl Marks {
         if self.syncing.is_some() {
             return None;
         }
-        let lagging = now >= self.since.plus(lag_us) || self.unsynced_bytes() >= lag_bytes;
+        let lagging = now >= front.since.plus(lag_us) || self.unsynced_bytes() >= lag_bytes;
         (lagging || self.someone_waits()).then_some(front.segment)
     }
 
@@ -210,14 +207,17 @@ impl Marks {
     }
 
     /// Does what is written run so far ahead of what is durable that no more may be written until
-    /// a sync has completed (durability.md R7)? Not while everything written is durable.
+    /// a sync has completed (durability.md R7)? By bytes, with those that are under way; by age, once
+    /// a sync, which began at one lag, has taken the rest of the lags.
     pub fn is_too_far_ahead(&self, now: Tick, lag_us: u64, lag_bytes: u64) -> bool {
-        if self.parts.is_empty() || mutants::is(Mutant::WriteAheadOfSync) {
+        if mutants::is(Mutant::WriteAheadOfSync) {
             return false;
         }
-        let age_max = lag_us.saturating_mul(LAGS_MAX);
-        let bytes_max = lag_bytes.saturating_mul(LAGS_MAX);
-        now >= self.since.plus(age_max) || self.unsynced_bytes() >= bytes_max
+        let hangs_from = |sync: &Syncing| sync.issued.plus(lag_us.saturating_mul(LAGS_MAX - 1));
+        let hangs = self.syncing.as_ref().is_some_and(|sync| now >= hangs_from(sync));
+        let written: u64 =
+            self.in_flight.iter().filter(|flush| !flush.sync).map(|flush| flush.bytes).sum();
+        hangs || self.unsynced_bytes() + written >= lag_bytes.saturating_mul(LAGS_MAX)
     }
 
     /// The sync that `sync_due` asked for has been issued.
@@ -228,7 +228,7 @@ impl Marks {
             part.segment == segment || mutants::is(Mutant::SyncCoversOtherSegments)
         });
         let through = of_segment.last().expect("the front is one").end;
-        self.syncing = Some(Syncing { op, through, issued: now });
+        self.syncing = Some(Syncing { op, segment, through, issued: now });
     }
 
     /// The sync in flight has completed.
@@ -242,13 +242,15 @@ impl Marks {
         // What was written meanwhile in a merged part stays, with an age that is not too young.
         while let Some(part) = self.parts.front_mut() {
             if part.end > sync.through && !part.dsync {
-                part.bytes = part.bytes.min(part.end.since(sync.through));
+                if part.segment == sync.segment {
+                    part.bytes = part.bytes.min(part.end.since(sync.through));
+                    part.since = part.since.max(sync.issued);
+                }
                 break;
             }
             self.durable = self.durable.max(part.end);
             self.parts.pop_front();
         }
-        self.since = sync.issued;
         self.check();
     }
 
@@ -259,7 +261,8 @@ impl Marks {
 
     /// When a background sync is due.
     pub fn deadline(&self, lag_us: u64) -> Option<Tick> {
-        (self.syncing.is_none() && !self.parts.is_empty()).then(|| self.since.plus(lag_us))
+        let front = self.parts.front().filter(|_| self.syncing.is_none())?;
+        Some(front.since.plus(lag_us))
     }
 
     fn check(&self) {
@@ -373,22 +376,41 @@ mod tests {
     #[test]
     fn what_is_written_runs_at_most_four_lags_ahead_of_what_is_durable() {
         let mut m = marks();
-        assert!(!m.is_too_far_ahead(Tick(NEVER), 0, 0), "nothing is at risk");
-        m.issued(OpId(1), S1, Lsn(39), 39, false);
-        m.wrote(OpId(1), Tick(50));
         let ahead = |m: &Marks, now| m.is_too_far_ahead(Tick(now), 100, 10);
-        assert!(!ahead(&m, 449));
-        assert!(ahead(&m, 450), "written at 50, and not synced for four lags");
-        assert_eq!(m.sync_due(Tick(450), 100, 10), Some(S1), "or it would wait for ever");
-        m.sync_issued(OpId(2), Tick(450));
+        assert!(!ahead(&m, NEVER), "nothing is at risk");
+        m.issued(OpId(1), S1, Lsn(39), 39, false);
+        assert!(!ahead(&m, 50));
+        m.wrote(OpId(1), Tick(50));
+        assert_eq!(m.sync_due(Tick(50), 100, 10), Some(S1));
+        m.sync_issued(OpId(2), Tick(50));
+        assert!(!ahead(&m, 349));
+        assert!(ahead(&m, 350), "the sync has taken three lags");
         m.issued(OpId(3), S1, Lsn(79), 40, false);
-        m.wrote(OpId(3), Tick(451));
+        assert!(ahead(&m, 51), "what is under way counts");
+        m.wrote(OpId(3), Tick(52));
         m.synced();
         assert_eq!(m.durable(), Lsn(39));
-        assert!(ahead(&m, 451), "the sync covered the first flush alone: forty bytes are at risk");
-        m.sync_issued(OpId(4), Tick(451));
+        assert!(ahead(&m, 52), "the sync covered the first flush alone: forty bytes are at risk");
+        assert_eq!(m.sync_due(Tick(52), 100, 10), Some(S1), "or it would wait for ever");
+        m.sync_issued(OpId(4), Tick(52));
         m.synced();
         assert!(!ahead(&m, NEVER));
+        m.issued(OpId(5), S1, Lsn(179), 100, true);
+        assert!(!ahead(&m, NEVER), "synced writes are at no risk");
+    }
+
+    #[test]
+    fn bytes_in_the_next_segment_are_as_old_as_they_are() {
+        let mut m = marks();
+        m.issued(OpId(1), S1, Lsn(10), 10, false);
+        m.issued(OpId(2), S2, Lsn(20), 10, false);
+        m.wrote(OpId(1), Tick(0));
+        m.wrote(OpId(2), Tick(50));
+        m.sync_issued(OpId(3), Tick(100));
+        m.synced();
+        assert_eq!(m.unsynced_since(), Some(Tick(50)), "that sync did not touch them");
+        assert_eq!(m.sync_due(Tick(149), 100, 100), None);
+        assert_eq!(m.sync_due(Tick(150), 100, 100), Some(S2));
     }
 
     #[test]

@@ -286,6 +286,7 @@ impl Wal {
         while self.may_flush() && self.front_is_due(now) {
             let full = self.writer.front_is_full();
             self.issue_flush(now, ops);
+            self.is_ahead = self.marks.is_too_far_ahead(now, lag_us, lag_bytes);
             if !full {
                 break;
             }

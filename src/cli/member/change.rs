@@ -69,7 +69,12 @@ impl Change {
         let first = match members.role(new)? {
             _ if self.goes_too(members) => return None,
             "learner" => format!("give it a vote (`ringraft member promote --node {new}`), then"),
-            "joining" => "when it votes in all groups".to_owned(),
+            // Or its leader's build does not say whose place it takes.
+            "joining" => {
+                "wait until it votes in all groups (`member list`), and if the old one is still \
+                          there then,"
+                    .to_owned()
+            }
             _ => "where it votes in all groups".to_owned(),
         };
         Some(format!(

@@ -42,7 +42,8 @@ use crate::wal::DiskError;
 
 /// Snapshots under way at a time, of each kind.
 const AT_ONCE: usize = 2;
-/// Followers of this shard that are sent a snapshot at a time, and snapshots received.
+/// Snapshots that this shard sends at a time, and receives. Kept ones take no place until their
+/// follower is back, so that it may be more for a while: never more than these to one node.
 const TRANSFERS_MAX: usize = 4;
 /// After a file operation failed nothing new is begun for this long, microseconds.
 const BACKOFF_US: u64 = 1_000_000;

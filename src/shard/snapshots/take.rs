@@ -244,6 +244,9 @@ impl<M: StateMachine> Shard<M> {
         if newest < start.index {
             self.snapshots.retire(id, newest);
         }
+        // One that was damaged and is replaced, under the same name.
+        let offer = Offer { start, size, checksum };
+        self.stop_sending(|s| s.group == id && s.offer.start == start && s.offer != offer);
         self.cut_log(now, local, false);
     }
 
