@@ -160,8 +160,8 @@ impl ClientCore {
             Refused::NotLeader(hint) => hint.and_then(|id| self.reachable(now, slot, id)),
             _ => None,
         };
-        if let Refused::NotLeader(Some(id)) = refused
-            && self.map.nodes.iter().all(|known| known.id != Some(id))
+        if let Refused::NotLeader(leader) = refused
+            && leader.is_none_or(|id| self.map.nodes.iter().all(|known| known.id != Some(id)))
         {
             self.learn_members(now, group, node, self.links[slot].shard);
         }

@@ -280,8 +280,9 @@ impl ClientCore {
         self.ask(now, Goal::Node(node_index), Subject::Status, shard, tag)
     }
 
-    /// A hint names a node that is not in the list: the node that gave it is asked who the members
-    /// are. Once a while, and only if there is room for another node.
+    /// A hint names a node that is not in the list, or nobody: the node that gave it is asked who the
+    /// members are. Who has just left a group knows them, and does not hear who leads. Once a while, and
+    /// only if there is room for another node.
     pub(super) fn learn_members(&mut self, now: Tick, group: GroupId, node: usize, shard: u32) {
         if now < self.map.learn_at || self.map.nodes.len() >= self.map.stride {
             return;

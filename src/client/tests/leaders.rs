@@ -324,3 +324,18 @@ fn a_dead_node_hinted_at_is_not_waited_for() {
     world.run(100_000, |w| !w.done.is_empty());
     assert_eq!(world.results(), [(1, true)]);
 }
+
+/// Everybody in the client's list has left the group: they know who is in it, not who leads.
+#[test]
+fn a_leader_that_nobody_names_is_found_among_the_members() {
+    let mut world = World::ready(2);
+    world.moods.push(Mood::Sound);
+    world.leaders.insert(0, Some(2));
+    world.moods[0] = Mood::Refuses(Refused::NotLeader(None));
+    world.moods[1] = Mood::Refuses(Refused::NotLeader(None));
+    let members = r#"{"done":true,"text":"","data":{"members":[{"node":3,"client":"2"}]}}"#;
+    world.members = Some(members.to_owned());
+    world.submit(0);
+    world.run(2_000_000, |w| !w.done.is_empty());
+    assert!(world.done[0].result.is_ok(), "{:?}", world.done);
+}

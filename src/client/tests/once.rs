@@ -166,6 +166,12 @@ impl Story {
                     frame.take_blocks(frame.count, &mut blocks).unwrap();
                     blocks.into_iter().for_each(|block| self.propose(node, link, block));
                 }
+                // Who the members are: nobody that the client does not know.
+                FrameKind::Admin => {
+                    let mut bytes = Vec::new();
+                    write_admin_reply(&mut bytes, frame.token, G, Err(Refused::NoGroup));
+                    self.say(node, link, bytes);
+                }
                 kind => panic!("{kind:?}"),
             }
         }

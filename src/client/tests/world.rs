@@ -63,6 +63,8 @@ pub struct World {
     pub connects: Vec<usize>,
     /// Open connections: the node, the bytes on their way to the client.
     pub open: BTreeMap<LinkId, (usize, VecDeque<u8>)>,
+    /// What a node says of the members, JSON.
+    pub members: Option<String>,
     /// Unfinished sends are kept here while `hold_sends`.
     pub hold_sends: bool,
     pub held: Vec<(LinkId, Vec<u8>)>,
@@ -101,6 +103,7 @@ impl World {
             faults: Vec::new(),
             connects: Vec::new(),
             open: BTreeMap::new(),
+            members: None,
             hold_sends: false,
             held: Vec::new(),
             next_tag: 0,
@@ -263,10 +266,12 @@ impl World {
                 FrameKind::Hello => self.greet(node, &Hello::read(&frame).unwrap(), &mut reply),
                 FrameKind::Submit => self.propose(node, &mut frame, &mut reply),
                 FrameKind::Query => self.inquire(node, &frame, &mut reply),
-                // Who the members are, after a hint that names nobody in the list.
+                // Who the members are, after a hint that names nobody in the list, or nobody at all.
                 FrameKind::Admin => {
                     let group = read_query(&frame).unwrap().group;
-                    write_admin_reply(&mut reply, frame.token, group, Err(Refused::NoGroup));
+                    let members = self.members.as_deref().ok_or(Refused::NoGroup);
+                    let members = members.map(str::as_bytes);
+                    write_admin_reply(&mut reply, frame.token, group, members);
                 }
                 FrameKind::Status => write_status_reply(&mut reply, frame.token, b"{}"),
                 kind => panic!("a client does not send {kind:?}"),
